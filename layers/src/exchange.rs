@@ -1,0 +1,456 @@
+//! The exchange: one shared slot for what is known of a request and its response.
+//!
+//! Extensions that an inner layer adds cannot be seen by an outer one. So [`ExchangeLayer`], outermost, puts one
+//! [`Exchange`] into the request, and inner layers fill it: the call's facts, route and endpoint, what the response turned out to
+//! be, and why a call was given up. Access log, metrics and rescue read it. A layer that is used alone makes the slot
+//! itself ([`Exchange::of`]).
+//!
+//! Place: outermost. Readiness and errors: the inner service's. Bodies: untouched.
+//!
+//! ```
+//! use tower::{ServiceBuilder, service_fn};
+//! use ziggurat_layers::{Body, BoxError, exchange::{Exchange, ExchangeLayer}};
+//!
+//! let service = ServiceBuilder::new()
+//!     .layer(ExchangeLayer::new())
+//!     .service(service_fn(async |mut request: http::Request<Body>| {
+//!         let id = Exchange::of(&mut request).id().to_owned();
+//!         Ok::<_, BoxError>(http::Response::new(Body::full(id)))
+//!     }));
+//! # let _ = service;
+//! ```
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{HeaderName, HeaderValue, Request};
+use tokio::time::Instant;
+use tower::{Layer, Service};
+
+use crate::{
+    mcp::{CallFacts, peek::Answer},
+    waits::{Wait, Waits},
+};
+
+/// Puts an [`Exchange`] into each request that has none.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ExchangeLayer;
+
+/// The service of [`ExchangeLayer`].
+#[derive(Debug, Clone)]
+pub struct SetExchange<S> {
+    inner: S,
+}
+
+/// What is known of one request and its response.
+#[derive(Debug)]
+pub struct Exchange {
+    id: Box<str>,
+    started: Instant,
+    client: OnceLock<IpAddr>,
+    call: OnceLock<CallFacts>,
+    route: OnceLock<Arc<RouteInfo>>,
+    endpoint: Mutex<Option<Arc<EndpointInfo>>>,
+    attempts: AtomicU32,
+    gave_up: OnceLock<GiveUp>,
+    fault: OnceLock<&'static str>,
+    upstream_nanos: AtomicU64,
+    response: ResponseFacts,
+}
+
+/// The route that a request took.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RouteInfo {
+    /// Its name, as metrics and logs show it.
+    pub name: Arc<str>,
+    /// The path prefix that it matched; an upstream whose URL has a path puts that in its place.
+    pub prefix: Box<str>,
+}
+
+/// The endpoint that an attempt went to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct EndpointInfo {
+    /// The upstream's name.
+    pub upstream: Arc<str>,
+    /// The endpoint, as metrics and logs show it: an address or a program's name, no secret.
+    pub endpoint: Arc<str>,
+}
+
+/// Why a call was given up before its answer. Nothing said means that the client went away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GiveUp {
+    /// A clock ran out.
+    Timeout,
+    /// An operator ended it.
+    Operator,
+    /// The proxy is shutting down.
+    Drain,
+}
+
+/// What passed of the response so far. The observer writes it; clocks, metrics and rescue read it.
+#[derive(Debug, Default)]
+pub struct ResponseFacts {
+    /// Messages (or, without MCP, events and frames) so far.
+    events: AtomicU32,
+    /// Nanoseconds from the start of the exchange to the newest message.
+    last_event: AtomicU64,
+    /// The same for the newest progress notification.
+    last_progress: AtomicU64,
+    /// The answers that were seen.
+    answers: AtomicU32,
+    /// The newest answer, coded (see [`ResponseFacts::answer`]).
+    answer: AtomicU64,
+    /// Bytes of an event went out whose end has not.
+    torn: AtomicBool,
+    /// An observer stands below.
+    observed: AtomicBool,
+    waits: OnceLock<Waits>,
+}
+
+// === impl Exchange ===
+
+/// The header that carries the exchange's id.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+impl Exchange {
+    /// A new exchange with this id.
+    pub fn new(id: impl Into<Box<str>>) -> Self {
+        Self {
+            id: id.into(),
+            started: Instant::now(),
+            client: OnceLock::new(),
+            call: OnceLock::new(),
+            route: OnceLock::new(),
+            endpoint: Mutex::new(None),
+            attempts: AtomicU32::new(0),
+            gave_up: OnceLock::new(),
+            fault: OnceLock::new(),
+            upstream_nanos: AtomicU64::new(0),
+            response: ResponseFacts::default(),
+        }
+    }
+
+    /// The exchange of a request; makes one if there is none yet.
+    ///
+    /// The id is the request's `X-Request-Id` where that is 1 to 128 visible ASCII characters, else a fresh random one, which
+    /// is also set as that header.
+    pub fn of<B>(request: &mut Request<B>) -> Arc<Self> {
+        if let Some(exchange) = request.extensions().get::<Arc<Self>>() {
+            return exchange.clone();
+        }
+        let sane =
+            |v: &&str| !v.is_empty() && v.len() <= 128 && v.bytes().all(|b| b.is_ascii_graphic());
+        let given = request
+            .headers()
+            .get(REQUEST_ID)
+            .and_then(|v| v.to_str().ok())
+            .filter(sane);
+        let exchange = if let Some(id) = given {
+            Arc::new(Self::new(id))
+        } else {
+            let id = format!("{:032x}", fastrand::u128(..));
+            if let Ok(value) = HeaderValue::from_str(&id) {
+                request.headers_mut().insert(REQUEST_ID, value);
+            }
+            Arc::new(Self::new(id))
+        };
+        request.extensions_mut().insert(exchange.clone());
+        exchange
+    }
+
+    /// The exchange of a request, if it has one.
+    pub fn get<B>(request: &Request<B>) -> Option<&Arc<Self>> {
+        request.extensions().get()
+    }
+
+    /// The request's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// When the request arrived.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The client's address, where the listener said it.
+    pub fn client(&self) -> Option<IpAddr> {
+        self.client.get().copied()
+    }
+
+    /// Says the client's address; the first word counts.
+    pub fn set_client(&self, address: IpAddr) {
+        let _first = self.client.set(address);
+    }
+
+    /// The MCP facts of the call: none on plain HTTP, and none before they are read.
+    pub fn call(&self) -> Option<&CallFacts> {
+        self.call.get()
+    }
+
+    /// Files the facts of the call. Whoever changes a request's body later must do so before they are filed.
+    pub fn set_call(&self, facts: CallFacts) {
+        let _first = self.call.set(facts);
+    }
+
+    /// The route.
+    pub fn route(&self) -> Option<&Arc<RouteInfo>> {
+        self.route.get()
+    }
+
+    /// Files the route; the first word counts.
+    pub fn set_route(&self, route: Arc<RouteInfo>) {
+        let _first = self.route.set(route);
+    }
+
+    /// The endpoint of the newest attempt.
+    pub fn endpoint(&self) -> Option<Arc<EndpointInfo>> {
+        self.endpoint.lock().ok().and_then(|e| e.clone())
+    }
+
+    /// An attempt begins at this endpoint.
+    pub fn attempt(&self, endpoint: Arc<EndpointInfo>) {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        if let Ok(mut slot) = self.endpoint.lock() {
+            *slot = Some(endpoint);
+        }
+    }
+
+    /// How often an upstream was asked.
+    pub fn attempts(&self) -> u32 {
+        self.attempts.load(Ordering::Relaxed)
+    }
+
+    /// Says why the call is given up. To be called before it is dropped; the first word counts.
+    pub fn give_up(&self, why: GiveUp) {
+        let _first = self.gave_up.set(why);
+    }
+
+    /// Why the call was given up, if somebody said so.
+    pub fn gave_up(&self) -> Option<GiveUp> {
+        self.gave_up.get().copied()
+    }
+
+    /// The kind of the fault that ended the exchange.
+    pub fn fault(&self) -> Option<&'static str> {
+        self.fault.get().copied()
+    }
+
+    /// Files the fault that ended the exchange; the first one counts.
+    pub fn set_fault(&self, kind: &'static str) {
+        let _first = self.fault.set(kind);
+    }
+
+    /// The time that was spent waiting for upstreams.
+    pub fn upstream_time(&self) -> Duration {
+        Duration::from_nanos(self.upstream_nanos.load(Ordering::Relaxed))
+    }
+
+    /// Adds to the time that was spent waiting for upstreams.
+    pub fn add_upstream_time(&self, time: Duration) {
+        self.upstream_nanos
+            .fetch_add(nanos(time), Ordering::Relaxed);
+    }
+
+    /// What passed of the response.
+    pub fn response(&self) -> &ResponseFacts {
+        &self.response
+    }
+
+    /// Every request of the call has its answer.
+    pub fn is_answered(&self) -> bool {
+        let answers = self.response.answers.load(Ordering::Relaxed) as usize;
+        answers > 0
+            && self
+                .call()
+                .is_none_or(|call| answers >= call.requests().count())
+    }
+
+    /// A message passed.
+    pub fn saw_event(&self) {
+        self.response.events.fetch_add(1, Ordering::Relaxed);
+        self.response
+            .last_event
+            .store(nanos(self.started.elapsed()), Ordering::Relaxed);
+    }
+
+    /// A progress notification passed.
+    pub fn saw_progress(&self) {
+        self.response
+            .last_progress
+            .store(nanos(self.started.elapsed()), Ordering::Relaxed);
+    }
+
+    /// When the newest message passed.
+    pub fn last_event(&self) -> Option<Instant> {
+        self.at(&self.response.last_event)
+    }
+
+    /// When the newest progress notification passed.
+    pub fn last_progress(&self) -> Option<Instant> {
+        self.at(&self.response.last_progress)
+    }
+
+    fn at(&self, offset: &AtomicU64) -> Option<Instant> {
+        match offset.load(Ordering::Relaxed) {
+            0 => None,
+            offset => Some(self.started + Duration::from_nanos(offset)),
+        }
+    }
+
+    /// Whether a request of the server waits for the client's answer: then no clock of the call runs.
+    pub fn wait(&self) -> Wait {
+        match (self.response.waits.get(), self.call()) {
+            (Some(waits), Some(call)) => waits.look(call.session.as_deref().unwrap_or(&self.id)),
+            _ => Wait::default(),
+        }
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+// === impl ResponseFacts ===
+
+impl ResponseFacts {
+    /// An observer stands below, and knows of these waits.
+    pub fn observe(&self, waits: &Waits) {
+        self.observed.store(true, Ordering::Relaxed);
+        let _first = self.waits.set(waits.clone());
+    }
+
+    /// How many messages (or events) passed.
+    pub fn events(&self) -> u32 {
+        self.events.load(Ordering::Relaxed)
+    }
+
+    /// The newest answer.
+    pub fn answer(&self) -> Option<Answer> {
+        match self.answer.load(Ordering::Relaxed) {
+            0 => None,
+            1 => Some(Answer::Result),
+            2 => Some(Answer::ToolError),
+            code => Some(Answer::Error(i64::from((code >> 2) as i32))),
+        }
+    }
+
+    /// An answer passed.
+    pub fn saw_answer(&self, answer: Answer) {
+        let coded = match answer {
+            Answer::Result => 1,
+            Answer::ToolError => 2,
+            Answer::Error(code) => {
+                let code = i32::try_from(code).unwrap_or(i32::MAX);
+                (u64::from(code.cast_unsigned()) << 2) | 3
+            }
+        };
+        self.answer.store(coded, Ordering::Relaxed);
+        self.answers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The response stands between two events, as far as is known: an own event may follow.
+    pub fn at_boundary(&self) -> bool {
+        self.observed.load(Ordering::Relaxed) && !self.torn.load(Ordering::Relaxed)
+    }
+
+    /// Says whether part of an event went out without its end.
+    pub fn set_torn(&self, torn: bool) {
+        self.torn.store(torn, Ordering::Relaxed);
+    }
+}
+
+// === impl GiveUp ===
+
+impl GiveUp {
+    /// The word for metrics, logs and `notifications/cancelled`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Operator => "operator",
+            Self::Drain => "drain",
+        }
+    }
+}
+
+// === impl ExchangeLayer ===
+
+impl ExchangeLayer {
+    /// The layer. It has no settings.
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl<S> Layer<S> for ExchangeLayer {
+    type Service = SetExchange<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        SetExchange { inner }
+    }
+}
+
+impl<S, B> Service<Request<B>> for SetExchange<S>
+where
+    S: Service<Request<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let _exchange = Exchange::of(&mut request);
+        self.inner.call(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sane_request_id_is_kept_and_another_is_replaced() {
+        let mut request = Request::new(());
+        request
+            .headers_mut()
+            .insert(REQUEST_ID, HeaderValue::from_static("abc-1"));
+        assert_eq!(Exchange::of(&mut request).id(), "abc-1");
+        for bad in ["", "a b", &"x".repeat(129)] {
+            let mut request = Request::new(());
+            request
+                .headers_mut()
+                .insert(REQUEST_ID, HeaderValue::from_str(bad).expect("a value"));
+            let exchange = Exchange::of(&mut request);
+            assert_eq!(exchange.id().len(), 32);
+            assert_eq!(request.headers()[REQUEST_ID], exchange.id());
+            assert!(Arc::ptr_eq(&exchange, &Exchange::of(&mut request)));
+        }
+    }
+
+    #[test]
+    fn answers_survive_their_coding() {
+        for answer in [
+            Answer::Result,
+            Answer::ToolError,
+            Answer::Error(-32601),
+            Answer::Error(0),
+            Answer::Error(504),
+        ] {
+            let facts = ResponseFacts::default();
+            assert_eq!(facts.answer(), None);
+            facts.saw_answer(answer);
+            assert_eq!(facts.answer(), Some(answer));
+        }
+    }
+}

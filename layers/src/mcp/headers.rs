@@ -1,0 +1,176 @@
+//! The headers of MCP: their names, their values, and the rule that they agree with the body.
+//!
+//! Rules: revision 2026-07-28, Streamable HTTP, "Request Metadata", "Value Encoding", "Server Validation".
+
+use std::borrow::Cow;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::{CallFacts, Era, MODERN_VERSION};
+
+/// `Mcp-Session-Id` (legacy).
+pub const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+/// `MCP-Protocol-Version`.
+pub const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+/// `Mcp-Method` (modern).
+pub const METHOD: HeaderName = HeaderName::from_static("mcp-method");
+/// `Mcp-Name` (modern).
+pub const NAME: HeaderName = HeaderName::from_static("mcp-name");
+/// `Last-Event-ID` (server-sent events).
+pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// What every header that mirrors an argument begins with (modern).
+pub const PARAM_PREFIX: &str = "mcp-param-";
+
+/// A header that contradicts the body, is missing, or stands twice.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the header {header} {problem}")]
+pub struct HeaderMismatch {
+    /// Its name, as it is usually spelt.
+    pub header: Cow<'static, str>,
+    /// What is wrong with it.
+    pub problem: &'static str,
+}
+
+/// A revision that a request asks for and that nobody here speaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("protocol version {requested} is not supported")]
+pub struct UnsupportedVersion {
+    /// What was asked for.
+    pub requested: Box<str>,
+}
+
+/// The text of a header that stands exactly once, with the white space around it removed.
+pub fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().ok().map(|v| v.trim_matches([' ', '\t'])),
+        _ => None,
+    }
+}
+
+/// Checks that the headers of a modern request say what its body says. Legacy requests, notifications and
+/// requests without a body have nothing to check.
+///
+/// # Errors
+/// Names the first header that is missing, stands twice, or differs.
+pub fn check(facts: &CallFacts, headers: &HeaderMap) -> Result<(), HeaderMismatch> {
+    if facts.era != Era::Modern {
+        return Ok(());
+    }
+    let Some(message) = facts.request() else {
+        return Ok(());
+    };
+    let version = message.version.as_deref().unwrap_or(MODERN_VERSION);
+    agree(headers, &PROTOCOL_VERSION, "MCP-Protocol-Version", version)?;
+    if let Some(method) = &message.method {
+        agree(headers, &METHOD, "Mcp-Method", method.as_str())?;
+    }
+    let named = matches!(
+        message.method.as_ref().map(super::Method::as_str),
+        Some(
+            "tools/call"
+                | "prompts/get"
+                | "resources/read"
+                | "tasks/get"
+                | "tasks/update"
+                | "tasks/cancel"
+        )
+    );
+    match &message.name {
+        Some(name) if named => agree(headers, &NAME, "Mcp-Name", name),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn agree(
+    headers: &HeaderMap,
+    name: &HeaderName,
+    spelt: &'static str,
+    body: &str,
+) -> Result<(), HeaderMismatch> {
+    let wrong = |problem| HeaderMismatch {
+        header: Cow::Borrowed(spelt),
+        problem,
+    };
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Err(wrong("is missing")),
+        (Some(_), Some(_)) => Err(wrong("stands twice")),
+        (Some(value), None) => match decode(value) {
+            None => Err(wrong("is not validly encoded")),
+            Some(text) if text == body => Ok(()),
+            Some(_) => Err(wrong("does not match the body")),
+        },
+    }
+}
+
+/// The text of a header value, out of its base64 form where it has that (`=?base64?…?=`).
+pub fn decode(value: &HeaderValue) -> Option<Cow<'_, str>> {
+    let text = value.to_str().ok()?.trim_matches([' ', '\t']);
+    match text
+        .strip_prefix("=?base64?")
+        .and_then(|t| t.strip_suffix("?="))
+    {
+        None => Some(Cow::Borrowed(text)),
+        Some(coded) => {
+            let bytes = STANDARD.decode(coded).ok()?;
+            String::from_utf8(bytes).ok().map(Cow::Owned)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::Method;
+
+    use super::*;
+
+    fn call(name: &str) -> CallFacts {
+        let body = format!(
+            r#"{{"id":1,"method":"tools/call","params":{{"name":{},"_meta":{{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}}}}"#,
+            serde_json::to_string(name).expect("text")
+        );
+        CallFacts::read(&Method::POST, &HeaderMap::new(), &Bytes::from(body)).expect("a call")
+    }
+
+    fn with(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(*name, value.parse().expect("a value"));
+        }
+        map
+    }
+
+    const GOOD: [(&str, &str); 2] = [
+        ("mcp-protocol-version", "2026-07-28"),
+        ("mcp-method", "tools/call"),
+    ];
+
+    #[test]
+    fn headers_that_agree_pass_also_encoded() {
+        for value in ["echo", "  echo\t", "=?base64?ZWNobw==?="] {
+            let headers = with(&[GOOD[0], GOOD[1], ("mcp-name", value)]);
+            assert_eq!(check(&call("echo"), &headers), Ok(()), "{value}");
+        }
+        let headers = with(&[GOOD[0], GOOD[1], ("mcp-name", "=?base64?w6k=?=")]);
+        assert_eq!(check(&call("é"), &headers), Ok(()));
+    }
+
+    #[test]
+    fn headers_that_differ_are_missing_or_stand_twice_are_refused() {
+        for extra in [
+            vec![],
+            vec![("mcp-name", "Echo")],
+            vec![("mcp-name", "=?base64?***?=")],
+            vec![("mcp-name", "echo"), ("mcp-name", "echo")],
+        ] {
+            let mut pairs = GOOD.to_vec();
+            pairs.extend(extra);
+            let error = check(&call("echo"), &with(&pairs)).expect_err("a mismatch");
+            assert_eq!(error.header, "Mcp-Name");
+        }
+        assert!(check(&call("echo"), &with(&[("mcp-name", "echo")])).is_err());
+    }
+}

@@ -1,0 +1,50 @@
+//! The few messages that a proxy writes itself.
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::Id;
+
+#[derive(Serialize)]
+struct ErrorMessage<'a, D> {
+    jsonrpc: &'static str,
+    id: Option<&'a RawValue>,
+    error: ErrorObject<'a, D>,
+}
+
+#[derive(Serialize)]
+struct ErrorObject<'a, D> {
+    code: i64,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<D>,
+}
+
+/// A JSON-RPC error. Without an id it answers nobody in particular (`id: null`).
+pub fn error<D: Serialize>(id: Option<&Id>, code: i64, message: &str, data: Option<D>) -> Bytes {
+    let id = id.and_then(|id| RawValue::from_string(id.as_json().to_owned()).ok());
+    let message = ErrorMessage {
+        jsonrpc: "2.0",
+        id: id.as_deref(),
+        error: ErrorObject {
+            code,
+            message,
+            data,
+        },
+    };
+    serde_json::to_vec(&message).map_or_else(|_| Bytes::new(), Bytes::from)
+}
+
+/// A `notifications/cancelled` that names a request.
+pub fn cancelled(id: &Id, reason: &str) -> Bytes {
+    let reason = serde_json::to_string(reason).unwrap_or_else(|_| "\"\"".to_owned());
+    Bytes::from(format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{id},"reason":{reason}}}}}"#
+    ))
+}
+
+/// A result with nothing in it.
+pub fn empty_result(id: &Id) -> Bytes {
+    Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#))
+}

@@ -1,0 +1,107 @@
+//! Every metric of the layers: name, kind, help text and labels in one table.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+/// What a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only goes up.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts observations in buckets.
+    Histogram,
+}
+
+/// One metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// The labels.
+    pub labels: &'static [&'static str],
+    /// What it counts, in one line.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($constant:ident = $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(#[doc = $help] pub const $constant: &str = $name;)*
+
+        /// All metrics of this crate.
+        pub const ALL: &[Metric] = &[
+            $(Metric { name: $constant, kind: Kind::$kind, labels: &[$($label),*], help: $help },)*
+        ];
+    };
+}
+
+metrics! {
+    SERVER_OPERATION = Histogram "mcp_server_operation_duration_seconds" ["route", "mcp_method", "tool", "error_type", "era"]
+        "Time from a client's JSON-RPC request to the end of its answer.";
+    CLIENT_OPERATION = Histogram "mcp_client_operation_duration_seconds" ["upstream", "mcp_method", "tool", "error_type", "transport"]
+        "Time that an upstream took for a JSON-RPC request, to the end of its answer.";
+    SERVER_REQUEST = Histogram "http_server_request_duration_seconds" ["route", "http_request_method", "http_response_status_code"]
+        "Time from a client's HTTP request to the end of its response, on routes without MCP and where no operation was read.";
+    CLIENT_REQUEST = Histogram "http_client_request_duration_seconds" ["upstream", "http_request_method", "http_response_status_code"]
+        "Time that an upstream took for an HTTP request without MCP, to the end of its response.";
+    OVERHEAD = Histogram "ziggurat_overhead_seconds" ["route"]
+        "Time of an exchange that was not spent waiting for an upstream.";
+    TIME_TO_FIRST_EVENT = Histogram "ziggurat_time_to_first_event_seconds" ["upstream"]
+        "Time until the first event of an event stream that an upstream opened.";
+    SSE_STREAMS = Gauge "ziggurat_sse_streams" ["direction"]
+        "Event streams that are open: to clients (downstream) and from upstreams (upstream).";
+    SSE_EVENTS = Counter "ziggurat_sse_events_total" ["upstream"]
+        "Events that passed from an upstream.";
+    INFLIGHT = Gauge "ziggurat_inflight" ["upstream"]
+        "Calls that an upstream is working on, standing streams left out.";
+    REJECTIONS = Counter "ziggurat_layer_rejections_total" ["layer", "reason"]
+        "Calls that a layer ended: which layer, and why.";
+    TIMEOUTS = Counter "ziggurat_timeouts_total" ["phase"]
+        "Clocks that ran out: connect, head, idle, deadline, spawn, handshake.";
+    CANCELLATIONS = Counter "ziggurat_cancellations_total" ["origin"]
+        "Calls that ended before their answer, by who ended them: client, timeout, operator, drain.";
+    ORIGIN_REJECTED = Counter "ziggurat_origin_rejected_total" []
+        "Requests that were refused for their Host or Origin.";
+    LABEL_OVERFLOW = Counter "ziggurat_label_overflow_total" []
+        "Names that did not become a label because there are too many.";
+    SESSIONS = Gauge "ziggurat_sessions" ["upstream", "era"]
+        "Sessions that ziggurat keeps for the stdio servers of an upstream.";
+    SESSION_EVICTIONS = Counter "ziggurat_session_evictions_total" ["upstream", "reason"]
+        "Sessions that ended other than by DELETE: idle, lifetime, exit, drain.";
+    STDIO_PROCESSES = Gauge "ziggurat_stdio_processes" ["upstream", "state"]
+        "Child processes: starting, ready, stopping.";
+    STDIO_SPAWNS = Counter "ziggurat_stdio_spawns_total" ["upstream", "reason"]
+        "Child processes that were started: for a session, for modern calls, to be shared, or as a probe.";
+    STDIO_EXITS = Counter "ziggurat_stdio_exits_total" ["upstream", "reason"]
+        "Child processes that ended: exited, closed, stuck, refused, idle, lifetime, delete, drain.";
+    STDIO_SPAWN = Histogram "ziggurat_stdio_spawn_duration_seconds" ["upstream", "phase"]
+        "Time to start a child (spawn), and until it first answered (handshake).";
+    STDIO_PENDING = Gauge "ziggurat_stdio_pending_requests" ["upstream"]
+        "Requests that children have not answered yet.";
+    STDIO_WRITE_QUEUE = Gauge "ziggurat_stdio_write_queue_bytes" ["upstream"]
+        "Bytes that wait to be read by children.";
+    STDIO_MEMORY = Gauge "ziggurat_stdio_resident_memory_bytes" ["upstream"]
+        "Resident memory of the child processes themselves (not of what they start).";
+    STDIO_NOISE = Counter "ziggurat_stdio_noise_total" ["upstream", "reason"]
+        "Lines of children that were dropped: not_json, too_long, unknown_id, nobody.";
+}
+
+/// Tells the installed recorder what each metric is.
+pub fn describe() {
+    for metric in ALL {
+        let unit = if metric.name.ends_with("_seconds") {
+            Unit::Seconds
+        } else if metric.name.ends_with("_bytes") {
+            Unit::Bytes
+        } else {
+            Unit::Count
+        };
+        match metric.kind {
+            Kind::Counter => describe_counter!(metric.name, unit, metric.help),
+            Kind::Gauge => describe_gauge!(metric.name, unit, metric.help),
+            Kind::Histogram => describe_histogram!(metric.name, unit, metric.help),
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Requests of a server that wait for their client's answer, while which no clock runs.
+//!
+//! A legacy server asks its client (sampling, elicitation, roots) on an event stream; the answer comes as a POST of
+//! its own. [`Waits`] brings the two together by session and id. It is bounded: past its caps a wait is not noted, and the call's
+//! clocks run as for any other.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::time::Instant;
+
+use crate::mcp::Id;
+
+/// The open questions of all sessions of an endpoint. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Waits {
+    sessions: Arc<Mutex<HashMap<Box<str>, Session>>>,
+}
+
+/// How a session stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wait {
+    /// The client is being asked now.
+    pub open: bool,
+    /// When the newest question was answered.
+    pub ended: Option<Instant>,
+}
+
+/// Takes the questions that passed on a stream back when the stream is gone.
+#[derive(Debug)]
+pub struct Asked {
+    waits: Waits,
+    session: Box<str>,
+    ids: Vec<Id>,
+}
+
+#[derive(Debug, Default)]
+struct Session {
+    open: HashSet<Id>,
+    ended: Option<Instant>,
+    streams: u32,
+}
+
+const MAX_SESSIONS: usize = 10_000;
+const MAX_OPEN: usize = 256;
+
+impl Waits {
+    /// How the session stands.
+    pub fn look(&self, session: &str) -> Wait {
+        self.lock()
+            .get(session)
+            .map_or_else(Wait::default, |s| Wait {
+                open: !s.open.is_empty(),
+                ended: s.ended,
+            })
+    }
+
+    /// The client has answered `id`.
+    pub fn answered(&self, session: &str, id: &Id) {
+        if let Some(session) = self.lock().get_mut(session) {
+            session.close(id);
+        }
+    }
+
+    /// A stream on which the session's client may be asked.
+    pub fn stream(&self, session: &str) -> Asked {
+        Asked {
+            waits: self.clone(),
+            session: session.into(),
+            ids: Vec::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Session>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Session {
+    fn close(&mut self, id: &Id) {
+        if self.open.remove(id) {
+            self.ended = Some(Instant::now());
+        }
+    }
+}
+
+impl Asked {
+    /// The server asks, with this id.
+    pub fn ask(&mut self, id: Id) {
+        let mut sessions = self.waits.lock();
+        if self.ids.len() >= MAX_OPEN
+            || (sessions.len() >= MAX_SESSIONS && !sessions.contains_key(&self.session))
+        {
+            return;
+        }
+        let session = sessions.entry(self.session.clone()).or_default();
+        if self.ids.is_empty() {
+            session.streams += 1;
+        }
+        session.open.insert(id.clone());
+        self.ids.push(id);
+    }
+
+    /// Some other message passed: where no session tells who answers, that ends what was asked here.
+    pub fn moved_on(&mut self) {
+        if let Some(session) = self.waits.lock().get_mut(&self.session) {
+            for id in &self.ids {
+                session.close(id);
+            }
+        }
+    }
+
+    /// Something was asked here.
+    pub fn is_used(&self) -> bool {
+        !self.ids.is_empty()
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if self.ids.is_empty() {
+            return;
+        }
+        let mut sessions = self.waits.lock();
+        if let Some(session) = sessions.get_mut(&self.session) {
+            for id in &self.ids {
+                session.close(id);
+            }
+            session.streams -= 1;
+            if session.streams == 0 {
+                sessions.remove(&self.session);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_ends_with_the_answer_or_with_its_stream() {
+        let waits = Waits::default();
+        let mut stream = waits.stream("s");
+        assert!(!waits.look("s").open);
+        stream.ask(Id::from_number(1));
+        stream.ask(Id::from_number(2));
+        assert!(waits.look("s").open && !waits.look("t").open);
+        waits.answered("t", &Id::from_number(1));
+        waits.answered("s", &Id::from_number(1));
+        assert!(waits.look("s").open);
+        waits.answered("s", &Id::from_number(2));
+        assert!(!waits.look("s").open && waits.look("s").ended.is_some());
+        stream.ask(Id::from_number(3));
+        assert!(waits.look("s").open);
+        drop(stream);
+        assert_eq!(waits.look("s"), Wait::default());
+        assert!(waits.lock().is_empty());
+    }
+}
