@@ -72,6 +72,18 @@ pub struct RouteInfo {
     pub name: Arc<str>,
     /// The path prefix that it matched; an upstream whose URL has a path puts that in its place.
     pub prefix: Box<str>,
+    /// How failures are told.
+    pub errors: ErrorStyle,
+}
+
+/// How an MCP route tells its own failures to a client.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ErrorStyle {
+    /// As a JSON-RPC error in HTTP 200, so that a failed call costs no session.
+    #[default]
+    Envelope,
+    /// The same body, with the HTTP status of the failure.
+    Status,
 }
 
 /// The endpoint that an attempt went to.

@@ -69,6 +69,10 @@ pub struct MessageFacts {
     pub version: Option<Box<str>>,
     /// It carries `inputResponses` or `requestState`, so it must never be repeated.
     pub continues: bool,
+    /// `params._meta` says what the client can do, as a modern request must.
+    pub client_said: bool,
+    /// The code of an error response; 0 if it has none.
+    pub error: Option<i64>,
     /// Where the message stands in the body: all of it, but for a batch.
     pub span: Span,
 }
@@ -323,6 +327,12 @@ pub const MODERN_VERSION: &str = "2026-07-28";
 
 /// The `_meta` key whose presence makes a request a modern one.
 pub const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+
+/// The `_meta` key with the client's capabilities, which every modern request carries.
+pub const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+
+/// The `_meta` key that names the `subscriptions/listen` to which a modern message belongs.
+pub const META_SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
 #[cfg(test)]
 mod tests {

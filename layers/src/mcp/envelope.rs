@@ -15,7 +15,8 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{
-    CallFacts, Era, Id, Kind, META_VERSION, MessageFacts, Messages, Method, Span, Verb, headers,
+    CallFacts, Era, Id, Kind, META_CAPABILITIES, META_VERSION, MessageFacts, Messages, Method,
+    Span, Verb, headers,
 };
 
 /// A request body that is not a JSON-RPC message of MCP.
@@ -178,6 +179,8 @@ pub fn read_message(text: &str, base: usize) -> Result<MessageFacts, EnvelopeErr
         cancels: cancels.map(place).transpose()?,
         version: params.meta.version.map(Cow::into_owned).map(Into::into),
         continues: params.continues,
+        client_said: params.meta.capabilities,
+        error: envelope.error,
         span: base..base + text.len(),
         method,
     })
@@ -202,6 +205,12 @@ struct EnvelopeParts<'a> {
     method: Option<Cow<'a, str>>,
     params: Option<ParamsParts<'a>>,
     answer: bool,
+    error: Option<i64>,
+}
+
+#[derive(Deserialize)]
+struct ErrorCode {
+    code: i64,
 }
 
 struct Params;
@@ -223,6 +232,7 @@ struct Meta;
 struct MetaParts<'a> {
     version: Option<Cow<'a, str>>,
     progress_token: Option<&'a str>,
+    capabilities: bool,
 }
 
 /// A key, decoded; borrowed when it has no escapes.
@@ -328,8 +338,12 @@ impl<'de> Visitor<'de> for Envelope {
                 }
                 "error" => {
                     mark(&mut seen, 8, "error")?;
-                    map.next_value::<IgnoredAny>()?;
-                    parts.answer = true;
+                    let error = raw(&mut map)?;
+                    if error != "null" {
+                        parts.answer = true;
+                        parts.error =
+                            Some(serde_json::from_str(error).map_or(0, |e: ErrorCode| e.code));
+                    }
                 }
                 _ => {
                     map.next_value::<IgnoredAny>()?;
@@ -437,6 +451,10 @@ impl<'de> Visitor<'de> for Meta {
                 "progressToken" => {
                     mark(&mut seen, 2, "progressToken")?;
                     parts.progress_token = Some(raw(&mut map)?);
+                }
+                META_CAPABILITIES => {
+                    mark(&mut seen, 4, META_CAPABILITIES)?;
+                    parts.capabilities = raw(&mut map)?.starts_with('{');
                 }
                 _ => {
                     map.next_value::<IgnoredAny>()?;

@@ -53,6 +53,8 @@ pub struct Peek {
     text: Vec<u8>,
     capture: bool,
     message: Partial,
+    /// The id of the newest response.
+    answered: Option<Id>,
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +102,7 @@ impl Default for Peek {
             text: Vec::new(),
             capture: false,
             message: Partial::default(),
+            answered: None,
         }
     }
 }
@@ -113,6 +116,11 @@ impl Peek {
             text,
             ..Self::default()
         };
+    }
+
+    /// The id that the newest response answers.
+    pub fn answered(&self) -> Option<&Id> {
+        self.answered.as_ref()
     }
 
     /// Reads on, and tells each message that ends in `bytes`.
@@ -216,7 +224,9 @@ impl Peek {
         let was_message = self.depth == self.base + 1 && self.in_object();
         self.depth = self.depth.saturating_sub(1);
         self.state = State::Between { key: false };
-        if was_message && let Some(seen) = std::mem::take(&mut self.message).finish() {
+        if was_message
+            && let Some(seen) = std::mem::take(&mut self.message).finish(&mut self.answered)
+        {
             tell(seen);
         }
     }
@@ -324,14 +334,23 @@ impl Peek {
 }
 
 impl Partial {
-    fn finish(self) -> Option<Seen> {
+    fn finish(self, answered: &mut Option<Id>) -> Option<Seen> {
         match (self.method, self.id) {
             (Some(method), Some(id)) => Some(Seen::Request { id, method }),
             (Some(method), None) => Some(Seen::Notification { method }),
-            (None, _) if self.error => Some(Seen::Response(Answer::Error(self.code))),
-            (None, _) if self.tool_error => Some(Seen::Response(Answer::ToolError)),
-            (None, _) if self.result => Some(Seen::Response(Answer::Result)),
-            (None, _) => None,
+            (None, id) => {
+                *answered = id;
+                let answer = if self.error {
+                    Answer::Error(self.code)
+                } else if self.tool_error {
+                    Answer::ToolError
+                } else if self.result {
+                    Answer::Result
+                } else {
+                    return None;
+                };
+                Some(Seen::Response(answer))
+            }
         }
     }
 }

@@ -1,0 +1,197 @@
+//! Everything that can go wrong, as one closed list.
+//!
+//! Errors travel as small typed values of the layers that made them. [`Fault::of`] finds them by walking the causes, which is the only
+//! place where that is done; what it does not know is a [`Fault::Bug`]. What a fault means to a client stands in one table
+//! ([`rescue`](crate::rescue)).
+
+use std::{error::Error, time::Duration};
+
+use crate::{
+    deadline::DeadlineExceeded,
+    error::{Outcome, find},
+    limit::Shed,
+    mcp::{EnvelopeError, headers::HeaderMismatch},
+    timeout::{HeadTimeout, IdleTimeout},
+};
+
+/// What went wrong. The text of a variant is safe to show to the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The body is no message of MCP.
+    BadMessage(String),
+    /// A header contradicts the body (modern).
+    HeaderMismatch(String),
+    /// The revision is not spoken here (modern).
+    UnsupportedVersion {
+        /// What was asked for.
+        requested: String,
+        /// What is spoken.
+        supported: Vec<String>,
+    },
+    /// A modern request lacks what each must carry.
+    MetaMissing(String),
+    /// A message that must not be sent, or not in this era.
+    Misplaced(String),
+    /// The body is larger than allowed.
+    BodyTooLarge(String),
+    /// The body has a type or an encoding that is not taken.
+    UnsupportedMedia(String),
+    /// The body did not come in time.
+    UploadTimeout,
+    /// The client broke off while sending.
+    UploadFailed,
+    /// The Host is not one of ours.
+    HostRefused,
+    /// The Origin is not allowed.
+    OriginRefused,
+    /// A path that could mean two things.
+    UnsafePath,
+    /// No route matches.
+    NoRoute,
+    /// Over a cap.
+    Shed(String),
+    /// The proxy is shutting down.
+    Draining,
+    /// The call took too long.
+    Deadline {
+        /// What ran out.
+        message: String,
+        /// An upstream was asked.
+        sent: bool,
+    },
+    /// The response head took too long.
+    HeadTimeout(String),
+    /// The response stopped.
+    IdleTimeout(String),
+    /// The connection took too long.
+    ConnectTimeout(String),
+    /// There is no connection to be had.
+    ConnectFailed,
+    /// The upstream broke off.
+    UpstreamBroken(Outcome),
+    /// The server program could not be started.
+    SpawnFailed(String),
+    /// The server program failed to start, and is left alone for a while.
+    Backoff(Duration),
+    /// The server program did not come up in time.
+    Handshake(String),
+    /// The server program went away.
+    ServerGone {
+        /// How.
+        message: String,
+        /// The call had been handed over.
+        sent: bool,
+    },
+    /// The server's answer is longer than allowed.
+    AnswerTooLong(String),
+    /// The client reads too slowly.
+    SlowReader(String),
+    /// The server program has too much to do, or there are too many.
+    ServerBusy(String),
+    /// A legacy request without a session.
+    SessionRequired,
+    /// The session is gone.
+    SessionGone,
+    /// The HTTP method has no meaning here.
+    NotAllowed,
+    /// The client accepts nothing that could be sent.
+    NotAcceptable,
+    /// A modern request for a legacy server.
+    LegacyServer(String),
+    /// Something that should not be.
+    Bug,
+}
+
+/// Who is to blame for a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// Whoever sent the request.
+    Client,
+    /// Whoever was to answer it.
+    Upstream,
+    /// The proxy, or its limits.
+    Proxy,
+}
+
+impl Fault {
+    /// The fault that an error is.
+    pub fn of(error: &(dyn Error + 'static)) -> Self {
+        Self::ours(error)
+            .or_else(|| Self::clocks(error))
+            .or_else(|| Self::edge(error))
+            .or_else(|| Self::upstream(error))
+            .unwrap_or(Self::Bug)
+    }
+
+    fn ours(error: &(dyn Error + 'static)) -> Option<Self> {
+        if let Some(e) = find::<EnvelopeError>(error) {
+            return Some(Self::BadMessage(e.to_string()));
+        }
+        if let Some(e) = find::<HeaderMismatch>(error) {
+            return Some(Self::HeaderMismatch(e.to_string()));
+        }
+        find::<Shed>(error).map(|e| Self::Shed(e.to_string()))
+    }
+
+    fn clocks(error: &(dyn Error + 'static)) -> Option<Self> {
+        if let Some(e) = find::<DeadlineExceeded>(error) {
+            return Some(Self::Deadline {
+                message: e.to_string(),
+                sent: e.sent,
+            });
+        }
+        if let Some(e) = find::<HeadTimeout>(error) {
+            return Some(Self::HeadTimeout(e.to_string()));
+        }
+        find::<IdleTimeout>(error).map(|e| Self::IdleTimeout(e.to_string()))
+    }
+
+    /// What the layers at the edge refuse.
+    fn edge(_error: &(dyn Error + 'static)) -> Option<Self> {
+        None
+    }
+
+    fn upstream(error: &(dyn Error + 'static)) -> Option<Self> {
+        #[cfg(feature = "stdio")]
+        if let Some(e) = find::<crate::upstream::stdio::StdioError>(error) {
+            return Some(Self::stdio(e));
+        }
+        let _none = error;
+        None
+    }
+
+    #[cfg(feature = "stdio")]
+    fn stdio(error: &crate::upstream::stdio::StdioError) -> Self {
+        use crate::upstream::stdio::StdioError as E;
+        let message = error.to_string();
+        match error {
+            E::Spawn { .. } => Self::SpawnFailed(message),
+            E::Backoff { again } => Self::Backoff(*again),
+            E::Handshake { .. } => Self::Handshake(message),
+            E::Gone { sent, .. } => Self::ServerGone {
+                message,
+                sent: *sent,
+            },
+            E::LineTooLong { .. } => Self::AnswerTooLong(message),
+            E::RequestTooLong { .. } => Self::BodyTooLarge(message),
+            E::SlowReader { .. } => Self::SlowReader(message),
+            E::Busy { .. } | E::Full { .. } => Self::ServerBusy(message),
+            E::Closing => Self::Draining,
+            E::SessionRequired => Self::SessionRequired,
+            E::SessionGone => Self::SessionGone,
+            E::NotAllowed => Self::NotAllowed,
+            E::NotAcceptable => Self::NotAcceptable,
+            E::Misplaced(_) => Self::Misplaced(message),
+            E::LegacyServer => Self::LegacyServer(message),
+            E::MetaMissing(_) => Self::MetaMissing(message),
+            E::UnsupportedVersion {
+                requested,
+                supported,
+            } => Self::UnsupportedVersion {
+                requested: requested.clone(),
+                supported: supported.clone(),
+            },
+        }
+    }
+}

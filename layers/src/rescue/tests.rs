@@ -1,0 +1,149 @@
+use http_body_util::{BodyExt, StreamBody};
+use serde_json::Value;
+use tower::{ServiceExt, service_fn};
+
+use super::*;
+use crate::{Body, limit::Shed, mcp::CallFacts, timeout::IdleTimeout};
+
+fn request(call: Option<&'static str>) -> (Request<Body>, Arc<Exchange>) {
+    let mut request = Request::new(Body::empty());
+    let exchange = Exchange::of(&mut request);
+    if let Some(call) = call {
+        let facts = CallFacts::read(
+            &http::Method::POST,
+            request.headers(),
+            &Bytes::from_static(call.as_bytes()),
+        );
+        exchange.set_call(facts.expect("a call"));
+    }
+    (request, exchange)
+}
+
+async fn fail(
+    call: Option<&'static str>,
+    error: impl Into<BoxError> + Clone + Send + 'static,
+) -> (http::StatusCode, Value) {
+    let service = RescueLayer::new().layer(service_fn(move |_: Request<Body>| {
+        let error = error.clone().into();
+        async { Err::<Response<Body>, BoxError>(error) }
+    }));
+    let (request, _) = request(call);
+    let Ok(response) = service.oneshot(request).await;
+    let status = response.status();
+    let body = response
+        .into_body()
+        .collect()
+        .await
+        .expect("a body")
+        .to_bytes();
+    (status, serde_json::from_slice(&body).expect("JSON"))
+}
+
+const SHED: Shed = Shed {
+    limit: 5,
+    what: "calls in flight",
+};
+
+#[tokio::test]
+async fn a_call_with_an_id_gets_a_json_rpc_error_in_200() {
+    let (status, body) = fail(Some(r#"{"id":"a","method":"tools/call"}"#), SHED).await;
+    assert_eq!(status, 200);
+    assert_eq!(body["id"], "a");
+    assert_eq!(body["error"]["code"], 503);
+    assert_eq!(body["error"]["data"]["source"], "proxy");
+    assert_eq!(body["error"]["data"]["kind"], "overloaded");
+    assert_eq!(body["error"]["data"]["outcome"], "not_sent");
+    assert_eq!(body["error"]["data"]["retry_after_ms"], 1000);
+}
+
+#[tokio::test]
+async fn each_call_of_a_batch_gets_its_error() {
+    let (_, body) = fail(
+        Some(r#"[{"id":1,"method":"ping"},{"method":"x"},{"id":2,"method":"ping"}]"#),
+        SHED,
+    )
+    .await;
+    assert_eq!(body.as_array().map(Vec::len), Some(2));
+    assert_eq!(body[1]["id"], 2);
+}
+
+#[tokio::test]
+async fn without_an_id_there_is_a_status_and_a_problem() {
+    for call in [None, Some(r#"{"method":"notifications/initialized"}"#)] {
+        let (status, body) = fail(call, SHED).await;
+        assert_eq!(status, 503);
+        assert_eq!(body["kind"], "overloaded");
+    }
+}
+
+#[tokio::test]
+async fn a_panic_and_an_unknown_error_are_answered() {
+    let (status, _) = fail(None, "what").await;
+    assert_eq!(status, 500);
+    let service = RescueLayer::new().layer(service_fn(
+        async |_: Request<Body>| -> Result<Response<Body>, BoxError> { panic!("as a test") },
+    ));
+    let Ok(response) = service.oneshot(request(None).0).await;
+    assert_eq!(response.status(), 500);
+}
+
+async fn stream(answered: bool, torn: bool) -> (String, bool) {
+    let service = RescueLayer::new().layer(service_fn(async |_: Request<Body>| {
+        let frames: [Result<Frame<Bytes>, BoxError>; 2] = [
+            Ok(Frame::data(Bytes::from_static(b"data: 1\n\n"))),
+            Err(IdleTimeout {
+                limit: std::time::Duration::from_secs(1),
+            }
+            .into()),
+        ];
+        let body = Body::new(StreamBody::new(futures_util::stream::iter(frames)));
+        Ok::<_, BoxError>(
+            Response::builder()
+                .header("content-type", "text/event-stream")
+                .body(body)
+                .expect("valid"),
+        )
+    }));
+    let (request, exchange) = request(Some(r#"{"id":7,"method":"tools/call"}"#));
+    exchange.response().observe(&crate::waits::Waits::default());
+    exchange.response().set_torn(torn);
+    if answered {
+        exchange
+            .response()
+            .saw_answer(crate::mcp::peek::Answer::Result);
+    }
+    let Ok(response) = service.oneshot(request).await;
+    let mut body = response.into_body();
+    let mut text = String::new();
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => {
+                text += std::str::from_utf8(frame.data_ref().expect("data")).expect("text")
+            }
+            Err(_) => return (text, true),
+        }
+    }
+    (text, false)
+}
+
+#[tokio::test]
+async fn a_stream_that_has_begun_ends_with_the_error_as_its_last_event() {
+    let (text, broken) = stream(false, false).await;
+    assert!(!broken);
+    let last = text.rsplit("data: ").next().expect("an event");
+    let error: Value = serde_json::from_str(last.trim()).expect("JSON");
+    assert_eq!(
+        (&error["id"], &error["error"]["code"]),
+        (&Value::from(7), &Value::from(504))
+    );
+    assert_eq!(error["error"]["data"]["phase"], "idle");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_torn_or_answered_is_broken_off() {
+    for (answered, torn) in [(false, true), (true, false)] {
+        let (text, broken) = stream(answered, torn).await;
+        assert!(broken);
+        assert_eq!(text, "data: 1\n\n");
+    }
+}

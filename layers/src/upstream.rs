@@ -1,0 +1,2 @@
+//! Upstream services: the leaves.
+pub mod stdio;

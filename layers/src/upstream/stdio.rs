@@ -1,0 +1,122 @@
+//! The stdio upstream: MCP servers that are local commands, behind Streamable HTTP.
+//!
+//! [`StdioUpstream`] is a `Service` like the HTTP upstream: requests and responses are those of Streamable HTTP, in the era that
+//! the client speaks; on the inside it speaks newline-delimited JSON-RPC with persistent child processes. A child is never
+//! started for a request: a legacy session has its child ([`Isolation::PerSession`]) or shares one ([`Isolation::Shared`]),
+//! and all modern calls share one. Many calls are in flight at once on a child, under ids of the proxy's own; ids, progress tokens,
+//! cancellations and subscription ids are mapped back, value and JSON type.
+//!
+//! - An answer that comes first is JSON; if something else comes first, or nothing for [`StdioSettings::silence`], it is an event stream.
+//! - What a legacy server says that belongs to no call goes to the session's GET stream, or waits for one (bounded).
+//! - A legacy client that goes away leaves its call with the child, which goes on; a modern one cancels it. A call that was given
+//!   up for a reason ([`GiveUp`](crate::exchange::GiveUp)) is cancelled in both eras, but for `initialize`.
+//! - A child that crashes fails its calls at once; its legacy sessions end (404); it is started again when next needed, with backoff
+//!   (200 ms to 30 s, with jitter) if it does not come up.
+//! - Children are stopped in steps (stdin, SIGTERM, SIGKILL, to the whole process group), and by a reaper when the proxy is killed hard.
+//!
+//! Place: the leaf of an endpoint. Readiness: always ready. Errors: [`StdioError`], and
+//! [`HeaderMismatch`](crate::mcp::headers::HeaderMismatch) for modern headers that contradict the body. Bodies: the request's is read whole, up to
+//! [`StdioSettings::line_limit`]; the response's is a cursor into the call's bounded buffer. Needs a tokio runtime with I/O and
+//! time, and a Unix system.
+//!
+//! ```
+//! use ziggurat_layers::upstream::stdio::{StdioSettings, StdioUpstream};
+//!
+//! let settings = StdioSettings::new("files", ["npx", "-y", "@modelcontextprotocol/server-everything", "stdio"]);
+//! let upstream = StdioUpstream::new(settings);
+//! // `upstream` is a `tower::Service<http::Request<B>>`: mount it in axum, or put layers on it.
+//! # drop(upstream);
+//! ```
+
+mod body;
+mod call;
+mod child;
+mod error;
+mod front;
+mod message;
+mod meters;
+mod params;
+mod pool;
+mod process;
+mod reaper;
+mod session;
+mod settings;
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body as HttpBody;
+use tower::Service;
+
+use self::pool::Pool;
+pub use self::{
+    body::StdioBody,
+    error::{Gone, StdioError},
+    pool::Report,
+    settings::{INHERITED, Isolation, StdioSettings, Stop},
+};
+use crate::{error::BoxError, exchange::Exchange};
+
+/// An MCP server that is a command. Clones share its children; when the last one is dropped they are stopped.
+#[derive(Debug, Clone)]
+pub struct StdioUpstream {
+    pool: Arc<Pool>,
+}
+
+impl StdioUpstream {
+    /// An upstream with these settings. Nothing is started before the first request.
+    pub fn new(settings: StdioSettings) -> Self {
+        Self {
+            pool: Arc::new(Pool::new(settings)),
+        }
+    }
+
+    /// Whether a request that needs a new child would get one now: not while it is left alone after failing to start.
+    pub fn is_usable(&self) -> bool {
+        self.pool.backoff().is_none()
+    }
+
+    /// What there is, for an operator.
+    pub fn report(&self) -> Report {
+        self.pool.report()
+    }
+
+    /// Ends the standing streams, so that their clients come back (to another process, when this one is draining).
+    pub fn end_streams(&self) {
+        self.pool.end_streams();
+    }
+
+    /// Stops all children, and waits until they and their groups are gone. Calls that are still in flight fail.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+impl<B> Service<Request<B>> for StdioUpstream
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<StdioBody>;
+    type Error = BoxError;
+    // Boxed: a call awaits many things (its body, a start, a handshake, schemas) before its first answer.
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let exchange = Exchange::of(&mut request);
+        let pool = self.pool.clone();
+        Box::pin(front::handle(pool, exchange, request))
+    }
+}
+
+#[cfg(test)]
+mod tests;

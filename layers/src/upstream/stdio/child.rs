@@ -1,0 +1,467 @@
+//! The actor of a child: it owns the process, its pipes, and each call that was handed to it.
+//!
+//! Callers put their line into the outgoing buffer and a [`Call`] into the table, under one short lock. Three tasks do the rest: a writer,
+//! which writes whatever has gathered in one go; a reader, which finds for each line the call that it belongs to; and a
+//! supervisor, which waits for the end. On the wire the proxy's own ids and progress tokens are used: a number for each
+//! call, and the same number as its token.
+
+mod input;
+mod tasks;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::Extensions;
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    call::{Call, Item},
+    error::{Gone, StdioError},
+    message::{Message, one_line, splice},
+    meters::Meters,
+    session::Session,
+    settings::StdioSettings,
+};
+use crate::{
+    deadline::ExpiresAt,
+    mcp::{Era, Id, MessageFacts, wire},
+    metrics::UpWhile,
+};
+
+/// A child process with everything that was handed to it.
+#[derive(Debug)]
+pub(super) struct Child {
+    pub(super) era: Era,
+    /// Several clients share it, so nothing is guessed.
+    shared: bool,
+    pid: i32,
+    settings: Arc<StdioSettings>,
+    meters: Arc<Meters>,
+    desk: Mutex<Desk>,
+    /// There is something to write, or stdin is to be closed.
+    write: Notify,
+    /// Asks the supervisor to stop the process.
+    stop: CancellationToken,
+    started: Instant,
+    /// Milliseconds from `started` to the newest use.
+    used: AtomicU64,
+}
+
+/// What is under the lock.
+#[derive(Debug, Default)]
+struct Desk {
+    next: u64,
+    calls: HashMap<u64, Pending>,
+    sessions: HashMap<u64, Arc<Session>>,
+    /// What came before there was a session to take it.
+    early: VecDeque<Message>,
+    out: BytesMut,
+    /// Why it ends, once it does.
+    end: Option<&'static str>,
+    gone: Option<Gone>,
+}
+
+/// A request on the wire.
+#[derive(Debug)]
+struct Pending {
+    call: Arc<Call>,
+    id: Id,
+    token: Option<Id>,
+    session: Option<Arc<Session>>,
+    initialize: bool,
+    /// Since when its client is gone, and what is kept for it (permits, the exchange).
+    detached: Option<Detached>,
+    _gauge: UpWhile,
+}
+
+#[derive(Debug)]
+struct Detached {
+    until: Instant,
+    _extensions: Extensions,
+}
+
+/// How long a call whose client has gone is kept, if it has no deadline.
+const DETACHED: Duration = Duration::from_secs(3600);
+
+/// A request that was handed over, for as long as somebody waits for it. Dropping it before its end says so to the child, or
+/// leaves the call with the child, as era and reason have it.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) child: Arc<Child>,
+    pub(super) call: Arc<Call>,
+    pub(super) wires: Vec<u64>,
+    pub(super) extensions: Extensions,
+}
+
+/// Who a request comes from.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Origin {
+    pub(super) session: Option<Arc<Session>>,
+}
+
+impl Child {
+    /// Starts a process.
+    pub(super) fn start(
+        settings: &Arc<StdioSettings>,
+        meters: &Arc<Meters>,
+        era: Era,
+        shared: bool,
+        owner: &tokio_util::task::TaskTracker,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Arc<Self>, StdioError> {
+        let begin = Instant::now();
+        let (process, pipes) = super::process::spawn(settings)?;
+        meters.spawn_time.record(begin.elapsed().as_secs_f64());
+        let child = Arc::new(Self {
+            era,
+            shared,
+            pid: process.pid(),
+            settings: settings.clone(),
+            meters: meters.clone(),
+            desk: Mutex::default(),
+            write: Notify::new(),
+            stop: CancellationToken::new(),
+            started: begin,
+            used: AtomicU64::new(0),
+        });
+        tracing::debug!(
+            upstream = &*settings.name,
+            pid = child.pid,
+            era = era.as_str(),
+            "started a server"
+        );
+        tasks::start(&child, process, pipes, owner, place);
+        Ok(child)
+    }
+
+    pub(super) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// It takes requests.
+    pub(super) fn is_open(&self) -> bool {
+        let desk = self.desk();
+        desk.end.is_none() && desk.gone.is_none()
+    }
+
+    pub(super) fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// How long it has had nothing to do.
+    pub(super) fn idle(&self) -> Duration {
+        if self.desk().calls.is_empty() {
+            let used = Duration::from_millis(self.used.load(Ordering::Relaxed));
+            self.started.elapsed().saturating_sub(used)
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    fn touch(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.used.store(now, Ordering::Relaxed);
+    }
+
+    /// Sends requests, and says where their answers come.
+    pub(super) fn call(
+        self: &Arc<Self>,
+        body: &Bytes,
+        requests: &[&MessageFacts],
+        call: Arc<Call>,
+        origin: &Origin,
+        extensions: Extensions,
+    ) -> Result<Lease, StdioError> {
+        let mut lines = Vec::with_capacity(requests.len());
+        for message in requests {
+            lines.push((*message, one_line(body.slice(message.span.clone()))));
+        }
+        let mut wires = Vec::with_capacity(lines.len());
+        let mut desk = self.open_desk()?;
+        if desk.calls.len() + lines.len() > self.settings.max_pending.get() {
+            return Err(StdioError::Busy {
+                what: "unanswered requests",
+            });
+        }
+        for (message, line) in lines {
+            let Some((id, span)) = &message.id else {
+                continue;
+            };
+            desk.next += 1;
+            let wire = desk.next;
+            let text = wire.to_string();
+            let base = message.span.start;
+            let shift = |span: &crate::mcp::Span| span.start - base..span.end - base;
+            let mut edits = vec![(shift(span), text.as_str())];
+            let token = message.progress_token.as_ref().map(|(token, span)| {
+                edits.push((shift(span), text.as_str()));
+                token.clone()
+            });
+            edits.sort_by_key(|(span, _)| span.start);
+            self.put(&mut desk, splice(&line, &edits))?;
+            if let Some(session) = &origin.session {
+                session.begin();
+            }
+            desk.calls.insert(
+                wire,
+                Pending {
+                    call: call.clone(),
+                    id: id.clone(),
+                    token,
+                    session: origin.session.clone(),
+                    initialize: message.is("initialize"),
+                    detached: None,
+                    _gauge: UpWhile::new(&self.meters.pending),
+                },
+            );
+            wires.push(wire);
+        }
+        drop(desk);
+        self.touch();
+        self.write.notify_one();
+        Ok(Lease {
+            child: self.clone(),
+            call,
+            wires,
+            extensions,
+        })
+    }
+
+    /// Sends a message that has no answer.
+    pub(super) fn tell(&self, message: Message) -> Result<(), StdioError> {
+        let mut desk = self.open_desk()?;
+        self.put(&mut desk, message)?;
+        drop(desk);
+        self.touch();
+        self.write.notify_one();
+        Ok(())
+    }
+
+    /// Forwards a client's cancellation of its own request, and ends that request's response.
+    pub(super) fn cancel_by_client(
+        &self,
+        id: &Id,
+        session: u64,
+        line: &Bytes,
+        span: &crate::mcp::Span,
+    ) {
+        let mut desk = self.desk();
+        let found = desk.calls.iter().find(|(_, pending)| {
+            pending.id == *id
+                && pending
+                    .session
+                    .as_ref()
+                    .is_some_and(|s| s.serial == session)
+                && !pending.initialize
+        });
+        let Some(wire) = found.map(|(wire, _)| *wire) else {
+            return;
+        };
+        let Some(pending) = desk.remove(wire) else {
+            return;
+        };
+        let told = self.put(
+            &mut desk,
+            splice(line, &[(span.clone(), &wire.to_string())]),
+        );
+        drop(desk);
+        self.write.notify_one();
+        if told.is_err() {
+            tracing::debug!(pid = self.pid, "a cancellation found no room");
+        }
+        // Nothing more is to be sent for it (MCP, cancellation): its response ends without an answer.
+        pending.call.end();
+    }
+
+    /// Adds a session, whose client gets what belongs to no call.
+    pub(super) fn join(&self, session: Arc<Session>) -> Result<(), StdioError> {
+        let mut desk = self.open_desk()?;
+        let early = std::mem::take(&mut desk.early);
+        desk.sessions.insert(session.serial, session.clone());
+        drop(desk);
+        for message in early {
+            session.deliver(message, self.settings.buffer);
+        }
+        Ok(())
+    }
+
+    /// Keeps a message for the session that is about to begin.
+    fn early(&self, message: Message) {
+        const MOST: usize = 64;
+        let mut desk = self.desk();
+        if desk.early.len() < MOST {
+            desk.early.push_back(message);
+        } else {
+            self.meters.noise("nobody");
+        }
+    }
+
+    /// Takes a session away: its calls end.
+    pub(super) fn leave(&self, serial: u64) {
+        let mut desk = self.desk();
+        desk.sessions.remove(&serial);
+        let theirs: Vec<u64> = desk
+            .calls
+            .iter()
+            .filter(|(_, p)| p.session.as_ref().is_some_and(|s| s.serial == serial))
+            .map(|(wire, _)| *wire)
+            .collect();
+        for wire in theirs {
+            self.cancel(&mut desk, wire, "the session has ended");
+        }
+    }
+
+    /// Sessions that are there.
+    pub(super) fn sessions(&self) -> Vec<Arc<Session>> {
+        self.desk().sessions.values().cloned().collect()
+    }
+
+    /// Stops the process, for this reason.
+    pub(super) fn stop(&self, why: &'static str) {
+        let mut desk = self.desk();
+        if desk.end.is_none() {
+            desk.end = Some(why);
+        }
+        drop(desk);
+        self.stop.cancel();
+    }
+
+    /// Gives up calls whose clients have gone and whose time is over.
+    pub(super) fn sweep(&self) {
+        let now = Instant::now();
+        let mut desk = self.desk();
+        let over: Vec<u64> = desk
+            .calls
+            .iter()
+            .filter(|(_, p)| p.detached.as_ref().is_some_and(|d| d.until <= now))
+            .map(|(wire, _)| *wire)
+            .collect();
+        for wire in over {
+            self.cancel(&mut desk, wire, "timeout");
+        }
+        drop(desk);
+        self.write.notify_one();
+    }
+
+    /// Removes a request and tells the child, unless it is an `initialize`, which cannot be cancelled.
+    fn cancel(&self, desk: &mut Desk, wire: u64, reason: &str) {
+        let Some(pending) = desk.remove(wire) else {
+            return;
+        };
+        pending.call.end();
+        if !pending.initialize && desk.end.is_none() && desk.gone.is_none() {
+            let line = Message::One(wire::cancelled(&Id::from_number(wire), reason));
+            if self.put(desk, line).is_err() {
+                tracing::debug!(pid = self.pid, "a cancellation found no room");
+            }
+        }
+    }
+
+    /// Puts a line into the outgoing buffer.
+    fn put(&self, desk: &mut Desk, message: Message) -> Result<(), StdioError> {
+        let len = message.len() + 1;
+        // A single line may be longer than the buffer: it is bounded by the line limit.
+        if !desk.out.is_empty() && desk.out.len() + len > self.settings.buffer {
+            return Err(StdioError::Busy {
+                what: "unread requests",
+            });
+        }
+        match message {
+            Message::One(bytes) => desk.out.extend_from_slice(&bytes),
+            Message::Many(parts) => parts
+                .iter()
+                .for_each(|part| desk.out.extend_from_slice(part)),
+        }
+        desk.out.extend_from_slice(b"\n");
+        #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+        self.meters.write_queue.increment(len as f64);
+        Ok(())
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The desk, if requests are still taken.
+    fn open_desk(&self) -> Result<MutexGuard<'_, Desk>, StdioError> {
+        let desk = self.desk();
+        match (desk.gone, desk.end) {
+            (Some(how), _) => Err(StdioError::Gone { how, sent: false }),
+            (None, Some(_)) => Err(StdioError::Gone {
+                how: Gone::Stopped,
+                sent: false,
+            }),
+            (None, None) => Ok(desk),
+        }
+    }
+}
+
+impl Desk {
+    fn remove(&mut self, wire: u64) -> Option<Pending> {
+        let pending = self.calls.remove(&wire)?;
+        if let Some(session) = &pending.session {
+            session.finish();
+        }
+        Some(pending)
+    }
+}
+
+impl Lease {
+    /// Every answer has been read.
+    pub(super) fn is_done(&self) -> bool {
+        self.call.is_drained()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let exchange = self.extensions.get::<Arc<crate::exchange::Exchange>>();
+        let why = exchange.and_then(|e| e.gave_up());
+        let standing = exchange
+            .and_then(|e| e.call())
+            .is_some_and(|c| c.is_standing());
+        let extensions = std::mem::take(&mut self.extensions);
+        let mut desk = self.child.desk();
+        self.wires.retain(|wire| desk.calls.contains_key(wire));
+        if self.wires.is_empty() {
+            drop(desk);
+            return;
+        }
+        self.call.detach();
+        if let Some(why) = why {
+            for wire in &self.wires {
+                self.child.cancel(&mut desk, *wire, why.as_str());
+            }
+        } else if self.child.era == Era::Modern || standing {
+            for wire in &self.wires {
+                self.child.cancel(&mut desk, *wire, "the client went away");
+            }
+        } else {
+            // Legacy: going away is not a cancel. The child goes on, and so does what the call holds.
+            let until = extensions
+                .get::<ExpiresAt>()
+                .map_or_else(|| Instant::now() + DETACHED, |e| e.0);
+            for wire in &self.wires {
+                if let Some(pending) = desk.calls.get_mut(wire) {
+                    pending.detached = Some(Detached {
+                        until,
+                        _extensions: extensions.clone(),
+                    });
+                }
+            }
+        }
+        drop(desk);
+        self.child.write.notify_one();
+    }
+}

@@ -1,0 +1,457 @@
+//! The HTTP side: what a Streamable HTTP server of each era answers to which request.
+
+use std::{pin::pin, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::poll_fn;
+use http::{Extensions, HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body::Body as HttpBody;
+use http_body_util::BodyExt;
+
+use super::{
+    body::{Standing, StdioBody},
+    call::{Call, Item},
+    child::{Lease, Origin},
+    error::StdioError,
+    message::{Message, one_line, result, result_member, splice},
+    params,
+    pool::{Place, Pool},
+    settings::Isolation,
+};
+use crate::{
+    error::BoxError,
+    exchange::Exchange,
+    mcp::{CallFacts, Era, Kind, MessageFacts, Verb, headers, wire},
+};
+
+type Answer = Result<Response<StdioBody>, BoxError>;
+
+/// A request with its body read.
+struct Incoming {
+    pool: Arc<Pool>,
+    headers: HeaderMap,
+    extensions: Extensions,
+    body: Bytes,
+}
+
+/// Answers one request.
+pub(super) async fn handle<B>(
+    pool: Arc<Pool>,
+    exchange: Arc<Exchange>,
+    request: Request<B>,
+) -> Answer
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let (parts, body) = request.into_parts();
+    let body = read(body, pool.settings.line_limit).await?;
+    if exchange.call().is_none() {
+        exchange.set_call(CallFacts::read(&parts.method, &parts.headers, &body)?);
+    }
+    let request = Incoming {
+        pool,
+        headers: parts.headers,
+        extensions: parts.extensions,
+        body,
+    };
+    let Some(facts) = exchange.call() else {
+        return Err(StdioError::Misplaced("the request has no facts").into());
+    };
+    match (facts.verb, facts.era) {
+        (Verb::Post, Era::Modern) => request.modern(facts).await,
+        (Verb::Post, Era::Legacy) => request.legacy(facts).await,
+        (Verb::Get, _) => request.stream(facts),
+        (Verb::Delete, _) => request.delete(facts),
+        (Verb::Other, _) => Err(StdioError::NotAllowed.into()),
+    }
+}
+
+/// The whole body, without a copy where it is one piece.
+async fn read<B>(body: B, limit: usize) -> Result<Bytes, BoxError>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let mut body = pin!(body);
+    let mut first = Bytes::new();
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(Into::into)?.into_data() else {
+            continue;
+        };
+        if first.len() + all.len() + data.len() > limit {
+            return Err(StdioError::RequestTooLong { limit }.into());
+        }
+        if first.is_empty() && all.is_empty() {
+            first = data;
+        } else {
+            all.extend_from_slice(&std::mem::take(&mut first));
+            all.extend_from_slice(&data);
+        }
+    }
+    Ok(if all.is_empty() { first } else { all.freeze() })
+}
+
+// === legacy ===
+
+impl Incoming {
+    async fn legacy(self, facts: &CallFacts) -> Answer {
+        if facts.is_initialize() {
+            return self.initialize(facts).await;
+        }
+        let place = self.place(facts)?;
+        place.session.touch();
+        let origin = Origin {
+            session: Some(place.session.clone()),
+        };
+        let shared = self.pool.settings.isolation == Isolation::Shared;
+        for message in facts.messages().iter().filter(|m| m.kind != Kind::Request) {
+            self.tell(&place, message, shared)?;
+        }
+        let requests: Vec<&MessageFacts> = facts.requests().collect();
+        if requests.is_empty() {
+            return Ok(accepted());
+        }
+        if shared && let Some(answer) = self.answer_for_shared(&place, &requests)? {
+            return Ok(json(StatusCode::OK, answer));
+        }
+        let call = Arc::new(Call::new(requests.len(), self.pool.settings.buffer));
+        let lease = place
+            .child
+            .call(&self.body, &requests, call, &origin, self.extensions)?;
+        // What waits for a stream that this client does not open comes with its next call.
+        let waiting: Vec<Message> = place.session.take_waiting().into();
+        respond(lease, &self.headers, &self.pool, waiting, facts).await
+    }
+
+    /// The session that the request names.
+    fn place(&self, facts: &CallFacts) -> Result<Place, StdioError> {
+        let id = facts
+            .session
+            .as_deref()
+            .ok_or(StdioError::SessionRequired)?;
+        self.pool.session(id)
+    }
+
+    async fn initialize(self, facts: &CallFacts) -> Answer {
+        let Some(message) = facts.request() else {
+            return Err(StdioError::Misplaced("initialize must be a request").into());
+        };
+        let (place, answer) = if self.pool.settings.isolation == Isolation::Shared {
+            let shared = self.pool.shared().await?;
+            let answer = answer_again(&shared.answer, message, &self.body);
+            (self.pool.begin(&shared.child)?, answer)
+        } else {
+            let (child, item) = self
+                .pool
+                .initialize(&self.body, message, self.extensions)
+                .await?;
+            if !matches!(item.answer, Some(None)) {
+                return Ok(json(StatusCode::OK, item.message));
+            }
+            let place = self
+                .pool
+                .begin(&child)
+                .inspect_err(|_| child.stop("refused"))?;
+            (place, item.message)
+        };
+        let mut response = json(StatusCode::OK, answer);
+        if let Ok(id) = HeaderValue::from_str(&place.session.id) {
+            response.headers_mut().insert(headers::SESSION_ID, id);
+        }
+        Ok(response)
+    }
+
+    /// Hands over a notification or a response.
+    fn tell(&self, place: &Place, message: &MessageFacts, shared: bool) -> Result<(), StdioError> {
+        let line = one_line(self.body.slice(message.span.clone()));
+        let base = message.span.start;
+        if let Some((id, span)) = &message.cancels {
+            let span = span.start - base..span.end - base;
+            place
+                .child
+                .cancel_by_client(id, place.session.serial, &line, &span);
+            return Ok(());
+        }
+        // A shared child was greeted once, asks nobody, and knows no client's roots.
+        if shared {
+            return Ok(());
+        }
+        place.child.tell(Message::One(line))
+    }
+
+    /// What the proxy itself knows for a client of a shared child.
+    fn answer_for_shared(
+        &self,
+        place: &Place,
+        requests: &[&MessageFacts],
+    ) -> Result<Option<Message>, StdioError> {
+        let [request] = requests else { return Ok(None) };
+        let (Some(id), session) = (request.id(), &place.session) else {
+            return Ok(None);
+        };
+        let name = request.name.as_deref().unwrap_or_default();
+        if request.is("resources/subscribe") {
+            if !session.subscribe(name) {
+                return Err(StdioError::Full {
+                    limit: super::session::SUBSCRIPTIONS,
+                    what: "subscriptions",
+                });
+            }
+        } else if request.is("resources/unsubscribe") {
+            session.unsubscribe(name);
+            if place.child.sessions().iter().any(|s| s.is_subscribed(name)) {
+                return Ok(Some(Message::One(wire::empty_result(id))));
+            }
+        } else if request.is("logging/setLevel") {
+            let Some(level) = level(&self.body[request.span.clone()]) else {
+                return Ok(None);
+            };
+            session.set_level(level);
+            // The child logs at the lowest level that anybody wants: this one changes nothing if another's is lower.
+            let lowest = place
+                .child
+                .sessions()
+                .iter()
+                .filter_map(|s| s.level())
+                .min();
+            if lowest.is_some_and(|lowest| lowest < level) {
+                return Ok(Some(Message::One(wire::empty_result(id))));
+            }
+        }
+        Ok(None)
+    }
+
+    fn stream(self, facts: &CallFacts) -> Answer {
+        if facts
+            .version
+            .as_deref()
+            .is_some_and(|v| v >= crate::mcp::MODERN_VERSION)
+        {
+            return Err(StdioError::NotAllowed.into());
+        }
+        if !accepts(&self.headers, "text/event-stream") {
+            return Err(StdioError::NotAcceptable.into());
+        }
+        let place = self.place(facts)?;
+        let call = place.session.open_stream(self.pool.settings.buffer);
+        Ok(events(StdioBody::standing(Standing(call))))
+    }
+
+    fn delete(self, facts: &CallFacts) -> Answer {
+        if facts
+            .version
+            .as_deref()
+            .is_some_and(|v| v >= crate::mcp::MODERN_VERSION)
+        {
+            return Err(StdioError::NotAllowed.into());
+        }
+        let place = self.place(facts)?;
+        self.pool.end(&place, None);
+        Ok(Response::new(StdioBody::empty()))
+    }
+}
+
+/// The answer to a later `initialize` of a shared child: the first one's result, with this client's id and, where it asked
+/// for an earlier revision, with that.
+fn answer_again(first: &Bytes, request: &MessageFacts, body: &Bytes) -> Message {
+    let text = std::str::from_utf8(first).unwrap_or_default();
+    let result = result(text).unwrap_or("{}");
+    let id = request.id().map_or("null", |id| id.as_json());
+    let head = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"#);
+    let asked = std::str::from_utf8(&body[request.span.clone()])
+        .ok()
+        .and_then(asked_version);
+    let whole = Bytes::from(format!("{head}{result}}}"));
+    let text = std::str::from_utf8(&whole).unwrap_or_default();
+    match (asked, result_member(text, "protocolVersion")) {
+        (Some(asked), Some((negotiated, span))) if *asked < *negotiated.trim_matches('"') => {
+            splice(&whole, &[(span, &format!("\"{asked}\""))])
+        }
+        _ => Message::One(whole),
+    }
+}
+
+/// The legacy revision that an `initialize` asks for, if it is a known one.
+fn asked_version(request: &str) -> Option<&'static str> {
+    #[derive(serde::Deserialize)]
+    struct Request {
+        params: Params,
+    }
+    #[derive(serde::Deserialize)]
+    struct Params {
+        #[serde(rename = "protocolVersion")]
+        version: String,
+    }
+    let request: Request = serde_json::from_str(request).ok()?;
+    ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"]
+        .into_iter()
+        .find(|known| *known == request.params.version)
+}
+
+/// The number of a log level (RFC 5424, from the lowest up).
+fn level(request: &[u8]) -> Option<u8> {
+    const LEVELS: [&str; 8] = [
+        "debug",
+        "info",
+        "notice",
+        "warning",
+        "error",
+        "critical",
+        "alert",
+        "emergency",
+    ];
+    #[derive(serde::Deserialize)]
+    struct Request {
+        params: Params,
+    }
+    #[derive(serde::Deserialize)]
+    struct Params {
+        level: String,
+    }
+    let request: Request = serde_json::from_slice(request).ok()?;
+    let at = LEVELS.iter().position(|l| *l == request.params.level)?;
+    u8::try_from(at).ok()
+}
+
+// === modern ===
+
+impl Incoming {
+    async fn modern(self, facts: &CallFacts) -> Answer {
+        let Some(message) = facts.request() else {
+            let response = facts.messages().iter().any(|m| m.kind == Kind::Response);
+            if response || facts.batch {
+                let text = "a client of this revision sends single requests and notifications only";
+                return Err(StdioError::Misplaced(text).into());
+            }
+            // A cancellation over HTTP names nobody: who sent it is not known. Nothing else is defined.
+            return Ok(accepted());
+        };
+        headers::check(facts, &self.headers)?;
+        if !message.client_said {
+            return Err(StdioError::MetaMissing(crate::mcp::META_CAPABILITIES).into());
+        }
+        let modern = self.pool.modern().await?;
+        if let Some(version) = &message.version
+            && !modern.versions.iter().any(|known| **known == **version)
+        {
+            return Err(StdioError::UnsupportedVersion {
+                requested: version.to_string(),
+                supported: modern.versions.clone(),
+            }
+            .into());
+        }
+        if let Some(tool) = message.tool() {
+            let text = std::str::from_utf8(&self.body).unwrap_or_default();
+            params::check(&self.pool, &modern, tool, text, &self.headers).await?;
+        }
+        let call = Arc::new(Call::new(1, self.pool.settings.buffer));
+        let lease = modern.child.call(
+            &self.body,
+            &[message],
+            call,
+            &Origin::default(),
+            self.extensions,
+        )?;
+        respond(lease, &self.headers, &self.pool, Vec::new(), facts).await
+    }
+}
+
+/// The status of an answer that is JSON: revision 2026-07-28 gives some errors one of their own.
+fn status(era: Era, error: Option<i64>) -> StatusCode {
+    match (era, error) {
+        (Era::Modern, Some(-32601)) => StatusCode::NOT_FOUND,
+        (Era::Modern, Some(-32022..=-32020)) => StatusCode::BAD_REQUEST,
+        _ => StatusCode::OK,
+    }
+}
+
+// === responses ===
+
+/// Waits for the first thing that comes, and answers in the form that it asks for.
+async fn respond(
+    lease: Lease,
+    headers: &HeaderMap,
+    pool: &Pool,
+    waiting: Vec<Message>,
+    facts: &CallFacts,
+) -> Answer {
+    let streams = accepts(headers, "text/event-stream");
+    if streams && !waiting.is_empty() {
+        return Ok(events(StdioBody::events(waiting, lease)));
+    }
+    loop {
+        let next = poll_fn(|cx| lease.call.poll_next(cx));
+        let first = if streams {
+            match tokio::time::timeout(pool.settings.silence, next).await {
+                Ok(first) => first,
+                Err(_silence) => return Ok(events(StdioBody::events([], lease))),
+            }
+        } else {
+            next.await
+        };
+        match first {
+            Some(Ok(Item {
+                message,
+                answer: Some(error),
+            })) if !facts.batch => {
+                return Ok(json(status(facts.era, error), message));
+            }
+            Some(Ok(Item { message, .. })) if streams => {
+                return Ok(events(StdioBody::events([message], lease)));
+            }
+            // Whoever takes JSON alone gets the answer alone.
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(error.into()),
+            // Cancelled: there is no answer, and there will be none.
+            None => {
+                return Ok(if streams {
+                    events(StdioBody::empty())
+                } else {
+                    accepted()
+                });
+            }
+        }
+    }
+}
+
+fn accepts(headers: &HeaderMap, kind: &str) -> bool {
+    let mut values = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|v| v.to_str().ok());
+    values.any(|v| {
+        let v = v.to_ascii_lowercase();
+        v.contains(kind) || v.contains("*/*") || v.contains("text/*")
+    })
+}
+
+fn accepted() -> Response<StdioBody> {
+    let mut response = Response::new(StdioBody::empty());
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
+}
+
+fn json(status: StatusCode, message: Message) -> Response<StdioBody> {
+    let mut response = Response::new(StdioBody::json(message));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+fn events(body: StdioBody) -> Response<StdioBody> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream"),
+    );
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, no-transform"),
+    );
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}

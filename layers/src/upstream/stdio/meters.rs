@@ -1,0 +1,79 @@
+//! The metrics of a stdio upstream.
+
+use ::metrics::{Counter, Gauge, Histogram};
+
+use crate::metrics::{counter, gauge, histogram, names};
+
+/// Handles, made once for each upstream.
+#[derive(Debug)]
+pub(super) struct Meters {
+    upstream: Box<str>,
+    pub(super) starting: Gauge,
+    pub(super) ready: Gauge,
+    pub(super) stopping: Gauge,
+    pub(super) pending: Gauge,
+    pub(super) write_queue: Gauge,
+    pub(super) memory: Gauge,
+    pub(super) sessions: Gauge,
+    pub(super) spawn_time: Histogram,
+    pub(super) handshake_time: Histogram,
+    pub(super) handshake_timeouts: Counter,
+}
+
+impl Meters {
+    pub(super) fn new(upstream: &str) -> Self {
+        let state = |state| {
+            gauge(
+                names::STDIO_PROCESSES,
+                &[("upstream", upstream), ("state", state)],
+            )
+        };
+        let phase = |phase| {
+            histogram(
+                names::STDIO_SPAWN,
+                &[("upstream", upstream), ("phase", phase)],
+            )
+        };
+        let plain = |name| gauge(name, &[("upstream", upstream)]);
+        Self {
+            starting: state("starting"),
+            ready: state("ready"),
+            stopping: state("stopping"),
+            pending: plain(names::STDIO_PENDING),
+            write_queue: plain(names::STDIO_WRITE_QUEUE),
+            memory: plain(names::STDIO_MEMORY),
+            sessions: gauge(
+                names::SESSIONS,
+                &[("upstream", upstream), ("era", "legacy")],
+            ),
+            spawn_time: phase("spawn"),
+            handshake_time: phase("handshake"),
+            handshake_timeouts: counter(names::TIMEOUTS, &[("phase", "handshake")]),
+            upstream: upstream.into(),
+        }
+    }
+
+    /// A child is started. Rare enough to look the counter up.
+    pub(super) fn spawn(&self, reason: &'static str) {
+        self.count(names::STDIO_SPAWNS, reason);
+    }
+
+    /// A child has ended.
+    pub(super) fn exit(&self, reason: &'static str) {
+        self.count(names::STDIO_EXITS, reason);
+    }
+
+    /// A session has ended other than by DELETE.
+    pub(super) fn evict(&self, reason: &'static str) {
+        self.count(names::SESSION_EVICTIONS, reason);
+    }
+
+    /// A line of a child was dropped.
+    pub(super) fn noise(&self, reason: &'static str) {
+        self.count(names::STDIO_NOISE, reason);
+    }
+
+    fn count(&self, name: &'static str, reason: &'static str) {
+        counter(name, &[("upstream", &self.upstream), ("reason", reason)]).increment(1);
+    }
+}

@@ -1,0 +1,577 @@
+//! Children and sessions: who has which, when they start, and when they end.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::future::poll_fn;
+use http::Extensions;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    call::{Call, Item},
+    child::{Child, Lease, Origin},
+    error::StdioError,
+    message::{self, Message},
+    meters::Meters,
+    params::Schemas,
+    session::Session,
+    settings::{Isolation, StdioSettings},
+};
+use crate::{
+    mcp::{Era, MODERN_VERSION, envelope},
+    metrics::UpWhile,
+};
+
+/// Everything that belongs to one stdio upstream.
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) settings: Arc<StdioSettings>,
+    pub(super) meters: Arc<Meters>,
+    places: Arc<Semaphore>,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+    state: Mutex<State>,
+    modern: Slot<Modern>,
+    shared: Slot<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sessions: HashMap<Box<str>, Place>,
+    children: Vec<Weak<Child>>,
+    failures: u32,
+    not_before: Option<Instant>,
+    /// The command is known to speak the legacy era only, until then.
+    legacy_until: Option<Instant>,
+    sweeping: bool,
+}
+
+/// A session and the child that it is with.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) session: Arc<Session>,
+    pub(super) child: Arc<Child>,
+}
+
+/// A child that many use, started once for all who wait.
+#[derive(Debug)]
+struct Slot<T> {
+    now: Mutex<Option<Arc<T>>>,
+    starting: tokio::sync::Mutex<()>,
+}
+
+/// The child of modern calls.
+#[derive(Debug)]
+pub(super) struct Modern {
+    pub(super) child: Arc<Child>,
+    /// The revisions that it speaks.
+    pub(super) versions: Vec<String>,
+    pub(super) schemas: Schemas,
+}
+
+/// The child of all legacy sessions.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) child: Arc<Child>,
+    /// The answer to its `initialize`.
+    pub(super) answer: Bytes,
+}
+
+/// Stops a child that is dropped before it is known to be of use.
+struct Trial(Option<Arc<Child>>);
+
+/// How long the verdict "legacy only" holds: the command may be upgraded beneath us.
+const VERDICT: Duration = Duration::from_secs(600);
+
+impl Pool {
+    pub(super) fn new(settings: StdioSettings) -> Self {
+        let most = settings.max_children.get().min(Semaphore::MAX_PERMITS);
+        Self {
+            meters: Arc::new(Meters::new(&settings.name)),
+            settings: Arc::new(settings),
+            places: Arc::new(Semaphore::new(most)),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            state: Mutex::default(),
+            modern: Slot::default(),
+            shared: Slot::default(),
+        }
+    }
+
+    /// The session of this id, if it lives.
+    pub(super) fn session(&self, id: &str) -> Result<Place, StdioError> {
+        let mut state = self.state();
+        let place = state
+            .sessions
+            .get(id)
+            .cloned()
+            .ok_or(StdioError::SessionGone)?;
+        if place.session.is_ended() || !place.child.is_open() {
+            state.sessions.remove(id);
+            drop(state);
+            self.meters.evict("exit");
+            return Err(StdioError::SessionGone);
+        }
+        Ok(place)
+    }
+
+    /// Begins a session with a child that has answered `initialize`.
+    pub(super) fn begin(self: &Arc<Self>, child: &Arc<Child>) -> Result<Place, StdioError> {
+        let limit = self.settings.max_sessions.get();
+        let mut state = self.state();
+        if state.sessions.len() >= limit {
+            return Err(StdioError::Full {
+                limit,
+                what: "sessions",
+            });
+        }
+        let id: Box<str> = random_id().into();
+        let session = Arc::new(Session::new(
+            id.clone(),
+            UpWhile::new(&self.meters.sessions),
+        ));
+        let place = Place {
+            session,
+            child: child.clone(),
+        };
+        state.sessions.insert(id, place.clone());
+        drop(state);
+        place.child.join(place.session.clone())?;
+        Ok(place)
+    }
+
+    /// Ends a session: on DELETE without a `reason`, else for it.
+    pub(super) fn end(&self, place: &Place, reason: Option<&'static str>) {
+        if self.state().sessions.remove(&place.session.id).is_none() {
+            return;
+        }
+        if let Some(reason) = reason {
+            self.meters.evict(reason);
+        }
+        place.child.leave(place.session.serial);
+        place.session.end();
+        if self.settings.isolation == Isolation::PerSession {
+            place.child.stop(reason.unwrap_or("delete"));
+        }
+    }
+
+    /// A child for one session; the client's own `initialize` is its first request. Returns the answer.
+    pub(super) async fn initialize(
+        self: &Arc<Self>,
+        body: &Bytes,
+        facts: &crate::mcp::MessageFacts,
+        extensions: Extensions,
+    ) -> Result<(Arc<Child>, Item), StdioError> {
+        let child = self.start("session", Era::Legacy, false)?;
+        let mut trial = Trial(Some(child.clone()));
+        let began = Instant::now();
+        let call = Arc::new(Call::new(1, self.settings.buffer));
+        let lease = child.call(body, &[facts], call, &Origin::default(), extensions)?;
+        let item = self.first_answer(lease, began).await?;
+        if matches!(item.answer, Some(None)) {
+            trial.0 = None;
+        }
+        Ok((child, item))
+    }
+
+    /// The child that all legacy sessions share.
+    pub(super) async fn shared(self: &Arc<Self>) -> Result<Arc<Shared>, StdioError> {
+        if let Some(shared) = self.shared.get(|s| s.child.is_open()) {
+            return Ok(shared);
+        }
+        let _turn = self.shared.starting.lock().await;
+        if let Some(shared) = self.shared.get(|s| s.child.is_open()) {
+            return Ok(shared);
+        }
+        let child = self.start("shared", Era::Legacy, true)?;
+        let mut trial = Trial(Some(child.clone()));
+        let request = format!(
+            r#"{{"jsonrpc":"2.0","id":0,"method":"initialize","params":{{"protocolVersion":"2025-11-25","capabilities":{{}},"clientInfo":{CLIENT}}}}}"#,
+        );
+        let answer = self.ask(&child, request, true).await?;
+        if answer.answer != Some(None) {
+            self.failed();
+            return Err(StdioError::Gone {
+                how: super::error::Gone::Stopped,
+                sent: true,
+            });
+        }
+        let answer = Bytes::from(answer.message.into_parts().concat());
+        let ready = Message::One(Bytes::from_static(
+            br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#,
+        ));
+        child.tell(ready)?;
+        trial.0 = None;
+        Ok(self.shared.set(Shared { child, answer }))
+    }
+
+    /// The child of modern calls.
+    pub(super) async fn modern(self: &Arc<Self>) -> Result<Arc<Modern>, StdioError> {
+        if let Some(modern) = self.modern.get(|m| m.child.is_open()) {
+            return Ok(modern);
+        }
+        let _turn = self.modern.starting.lock().await;
+        if let Some(modern) = self.modern.get(|m| m.child.is_open()) {
+            return Ok(modern);
+        }
+        if self
+            .state()
+            .legacy_until
+            .is_some_and(|until| until > Instant::now())
+        {
+            return Err(StdioError::LegacyServer);
+        }
+        let child = self.start("modern", Era::Modern, true)?;
+        let mut trial = Trial(Some(child.clone()));
+        // What speaks the modern era answers this; what exits, or answers otherwise, speaks the legacy one.
+        let request = format!(
+            r#"{{"jsonrpc":"2.0","id":0,"method":"server/discover","params":{META}}}"#,
+            META = super::params::meta()
+        );
+        let versions = match self.ask(&child, request, false).await {
+            Ok(item) => versions(&item),
+            Err(StdioError::Gone { .. } | StdioError::Handshake { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let Some(versions) = versions else {
+            self.state().legacy_until = Some(Instant::now() + VERDICT);
+            return Err(StdioError::LegacyServer);
+        };
+        trial.0 = None;
+        Ok(self.modern.set(Modern {
+            child,
+            versions,
+            schemas: Schemas::default(),
+        }))
+    }
+
+    /// Asks a child something on the proxy's own account.
+    pub(super) async fn ask(
+        &self,
+        child: &Arc<Child>,
+        request: String,
+        counts: bool,
+    ) -> Result<Item, StdioError> {
+        let began = Instant::now();
+        let body = Bytes::from(request);
+        let text = std::str::from_utf8(&body).unwrap_or_default();
+        let facts =
+            envelope::read_message(text, 0).map_err(|_| StdioError::Misplaced("not a message"))?;
+        let call = Arc::new(Call::new(1, self.settings.buffer));
+        let lease = child.call(
+            &body,
+            &[&facts],
+            call,
+            &Origin::default(),
+            Extensions::new(),
+        )?;
+        if counts {
+            self.first_answer(lease, began).await
+        } else {
+            self.answer(lease, began).await
+        }
+    }
+
+    /// Waits for a new child's first answer; whether it comes decides about backoff.
+    async fn first_answer(&self, lease: Lease, began: Instant) -> Result<Item, StdioError> {
+        let answer = self.answer(lease, began).await;
+        match &answer {
+            Ok(_) => {
+                let mut state = self.state();
+                state.failures = 0;
+                state.not_before = None;
+            }
+            Err(_) => self.failed(),
+        }
+        answer
+    }
+
+    async fn answer(&self, lease: Lease, began: Instant) -> Result<Item, StdioError> {
+        let limit = self.settings.handshake;
+        let starting = UpWhile::new(&self.meters.starting);
+        let answer = tokio::time::timeout_at(began + limit, async {
+            loop {
+                match poll_fn(|cx| lease.call.poll_next(cx)).await {
+                    Some(Ok(item)) if item.answer.is_none() => {}
+                    Some(result) => return result,
+                    None => return Err(StdioError::Closing),
+                }
+            }
+        })
+        .await;
+        drop(starting);
+        self.meters
+            .handshake_time
+            .record(began.elapsed().as_secs_f64());
+        answer.unwrap_or_else(|_| {
+            self.meters.handshake_timeouts.increment(1);
+            Err(StdioError::Handshake { limit })
+        })
+    }
+
+    /// Starts a child, if there is room and it is not to be left alone for a while.
+    fn start(
+        self: &Arc<Self>,
+        reason: &'static str,
+        era: Era,
+        shared: bool,
+    ) -> Result<Arc<Child>, StdioError> {
+        if self.closing.is_cancelled() {
+            return Err(StdioError::Closing);
+        }
+        self.sweep_from_now_on();
+        if let Some(again) = self.backoff() {
+            return Err(StdioError::Backoff { again });
+        }
+        let place = self.place()?;
+        self.meters.spawn(reason);
+        let child = Child::start(
+            &self.settings,
+            &self.meters,
+            era,
+            shared,
+            &self.tasks,
+            place,
+        )
+        .inspect_err(|_| self.failed())?;
+        let mut state = self.state();
+        state.children.retain(|c| c.strong_count() > 0);
+        state.children.push(Arc::downgrade(&child));
+        Ok(child)
+    }
+
+    fn place(&self) -> Result<OwnedSemaphorePermit, StdioError> {
+        self.places
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| StdioError::Full {
+                limit: self.settings.max_children.get(),
+                what: "server processes",
+            })
+    }
+
+    /// How long no child is to be started, if so.
+    pub(super) fn backoff(&self) -> Option<Duration> {
+        let until = self.state().not_before?;
+        until
+            .checked_duration_since(Instant::now())
+            .filter(|d| !d.is_zero())
+    }
+
+    /// A child could not be started, or did not come up: the next try comes later each time, with jitter.
+    fn failed(&self) {
+        const FIRST: f64 = 0.2;
+        const MOST: f64 = 30.0;
+        let mut state = self.state();
+        state.failures = state.failures.saturating_add(1);
+        let most = (FIRST * 2_f64.powi(state.failures.min(20) as i32 - 1)).min(MOST);
+        let wait = Duration::from_secs_f64(most * (0.5 + fastrand::f64() / 2.0));
+        state.not_before = Some(Instant::now() + wait);
+    }
+
+    /// Ends what is idle or too old, for as long as the upstream is there.
+    fn sweep_from_now_on(self: &Arc<Self>) {
+        if std::mem::replace(&mut self.state().sweeping, true) {
+            return;
+        }
+        let every =
+            (self.settings.idle / 8).clamp(Duration::from_millis(20), Duration::from_secs(15));
+        let (pool, closing) = (Arc::downgrade(self), self.closing.clone());
+        self.tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = closing.cancelled() => return,
+                    () = tokio::time::sleep(every) => {}
+                }
+                match pool.upgrade() {
+                    Some(pool) => pool.sweep(),
+                    None => return,
+                }
+            }
+        });
+    }
+
+    fn sweep(&self) {
+        let StdioSettings { idle, lifetime, .. } = *self.settings;
+        let too_old = |age: Duration| lifetime.is_some_and(|most| age >= most);
+        let places: Vec<Place> = self.state().sessions.values().cloned().collect();
+        for place in places {
+            let unused = place.session.idle();
+            if place.session.is_ended() || !place.child.is_open() {
+                self.end(&place, Some("exit"));
+            } else if unused >= idle {
+                self.end(&place, Some("idle"));
+            } else if too_old(place.session.created.elapsed()) && !unused.is_zero() {
+                self.end(&place, Some("lifetime"));
+            }
+        }
+        let children = self.children();
+        for child in &children {
+            child.sweep();
+            let unused = child.idle();
+            if unused.is_zero() || !child.sessions().is_empty() || !child.is_open() {
+                continue;
+            }
+            if unused >= idle {
+                child.stop("idle");
+            } else if too_old(child.age()) {
+                child.stop("lifetime");
+            }
+        }
+        let memory: u64 = children.iter().filter_map(|c| resident(c.pid())).sum();
+        #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+        self.meters.memory.set(memory as f64);
+    }
+
+    fn children(&self) -> Vec<Arc<Child>> {
+        self.state()
+            .children
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect()
+    }
+
+    /// What the children and sessions are, for an operator: no ids in full.
+    pub(super) fn report(&self) -> Report {
+        let children = self.children();
+        Report {
+            children: children
+                .iter()
+                .filter(|c| c.is_open())
+                .map(|c| c.pid())
+                .collect(),
+            sessions: self.state().sessions.len(),
+            backoff: self.backoff(),
+        }
+    }
+
+    /// Ends the standing streams of all sessions; their clients come back.
+    pub(super) fn end_streams(&self) {
+        let places: Vec<Place> = self.state().sessions.values().cloned().collect();
+        for place in places {
+            place.session.close_stream();
+        }
+    }
+
+    /// Stops all children, and waits for their end.
+    pub(super) async fn close(&self) {
+        self.stop_all("drain");
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn stop_all(&self, reason: &'static str) {
+        self.closing.cancel();
+        for child in self.children() {
+            child.stop(reason);
+        }
+        self.state().sessions.clear();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What an operator may know of a stdio upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The process ids of the children that work.
+    pub children: Vec<i32>,
+    /// How many sessions there are.
+    pub sessions: usize,
+    /// How long no child will be started, after one failed to start.
+    pub backoff: Option<Duration>,
+}
+
+impl Drop for Pool {
+    /// The supervisors go on for as long as stopping takes, and then end by themselves.
+    fn drop(&mut self) {
+        self.stop_all("drain");
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        if let Some(child) = self.0.take() {
+            child.stop("refused");
+        }
+    }
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self {
+            now: Mutex::new(None),
+            starting: tokio::sync::Mutex::new(()),
+        }
+    }
+}
+
+impl<T> Slot<T> {
+    fn get(&self, usable: impl Fn(&T) -> bool) -> Option<Arc<T>> {
+        let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        now.clone().filter(|t| usable(t))
+    }
+
+    fn set(&self, value: T) -> Arc<T> {
+        let value = Arc::new(value);
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = Some(value.clone());
+        value
+    }
+}
+
+/// How the proxy introduces itself.
+pub(super) const CLIENT: &str = concat!(
+    r#"{"name":"ziggurat","version":""#,
+    env!("CARGO_PKG_VERSION"),
+    r#""}"#
+);
+
+/// The revisions in the answer to `server/discover`, if it is one of the modern era.
+fn versions(item: &Item) -> Option<Vec<String>> {
+    #[derive(serde::Deserialize)]
+    struct Discovered {
+        #[serde(rename = "supportedVersions")]
+        supported: Vec<String>,
+    }
+    match item.answer? {
+        None => {
+            let text = item.message.clone().into_parts().concat();
+            let result = message::result(std::str::from_utf8(&text).ok()?)?;
+            let found: Discovered = serde_json::from_str(result).ok()?;
+            Some(found.supported)
+        }
+        Some(-32022..=-32020) => Some(vec![MODERN_VERSION.to_owned()]),
+        Some(_) => None,
+    }
+}
+
+/// 128 random bits from the system, as text.
+fn random_id() -> String {
+    let mut bytes = [0_u8; 16];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(got) => filled += got,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => panic!("the system gives no random numbers: {error}"),
+        }
+    }
+    format!("{:032x}", u128::from_ne_bytes(bytes))
+}
+
+/// The resident memory of a process in bytes, where the system has /proc.
+fn resident(pid: i32) -> Option<u64> {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
