@@ -9,10 +9,6 @@ use super::read::Read;
 
 /// An endpoint as the file has it.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one for each upstream, and only while the file is read"
-)]
 pub(super) enum RawEndpoint {
     Http(RawHttp),
     Stdio(RawStdio),

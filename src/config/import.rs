@@ -265,17 +265,24 @@ fn variable(inside: &str) -> Option<String> {
         Some((name, default)) => (name, format!(":-{default}")),
         None => (inside, String::new()),
     };
-    if is_name(name) && !default.contains("${") {
+    // What the client itself knows about its window, and nobody else does.
+    const CLIENT: &[&str] = &[
+        "cwd",
+        "file",
+        "pathSeparator",
+        "workspaceFolder",
+        "workspaceFolderBasename",
+    ];
+    if name == "userHome" {
+        return Some("HOME".to_owned());
+    }
+    if is_name(name) && !default.contains("${") && !CLIENT.contains(&name) {
         return Some(format!("{name}{default}"));
     }
     if let Some(name) = inside.strip_prefix("env:") {
         return is_name(name).then(|| name.to_owned());
     }
-    let name = match inside.strip_prefix("input:") {
-        Some(name) => name.to_owned(),
-        // `workspaceFolder`, `userHome` and their like, which only the client knows.
-        None => return None,
-    };
+    let name = inside.strip_prefix("input:")?;
     let name: String = name
         .chars()
         .map(|letter| {

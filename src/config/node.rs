@@ -92,7 +92,14 @@ impl Node {
                 let message = UserMessageFormatter
                     .format_message(error.without_snippet())
                     .into_owned();
-                mistakes.error(&place, format!("this is not valid YAML: {message}"), "");
+                let line = source.lines().nth((place.line as usize).saturating_sub(1));
+                let cure = match line {
+                    Some(line) if line.contains("${") => {
+                        "between `{ }` and `[ ]`, write `\"${NAME}\"` with quotes"
+                    }
+                    _ => "",
+                };
+                mistakes.error(&place, format!("this is not valid YAML: {message}"), cure);
                 None
             }
         }

@@ -87,17 +87,12 @@ const EXAMPLE_DURATIONS: &str = "write a duration such as `250ms`, `30s`, `5m` o
 
 impl FromText for Pause {
     fn from_text(text: &str) -> Result<Self, Wrong> {
-        if !text.is_empty()
-            && text.chars().all(|letter| letter.is_ascii_digit())
-            && text.trim_start_matches('0') != ""
-        {
-            return Err(Wrong::new(
-                "has no unit",
-                format!("write `{text}s` if seconds are meant"),
-            ));
-        }
         if text == "0" {
             return Ok(Self(Duration::ZERO));
+        }
+        if !text.is_empty() && text.chars().all(|letter| letter.is_ascii_digit()) {
+            let cure = format!("write `{text}s` if seconds are meant");
+            return Err(Wrong::new("has no unit", cure));
         }
         let parsed = jiff::SignedDuration::from_str(text)
             .map_err(|_| Wrong::new("is not a duration", EXAMPLE_DURATIONS))?;

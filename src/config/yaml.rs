@@ -1,7 +1,5 @@
 //! Writes YAML: a small tree of values, as text that reads back as the same values.
 
-use std::fmt::Write;
-
 /// A value to be written.
 #[derive(Clone, Debug)]
 pub(super) enum Tree {
@@ -171,8 +169,7 @@ fn quoted(text: &str) -> String {
                 if letter.is_control()
                     || matches!(letter, '\u{2028}' | '\u{2029}' | '\u{feff}') =>
             {
-                // Writing to a String cannot fail.
-                let _: std::fmt::Result = write!(out, "\\U{:08X}", u32::from(letter));
+                out.push_str(&format!("\\U{:08X}", u32::from(letter)));
             }
             letter => out.push(letter),
         }
