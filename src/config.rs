@@ -28,6 +28,7 @@ mod explain;
 mod import;
 mod interpolate;
 mod mistake;
+mod nearest;
 mod node;
 mod origins;
 mod raw;

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::interpolate::Environment;
-use super::mistake::{Mistakes, nearest};
+use super::mistake::Mistakes;
+use super::nearest::nearest;
 use super::node::{Node, Place};
 use super::raw::{RawConfig, RawListen, RawServer, RawTimeouts, RawUpstream};
 use super::read::{At, Dict, OrOff, Read, ShortOr, listed};
@@ -17,6 +18,7 @@ use super::{
 };
 
 pub(super) use self::endpoint::SEVERAL;
+pub(super) use self::route::default_name;
 
 mod endpoint;
 mod route;
@@ -38,7 +40,7 @@ pub(super) fn check(node: &Node, context: &Context<'_>, mistakes: &mut Mistakes)
     let listen = listen(raw.listen.value, context, mistakes);
     let admin = context.overrides.admin.unwrap_or(raw.admin.value);
     let insecure_bind = raw.insecure_bind.0 || context.overrides.insecure_bind;
-    let server = server(raw.server);
+    let server = server(raw.server, mistakes);
     check_addresses(
         listen.address,
         admin,
@@ -136,13 +138,19 @@ fn listen(
     }
 }
 
-fn server(raw: RawServer) -> Server {
+fn server(raw: RawServer, mistakes: &mut Mistakes) -> Server {
+    if let OrOff::On(hosts) = &raw.hosts.value
+        && hosts.is_empty()
+    {
+        let message = "no name is let through, so every request would be refused";
+        mistakes.error(&raw.hosts.place, message, "name the hosts that clients use");
+    }
     let names = |names: Vec<HostName>| names.into_iter().map(|name| name.0).collect();
     Server {
         body_limit: raw.body_limit.map(|size| size.0),
         concurrency: raw.concurrency.map(|count| count.0),
         streams: raw.streams.map(|count| count.0),
-        hosts: raw.hosts.map(names),
+        hosts: raw.hosts.value.map(names),
         origins: raw.origins.map(names),
         header_timeout: raw.header_timeout.0,
         access_log: raw.access_log.0,

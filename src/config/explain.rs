@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
+use super::check::default_name;
 use super::interpolate::escape;
 use super::node::join;
 use super::secret::{MASK, is_secret, mask_arguments, mask_url};
@@ -173,7 +174,9 @@ fn server(section: &mut Section<'_>, server: &Server) {
 }
 
 fn route(section: &mut Section<'_>, route: &Route) {
-    section.text("name", &route.name);
+    if !is_derived(section, route) {
+        section.text("name", &route.name);
+    }
     section.section("match", |section| {
         section.text("path", &route.path);
         if let Some(host) = &route.host {
@@ -206,6 +209,15 @@ fn route(section: &mut Section<'_>, route: &Route) {
             Errors::Status => "status",
         },
     );
+}
+
+/// Whether the name repeats what came from the environment; it is left out then, and comes back by itself.
+fn is_derived(section: &Section<'_>, route: &Route) -> bool {
+    let from_environment = |key| section.origins.at(&join(&section.path, key)).is_some();
+    let derived = default_name(route.host.as_deref(), &route.path);
+    let rest = route.name.strip_prefix(&derived);
+    (from_environment("match.path") || from_environment("match.host"))
+        && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('#'))
 }
 
 fn upstream(section: &mut Section<'_>, upstream: &Upstream) {

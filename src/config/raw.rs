@@ -67,7 +67,7 @@ section! {
         /// How many standing streams may be open.
         streams: OrOff<Count> = 10000,
         /// The names that `Host` may carry, without ports. `off` lets every name through, which opens the way to DNS rebinding.
-        hosts: OrOff<Vec<HostName>> = ["localhost", "127.0.0.1", "[::1]"],
+        hosts: At<OrOff<Vec<HostName>>> = ["localhost", "127.0.0.1", "[::1]"],
         /// The names that `Origin` may carry, without schemes and ports; CORS is answered for them. `off` lets every page in a browser call.
         origins: OrOff<Vec<HostName>> = ["localhost", "127.0.0.1", "[::1]"],
         /// How long a client may take to send the head of a request.

@@ -16,27 +16,24 @@ pub(super) fn check(raw: Vec<At<RawRoute>>, mistakes: &mut Mistakes) -> Vec<Rout
     for At { value: raw, .. } in raw {
         let named = raw.name.clone();
         let matched = raw.r#match.place.clone();
-        let route = route(raw, mistakes);
+        let mut route = route(raw, mistakes);
         if let Some(earlier) = routes.iter().find(|earlier| covers(earlier, &route)) {
-            let message = format!(
-                "no request gets here: the route `{}` above takes them all",
-                earlier.name
-            );
-            mistakes.warning(
-                &matched,
-                message,
-                "move this route up, or make one of the two matches narrower",
-            );
+            let name = &earlier.name;
+            let message = format!("no request gets here: the route `{name}` above takes them all");
+            let cure = "move this route up, or make one of the two matches narrower";
+            mistakes.warning(&matched, message, cure);
         }
-        if routes.iter().any(|earlier| earlier.name == route.name)
-            && let Some(named) = named
-        {
-            let message = format!("two routes have the name `{}`", route.name);
-            mistakes.error(
-                &named.place,
-                message,
-                "give them different names, so that logs and metrics tell them apart",
-            );
+        let is_taken = |name: &str| routes.iter().any(|earlier| earlier.name == name);
+        match named {
+            Some(named) if is_taken(&route.name) => {
+                let cure = "give it another one, so that logs and metrics tell the two apart";
+                mistakes.error(&named.place, "an earlier route has this name", cure);
+            }
+            None if is_taken(&route.name) => {
+                let number = routes.len() + 1;
+                route.name = format!("{}#{number}", route.name);
+            }
+            Some(_) | None => {}
         }
         routes.push(route);
     }
@@ -47,11 +44,9 @@ fn route(raw: RawRoute, mistakes: &mut Mistakes) -> Route {
     let At { value: matched, .. } = raw.r#match;
     let path = matched.path.0;
     let host = matched.host.map(|host| host.0);
-    let name = match (raw.name, &host) {
-        (Some(name), _) => name.value.0,
-        (None, Some(host)) => format!("{host}{path}"),
-        (None, None) => path.clone(),
-    };
+    let name = raw
+        .name
+        .map_or_else(|| default_name(host.as_deref(), &path), |name| name.value.0);
     Route {
         name,
         path,
@@ -73,6 +68,11 @@ fn route(raw: RawRoute, mistakes: &mut Mistakes) -> Route {
         },
         errors: raw.errors,
     }
+}
+
+/// What a route is called that has no name of its own; where it is taken already, `#` and the route's number follow.
+pub(in crate::config) fn default_name(host: Option<&str>, path: &str) -> String {
+    format!("{}{path}", host.unwrap_or_default())
 }
 
 fn deadline(limit: Duration, cap: Option<At<Clock>>, mistakes: &mut Mistakes) -> Deadline {

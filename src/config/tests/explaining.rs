@@ -250,3 +250,27 @@ fn fits(value: &Value, schema: &Value) -> bool {
         _ => schema["type"] != "object" && schema["type"] != "array",
     }
 }
+
+#[test]
+fn a_name_that_was_made_up_is_printed_and_taken_back() {
+    let routes = ["/mcp", "/mcp", "/a~b!$&'()+,;=:@"].map(|path| {
+        format!("  - match: {{ path: \"{path}\", host: \"::1\", headers: {{ x: y }} }}\n    upstream: tools\n")
+    });
+    let upstream = "upstreams:\n  tools:\n    endpoints: [{ url: \"http://a.example\" }]\n";
+    let config = good(&format!("routes:\n{}{upstream}", routes.concat()));
+    let names: Vec<&str> = config
+        .routes
+        .iter()
+        .map(|route| route.name.as_str())
+        .collect();
+    assert_eq!(names, ["[::1]/mcp", "[::1]/mcp#2", "[::1]/a~b!$&'()+,;=:@"]);
+    assert_eq!(good(&config.to_yaml()), config);
+}
+
+#[test]
+fn a_name_does_not_give_away_a_path_that_came_from_the_environment() {
+    let text = with_route("match: { path: \"/${TOOLS_TOKEN}\" }");
+    let config = good(&text);
+    assert!(!config.to_yaml().contains("s3cr3t"));
+    assert_eq!(good(&config.to_yaml()), config);
+}

@@ -431,5 +431,14 @@ fn two_routes_cannot_have_one_name() {
         "match: { path: /one }",
         "match: { path: /one }\n    name: same",
     );
-    says(&text, &["routes[1].name: two routes have the name `same`"]);
+    says(&text, &["routes[1].name: an earlier route has this name"]);
+}
+
+#[test]
+fn a_guard_that_lets_nobody_in_is_a_mistake() {
+    says(
+        &with_top("server: { hosts: [] }"),
+        &["server.hosts: no name is let through"],
+    );
+    good(&with_top("server: { origins: [] }"));
 }

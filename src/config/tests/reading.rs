@@ -362,3 +362,10 @@ fn settings_in_a_log_show_no_secret() {
     let endpoint = with_endpoint("command: [run, --token, abc]\nenv: { X: abc }");
     assert!(!format!("{:?}", stdio(&good(&endpoint), 0)).contains("abc"));
 }
+
+#[test]
+fn marks_and_line_ends_of_other_systems_are_no_trouble() {
+    let text = with_top("server: { concurrency: 12 } # é").replace('\n', "\r\n");
+    let config = good(&format!("\u{feff}{text}"));
+    assert_eq!(config.server.concurrency.map(|count| count.get()), Some(12));
+}
