@@ -50,7 +50,7 @@ pub(super) fn check(node: &Node, context: &Context<'_>, mistakes: &mut Mistakes)
         mistakes,
     );
 
-    if raw.routes.value.is_empty() {
+    if raw.routes.value.is_empty() && !mistakes.has_below(&raw.routes.place) {
         let message = "there is no route, so no request could be answered";
         mistakes.error(
             &raw.routes.place,
@@ -58,6 +58,7 @@ pub(super) fn check(node: &Node, context: &Context<'_>, mistakes: &mut Mistakes)
             "add one: `- match: { path: /mcp }` with an `upstream`",
         );
     }
+    let complete = !mistakes.has_below(&raw.routes.place);
     let names: Vec<_> = raw
         .routes
         .value
@@ -65,7 +66,7 @@ pub(super) fn check(node: &Node, context: &Context<'_>, mistakes: &mut Mistakes)
         .map(|route| route.value.upstream.clone())
         .collect();
     let routes = route::check(raw.routes.value, mistakes);
-    check_names(&names, &raw.upstreams, mistakes);
+    check_names(&names, complete, &raw.upstreams, mistakes);
     let upstreams = raw.upstreams.entries.into_iter();
     let upstreams = upstreams
         .filter_map(|(name, raw)| upstream(name, raw, &routes, context, mistakes))
@@ -188,7 +189,7 @@ fn check_addresses(
             "listen on 127.0.0.1:{}, or, where the network keeps strangers out, allow it with `insecure_bind: true` or --insecure-bind",
             listen.port()
         );
-        mistakes.error(place, message, cure);
+        return mistakes.error(place, message, cure);
     }
     let local = |name: &String| name == "localhost" || name == "127.0.0.1" || name == "[::1]";
     if server
@@ -205,8 +206,13 @@ fn check_addresses(
     }
 }
 
-/// Routes and upstreams must fit together.
-fn check_names(named: &[At<Label>], upstreams: &Dict<Label, RawUpstream>, mistakes: &mut Mistakes) {
+/// Routes and upstreams must fit together; whether an upstream is unused shows only if all routes could be read.
+fn check_names(
+    named: &[At<Label>],
+    complete: bool,
+    upstreams: &Dict<Label, RawUpstream>,
+    mistakes: &mut Mistakes,
+) {
     for name in named {
         let known = &upstreams.keys;
         if known.contains(&name.value.0) {
@@ -220,7 +226,7 @@ fn check_names(named: &[At<Label>], upstreams: &Dict<Label, RawUpstream>, mistak
         mistakes.error(&name.place, "there is no such upstream", cure);
     }
     for (name, _) in &upstreams.entries {
-        if !named.iter().any(|route| route.value == name.value) {
+        if complete && !named.iter().any(|route| route.value == name.value) {
             let message = "no route leads to this upstream";
             mistakes.warning(&name.place, message, "add a route, or remove the upstream");
         }

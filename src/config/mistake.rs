@@ -140,6 +140,13 @@ impl Mistakes {
         self.warnings.push(warning);
     }
 
+    /// Whether something was wrong at a place or below it, so that what is missing there need not be said too.
+    pub(super) fn has_below(&self, place: &Place) -> bool {
+        self.errors
+            .iter()
+            .any(|error| error.place.path.starts_with(&place.path))
+    }
+
     /// The value, if nothing was wrong on the way to it.
     pub(super) fn finish<T>(self, value: Option<T>) -> Result<(T, Vec<Warning>), ConfigErrors> {
         match value {

@@ -60,6 +60,14 @@ impl Quick {
     fn endpoint(&self) -> Result<Value, ConfigErrors> {
         match self {
             Self::Urls(urls) => match urls.as_slice() {
+                // A bare word is no URL, and more likely the name of a program.
+                [word] if !word.contains([':', '/', '.']) => {
+                    let message = format!("`{word}` is not a URL");
+                    let cure = format!(
+                        "write `http://{word}`, or `ziggurat run -- {word}` if it is a command"
+                    );
+                    Err(ConfigErrors::single(COMMAND_LINE, message, &cure))
+                }
                 [url] => Ok(json!({ "url": url })),
                 _ => Err(ConfigErrors::single(
                     COMMAND_LINE,

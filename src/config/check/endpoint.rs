@@ -42,6 +42,7 @@ pub(super) fn check(
         Some(RawEndpoint::Stdio(raw)) => {
             Some(Endpoint::Stdio(stdio(raw, &place, context, mistakes)))
         }
+        None if mistakes.has_below(&place) => None,
         None => {
             let cure =
                 "write `- url: http://127.0.0.1:3001/mcp` or `- command: [npx, -y, PACKAGE]`";

@@ -442,3 +442,27 @@ fn a_guard_that_lets_nobody_in_is_a_mistake() {
     );
     good(&with_top("server: { origins: [] }"));
 }
+
+#[test]
+fn a_mistake_in_an_item_is_not_followed_by_one_about_an_empty_list() {
+    let said = bad(&with_endpoint("url: nowhere"));
+    assert_eq!(said.matches("error:").count(), 1, "{said}");
+    let said = bad(&with_route("match: { path: mcp }"));
+    assert_eq!(said.matches("z.yaml").count(), 1, "{said}");
+    says(
+        &with_endpoint("").replace("      - ", "      []"),
+        &["there is no endpoint that could be used"],
+    );
+}
+
+#[test]
+fn a_command_that_was_taken_for_a_url_is_told_where_it_belongs() {
+    let said = |word: &str| {
+        Config::quick(Quick::Urls(vec![word.to_owned()]))
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(said("npx").contains("`ziggurat run -- npx` if it is a command"));
+    let expected = "command line: error: the value is a URL without a scheme\n    help: write `http://localhost:3001/mcp`";
+    assert_eq!(said("localhost:3001/mcp"), expected);
+}
