@@ -1,1 +1,4 @@
+//! The service crate of ziggurat.
 
+pub mod cli;
+pub mod config;

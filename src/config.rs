@@ -1,0 +1,297 @@
+//! The checked settings: plain values that the rest of the program is built from.
+//!
+//! A config travels in one direction: the YAML text becomes a tree that knows its lines (`node`), environment
+//! variables are put in (`interpolate`), the tree becomes the sections that a file may have (`raw`), and these become the
+//! values of this module (`check`). Each step collects its mistakes and goes on, so that one look shows them all. Whoever
+//! holds a [`Config`] need not check anything again: names resolve, clocks and counts are not zero, and every default is
+//! filled in.
+//!
+//! `explain` is the way back: from a [`Config`] to YAML that means the same. The defaults are written once, in `raw`,
+//! where the JSON Schema and the reader both find them.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+
+pub use self::import::import;
+pub use self::mistake::{ConfigErrors, Warning};
+pub use self::origins::Origins;
+pub use self::source::{Overrides, Quick, Source};
+
+mod check;
+mod endpoint;
+mod explain;
+mod import;
+mod interpolate;
+mod mistake;
+mod nearest;
+mod node;
+mod origins;
+mod raw;
+mod read;
+mod schema;
+mod secret;
+mod source;
+mod value;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+/// Everything that a running ziggurat is built from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: Listen,
+    /// Where probes and scrapers connect.
+    pub admin: SocketAddr,
+    /// Whether clients may connect from other machines although nobody is authenticated.
+    pub insecure_bind: bool,
+    /// The terrace that every request passes.
+    pub server: Server,
+    /// The routes, in the order in which they are tried; each names an upstream of this config.
+    pub routes: Vec<Route>,
+    /// The upstreams, each with a name of its own.
+    pub upstreams: Vec<Upstream>,
+    /// Which values came from the environment, so that they can be shown as they were written.
+    pub origins: Origins,
+}
+
+/// The listener for clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The address; port 0 asks the system for a free one.
+    pub address: SocketAddr,
+    /// The files for TLS; without them the listener speaks plain HTTP.
+    pub tls: Option<TlsFiles>,
+}
+
+/// The PEM files of a TLS listener; both could be read when the config was checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate chain.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// What applies to every request on the listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// The largest request body, in bytes.
+    pub body_limit: Option<u64>,
+    /// How many calls may be in flight.
+    pub concurrency: Option<NonZeroUsize>,
+    /// How many standing streams may be open; they do not count as calls.
+    pub streams: Option<NonZeroUsize>,
+    /// The names that `Host` may carry, in lower case, without ports, IPv6 in brackets.
+    pub hosts: Option<Vec<String>>,
+    /// The names that `Origin` may carry, written like [`Server::hosts`].
+    pub origins: Option<Vec<String>>,
+    /// How long a client may take to send the head of a request.
+    pub header_timeout: Duration,
+    /// Whether each operation is logged.
+    pub access_log: bool,
+    /// How a shutdown goes.
+    pub drain: Drain,
+}
+
+/// The two clocks of a shutdown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// How long new requests are still taken while readiness already says no; may be zero.
+    pub delay: Duration,
+    /// How long calls in flight may take to finish after that; may be zero.
+    pub limit: Duration,
+}
+
+/// A rule for requests, and what happens to those that it matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The name in logs and metrics: as given, else the path, with the host before it where there is one.
+    pub name: String,
+    /// The path that matches, with everything below it: `/files` takes `/files/a` but not `/filesystem`.
+    pub path: String,
+    /// The host that a request must name, if it matters.
+    pub host: Option<String>,
+    /// The headers that a request must carry.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// What the requests are.
+    pub protocol: Protocol,
+    /// The name of the upstream.
+    pub upstream: String,
+    /// The client's headers that are let through although they are secrets.
+    pub forward: Vec<HeaderName>,
+    /// How long a call may take.
+    pub deadline: Option<Deadline>,
+    /// How our own failures are told.
+    pub errors: Errors,
+}
+
+/// What the requests of a route are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// MCP over Streamable HTTP: the envelope is read.
+    Mcp,
+    /// Plain HTTP, server-sent events included: bodies pass unread.
+    Http,
+}
+
+/// How the failure of an MCP call is told to its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errors {
+    /// A JSON-RPC error in HTTP 200, wherever the specification does not ask for a status.
+    Envelope,
+    /// The same error with the HTTP status that belongs to it.
+    Status,
+}
+
+/// How long a call may go without its final answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline {
+    /// The time without the final answer and without a progress notification; each notification starts it anew.
+    pub limit: Duration,
+    /// The time that a call may take in all, however much progress it makes; never shorter than `limit`.
+    pub cap: Duration,
+}
+
+/// A server that routes lead to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upstream {
+    /// The name that routes use, and that logs and metrics show.
+    pub name: String,
+    /// The clocks of one attempt.
+    pub timeouts: Timeouts,
+    /// How many calls may be in flight on an endpoint.
+    pub concurrency: Option<NonZeroUsize>,
+    /// Where the server is.
+    pub endpoint: Endpoint,
+}
+
+/// The clocks of one attempt.
+///
+/// `None` means that there is no such clock. That is what `head` and `idle` are when the file does not set them and the upstream serves MCP
+/// routes, where the deadline rules; an upstream of plain HTTP routes alone gets defaults for both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// How long a connection may take to be made, TLS included.
+    pub connect: Duration,
+    /// How long the head of the response may take.
+    pub head: Option<Duration>,
+    /// How long a response body may be silent.
+    pub idle: Option<Duration>,
+}
+
+/// One replica of an upstream.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Endpoint {
+    /// A server that is reached over HTTP.
+    Http(HttpEndpoint),
+    /// A command that speaks MCP over its stdin and stdout.
+    Stdio(StdioEndpoint),
+}
+
+/// A server that is reached over HTTP.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpEndpoint {
+    /// The URL, `http` or `https`, with a host, and without a user, a password or a fragment.
+    pub url: http::Uri,
+    /// Headers that every request to it carries; their values are marked as sensitive.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Whether plain HTTP starts with HTTP/2 at once (over TLS, HTTP/2 is negotiated anyway).
+    pub http2: bool,
+    /// What TLS needs beyond the roots of the system.
+    pub tls: ClientTls,
+    /// How long an unused connection is kept.
+    pub pool_idle: Duration,
+    /// How often an idle TCP connection is probed.
+    pub keepalive: Duration,
+}
+
+/// TLS towards an upstream: PEM files, which could be read when the config was checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientTls {
+    /// The roots to trust instead of those of the system.
+    pub ca: Option<PathBuf>,
+    /// The certificate to present; given if, and only if, `key` is.
+    pub certificate: Option<PathBuf>,
+    /// The private key of `certificate`.
+    pub key: Option<PathBuf>,
+}
+
+/// A command that speaks MCP over its stdin and stdout.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StdioEndpoint {
+    /// The program and its arguments; never empty, and never passed to a shell.
+    pub command: Vec<String>,
+    /// Environment variables that the command gets beside the few that are always let through.
+    pub env: Vec<(String, String)>,
+    /// The folder that it runs in; without it, the one that ziggurat runs in.
+    pub cwd: Option<PathBuf>,
+    /// Who shares a child.
+    pub isolation: Isolation,
+    /// How long a child, or a session of a shared child, may go unused.
+    pub idle: Duration,
+    /// How long a child may live at most.
+    pub lifetime: Option<Duration>,
+    /// How many children may run.
+    pub max: NonZeroUsize,
+    /// How many sessions may use a shared child.
+    pub sessions: NonZeroUsize,
+    /// How long the process may take to start.
+    pub spawn: Duration,
+    /// How long the child may take to answer the first message.
+    pub handshake: Duration,
+    /// The longest line that the child may write, in bytes.
+    pub line_limit: u64,
+    /// How long a waiting call may be silent before its answer turns into an event stream.
+    pub silence: Duration,
+    /// How a child is ended.
+    pub stop: Stop,
+}
+
+/// Who shares a child process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// A child for each legacy session; modern calls, which have none, share one.
+    PerSession,
+    /// One child for everybody.
+    Shared,
+}
+
+/// How a child is ended: its stdin is closed, then SIGTERM, then SIGKILL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// How long it may take to exit once its stdin is closed.
+    pub stdin: Duration,
+    /// How long it may take to exit after SIGTERM.
+    pub term: Duration,
+}
+
+// === impl StdioEndpoint ===
+
+/// Shows the names of the variables, never their values: settings end up in logs.
+impl fmt::Debug for StdioEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.env.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("StdioEndpoint")
+            .field("command", &secret::mask_arguments(&self.command))
+            .field("env", &names)
+            .field("cwd", &self.cwd)
+            .field("isolation", &self.isolation)
+            .field("idle", &self.idle)
+            .field("lifetime", &self.lifetime)
+            .field("max", &self.max)
+            .field("sessions", &self.sessions)
+            .field("spawn", &self.spawn)
+            .field("handshake", &self.handshake)
+            .field("line_limit", &self.line_limit)
+            .field("silence", &self.silence)
+            .field("stop", &self.stop)
+            .finish()
+    }
+}

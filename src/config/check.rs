@@ -1,0 +1,278 @@
+//! From the sections of a file to the checked config: what one value alone cannot show to be wrong.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::interpolate::Environment;
+use super::mistake::Mistakes;
+use super::nearest::nearest;
+use super::node::{Node, Place};
+use super::raw::{RawConfig, RawListen, RawServer, RawTimeouts, RawUpstream};
+use super::read::{At, Dict, OrOff, Read, ShortOr, listed};
+use super::value::{Clock, Count, HostName, Label};
+use super::{
+    Config, Drain, Listen, Origins, Overrides, Protocol, Route, Server, Timeouts, TlsFiles,
+    Upstream,
+};
+
+pub(super) use self::endpoint::SEVERAL;
+pub(super) use self::route::default_name;
+
+mod endpoint;
+mod route;
+
+/// What a file is checked against.
+pub(super) struct Context<'a> {
+    /// The folder that relative paths start from; without it they stay as they are.
+    pub(super) folder: Option<&'a Path>,
+    /// Where variables are looked up.
+    pub(super) environment: Environment<'a>,
+    /// What the command line says instead.
+    pub(super) overrides: &'a Overrides,
+}
+
+/// Reads the tree of a file, or of what stands in for one.
+pub(super) fn check(node: &Node, context: &Context<'_>, mistakes: &mut Mistakes) -> Option<Config> {
+    let raw = RawConfig::read(node, mistakes)?;
+    let listen_place = raw.listen.place.clone();
+    let listen = listen(raw.listen.value, context, mistakes);
+    let admin = context.overrides.admin.unwrap_or(raw.admin.value);
+    let insecure_bind = raw.insecure_bind.0 || context.overrides.insecure_bind;
+    let server = server(raw.server, mistakes);
+    check_addresses(
+        listen.address,
+        admin,
+        insecure_bind,
+        &server,
+        &listen_place,
+        mistakes,
+    );
+
+    if raw.routes.value.is_empty() && !mistakes.has_below(&raw.routes.place) {
+        let message = "there is no route, so no request could be answered";
+        mistakes.error(
+            &raw.routes.place,
+            message,
+            "add one: `- match: { path: /mcp }` with an `upstream`",
+        );
+    }
+    let complete = !mistakes.has_below(&raw.routes.place);
+    let names: Vec<_> = raw
+        .routes
+        .value
+        .iter()
+        .map(|route| route.value.upstream.clone())
+        .collect();
+    let routes = route::check(raw.routes.value, mistakes);
+    check_names(&names, complete, &raw.upstreams, mistakes);
+    let upstreams = raw.upstreams.entries.into_iter();
+    let upstreams = upstreams
+        .filter_map(|(name, raw)| upstream(name, raw, &routes, context, mistakes))
+        .collect();
+    Some(Config {
+        listen,
+        admin,
+        insecure_bind,
+        server,
+        routes,
+        upstreams,
+        origins: Origins::of(node),
+    })
+}
+
+impl Context<'_> {
+    /// The path as it is opened.
+    fn resolve(&self, path: PathBuf) -> PathBuf {
+        match self.folder {
+            Some(folder) => folder.join(path),
+            None => path,
+        }
+    }
+
+    /// The path of a file that must be readable.
+    fn readable(&self, path: At<PathBuf>, mistakes: &mut Mistakes) -> PathBuf {
+        let resolved = self.resolve(path.value);
+        let problem = match File::open(&resolved).and_then(|file| file.metadata()) {
+            Ok(metadata) if metadata.is_dir() => Some("it is a folder".to_owned()),
+            Ok(_) => None,
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(problem) = problem {
+            let message = format!("the file cannot be read: {problem}");
+            mistakes.error(
+                &path.place,
+                message,
+                "correct the path, or let ziggurat's user read the file",
+            );
+        }
+        resolved
+    }
+}
+
+impl<T> OrOff<T> {
+    fn map<U>(self, change: impl FnOnce(T) -> U) -> Option<U> {
+        match self {
+            Self::On(value) => Some(change(value)),
+            Self::Off => None,
+        }
+    }
+}
+
+fn listen(
+    raw: ShortOr<SocketAddr, RawListen>,
+    context: &Context<'_>,
+    mistakes: &mut Mistakes,
+) -> Listen {
+    let (address, tls) = match raw {
+        ShortOr::Short(address) => (address, None),
+        ShortOr::Long(raw) => (raw.address, raw.tls),
+    };
+    let tls = tls.map(|tls| TlsFiles {
+        certificate: context.readable(tls.certificate, mistakes),
+        key: context.readable(tls.key, mistakes),
+    });
+    Listen {
+        address: context.overrides.listen.unwrap_or(address),
+        tls,
+    }
+}
+
+fn server(raw: RawServer, mistakes: &mut Mistakes) -> Server {
+    if let OrOff::On(hosts) = &raw.hosts.value
+        && hosts.is_empty()
+    {
+        let message = "no name is let through, so every request would be refused";
+        mistakes.error(&raw.hosts.place, message, "name the hosts that clients use");
+    }
+    let names = |names: Vec<HostName>| names.into_iter().map(|name| name.0).collect();
+    Server {
+        body_limit: raw.body_limit.map(|size| size.0),
+        concurrency: raw.concurrency.map(|count| count.0),
+        streams: raw.streams.map(|count| count.0),
+        hosts: raw.hosts.value.map(names),
+        origins: raw.origins.map(names),
+        header_timeout: raw.header_timeout.0,
+        access_log: raw.access_log.0,
+        drain: Drain {
+            delay: raw.drain.delay.0,
+            limit: raw.drain.limit.0,
+        },
+    }
+}
+
+/// Nobody is authenticated, so only this machine may connect unless the operator says otherwise.
+fn check_addresses(
+    listen: SocketAddr,
+    admin: SocketAddr,
+    insecure_bind: bool,
+    server: &Server,
+    place: &Place,
+    mistakes: &mut Mistakes,
+) {
+    if listen == admin && listen.port() != 0 {
+        mistakes.error(
+            place,
+            format!("`listen` and `admin` are both {listen}"),
+            "give them different ports",
+        );
+    }
+    if listen.ip().to_canonical().is_loopback() {
+        return;
+    }
+    if !insecure_bind {
+        let message = format!(
+            "{listen} can be reached from other machines, and ziggurat authenticates nobody"
+        );
+        let cure = format!(
+            "listen on 127.0.0.1:{}, or, where the network keeps strangers out, allow it with `insecure_bind: true` or --insecure-bind",
+            listen.port()
+        );
+        return mistakes.error(place, message, cure);
+    }
+    let local = |name: &String| name == "localhost" || name == "127.0.0.1" || name == "[::1]";
+    if server
+        .hosts
+        .as_ref()
+        .is_some_and(|hosts| hosts.iter().all(local))
+    {
+        let message = "requests from other machines will be refused, since `server.hosts` has only the names of this one";
+        mistakes.warning(
+            place,
+            message,
+            "set `server.hosts` to the names that clients use",
+        );
+    }
+}
+
+/// Routes and upstreams must fit together; whether an upstream is unused shows only if all routes could be read.
+fn check_names(
+    named: &[At<Label>],
+    complete: bool,
+    upstreams: &Dict<Label, RawUpstream>,
+    mistakes: &mut Mistakes,
+) {
+    for name in named {
+        let known = &upstreams.keys;
+        if known.contains(&name.value.0) {
+            continue;
+        }
+        let cure = match nearest(&name.value.0, known.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`? the upstreams are {}", listed(known)),
+            None if known.is_empty() => "add it under `upstreams`".to_owned(),
+            None => format!("the upstreams are {}", listed(known)),
+        };
+        mistakes.error(&name.place, "there is no such upstream", cure);
+    }
+    for (name, _) in &upstreams.entries {
+        if complete && !named.iter().any(|route| route.value == name.value) {
+            let message = "no route leads to this upstream";
+            mistakes.warning(&name.place, message, "add a route, or remove the upstream");
+        }
+    }
+}
+
+fn upstream(
+    name: At<Label>,
+    raw: RawUpstream,
+    routes: &[Route],
+    context: &Context<'_>,
+    mistakes: &mut Mistakes,
+) -> Option<Upstream> {
+    let name = name.value.0;
+    let mut leading = routes
+        .iter()
+        .filter(|route| route.upstream == name)
+        .peekable();
+    let plain = leading.peek().is_some() && leading.all(|route| route.protocol == Protocol::Http);
+    let stdio = raw.endpoints.value.iter().any(endpoint::is_command);
+    if plain && stdio {
+        let message =
+            "this upstream is a command, which speaks MCP, but its routes are `protocol: http`";
+        mistakes.error(
+            &raw.endpoints.place,
+            message,
+            "remove `protocol: http` from the routes",
+        );
+    }
+    Some(Upstream {
+        timeouts: timeouts(raw.timeouts, plain),
+        concurrency: raw.concurrency.map(|Count(count)| count),
+        endpoint: endpoint::check(raw.endpoints, context, mistakes)?,
+        name,
+    })
+}
+
+/// On MCP the deadline of the route rules; plain HTTP has only these clocks that look at silence.
+fn timeouts(raw: RawTimeouts, plain: bool) -> Timeouts {
+    let choose = |given: Option<OrOff<Clock>>, default: Duration| match given {
+        Some(given) => given.map(|clock| clock.0),
+        None => plain.then_some(default),
+    };
+    Timeouts {
+        connect: raw.connect.0,
+        head: choose(raw.head, Duration::from_secs(60)),
+        idle: choose(raw.idle, Duration::from_secs(5 * 60)),
+    }
+}

@@ -1,0 +1,226 @@
+//! Endpoints: a URL that can be called, or a command that can be started.
+
+use std::env::split_paths;
+use std::path::Path;
+
+use super::Context;
+use crate::config::endpoint::RawEndpoint;
+use crate::config::mistake::Mistakes;
+use crate::config::node::Place;
+use crate::config::raw::{RawClientTls, RawHttp, RawStdio};
+use crate::config::read::At;
+use crate::config::secret::MASK;
+use crate::config::value::{HeaderText, Word};
+use crate::config::{ClientTls, Endpoint, HttpEndpoint, StdioEndpoint, Stop};
+
+/// What several endpoints are told, in a file and on the command line.
+pub(in crate::config) const SEVERAL: &str =
+    "balancing over several endpoints is not in this version of ziggurat";
+
+pub(super) fn is_command(raw: &RawEndpoint) -> bool {
+    matches!(raw, RawEndpoint::Stdio(_))
+}
+
+pub(super) fn check(
+    raw: At<Vec<RawEndpoint>>,
+    context: &Context<'_>,
+    mistakes: &mut Mistakes,
+) -> Option<Endpoint> {
+    let At {
+        value: mut endpoints,
+        place,
+    } = raw;
+    if endpoints.len() > 1 {
+        mistakes.error(
+            &place,
+            SEVERAL,
+            "keep one endpoint, and make an upstream of its own for each of the others",
+        );
+    }
+    match endpoints.pop() {
+        Some(RawEndpoint::Http(raw)) => Some(Endpoint::Http(http(raw, &place, context, mistakes))),
+        Some(RawEndpoint::Stdio(raw)) => {
+            Some(Endpoint::Stdio(stdio(raw, &place, context, mistakes)))
+        }
+        None if mistakes.has_below(&place) => None,
+        None => {
+            let cure =
+                "write `- url: http://127.0.0.1:3001/mcp` or `- command: [npx, -y, PACKAGE]`";
+            mistakes.error(&place, "there is no endpoint that could be used", cure);
+            None
+        }
+    }
+}
+
+fn http(
+    raw: RawHttp,
+    place: &Place,
+    context: &Context<'_>,
+    mistakes: &mut Mistakes,
+) -> HttpEndpoint {
+    let url = raw.url.0;
+    let secure = url.scheme_str() == Some("https");
+    if let Some(tls) = &raw.tls
+        && !secure
+    {
+        mistakes.error(
+            &tls.place,
+            "`tls` is set, but the URL is plain `http`",
+            "begin the URL with `https://`, or remove `tls`",
+        );
+    }
+    if raw.http2.value.0 && secure {
+        let message = "over `https`, HTTP/2 is used whenever the server offers it";
+        mistakes.error(
+            &raw.http2.place,
+            message,
+            "remove `http2`, which is for plain `http` URLs",
+        );
+    }
+    let headers = raw
+        .headers
+        .map(|headers| headers.into_pairs(|HeaderText(value)| value))
+        .unwrap_or_default();
+    let headers: Vec<_> = headers
+        .into_iter()
+        .map(|(name, value)| (name.0, value))
+        .collect();
+    warn_of_masks(
+        headers.iter().filter_map(|(_, value)| value.to_str().ok()),
+        place,
+        mistakes,
+    );
+    warn_of_masks([url.query().unwrap_or_default()], place, mistakes);
+    HttpEndpoint {
+        url,
+        headers,
+        http2: raw.http2.value.0,
+        tls: raw
+            .tls
+            .map(|tls| client_tls(tls, context, mistakes))
+            .unwrap_or_default(),
+        pool_idle: raw.pool_idle.0,
+        keepalive: raw.keepalive.0,
+    }
+}
+
+fn client_tls(raw: At<RawClientTls>, context: &Context<'_>, mistakes: &mut Mistakes) -> ClientTls {
+    let At { value: raw, place } = raw;
+    if raw.certificate.is_some() != raw.key.is_some() {
+        let message = "`certificate` and `key` belong together, and one of them is missing";
+        mistakes.error(&place, message, "give both, or neither");
+    }
+    let mut readable = |path: Option<_>| path.map(|path| context.readable(path, mistakes));
+    ClientTls {
+        ca: readable(raw.ca),
+        certificate: readable(raw.certificate),
+        key: readable(raw.key),
+    }
+}
+
+fn stdio(
+    raw: RawStdio,
+    place: &Place,
+    context: &Context<'_>,
+    mistakes: &mut Mistakes,
+) -> StdioEndpoint {
+    let At {
+        value: command,
+        place: command_place,
+    } = raw.command;
+    let command: Vec<String> = command.into_iter().map(|Word(word)| word).collect();
+    check_program(&command, &command_place, context, mistakes);
+    let env = raw
+        .env
+        .map(|env| env.into_pairs(|Word(value)| value))
+        .unwrap_or_default();
+    let env: Vec<_> = env
+        .into_iter()
+        .map(|(name, value)| (name.0, value))
+        .collect();
+    warn_of_masks(
+        env.iter()
+            .map(|(_, value)| value.as_str())
+            .chain(command.iter().map(String::as_str)),
+        place,
+        mistakes,
+    );
+    StdioEndpoint {
+        command,
+        env,
+        cwd: raw.cwd.map(|cwd| {
+            let folder = context.resolve(cwd.value);
+            if !folder.is_dir() {
+                mistakes.error(
+                    &cwd.place,
+                    "there is no such folder",
+                    "correct the path, or make the folder",
+                );
+            }
+            folder
+        }),
+        isolation: raw.isolation,
+        idle: raw.idle.0,
+        lifetime: raw.lifetime.map(|clock| clock.0),
+        max: raw.max.0,
+        sessions: raw.sessions.0,
+        spawn: raw.spawn.0,
+        handshake: raw.handshake.0,
+        line_limit: raw.line_limit.0,
+        silence: raw.silence.0,
+        stop: Stop {
+            stdin: raw.stop.stdin.0,
+            term: raw.stop.term.0,
+        },
+    }
+}
+
+/// A program that cannot be found is a warning: it may be installed before it is needed.
+fn check_program(
+    command: &[String],
+    place: &Place,
+    context: &Context<'_>,
+    mistakes: &mut Mistakes,
+) {
+    let Some(program) = command.first().filter(|program| !program.is_empty()) else {
+        mistakes.error(
+            place,
+            "the command is empty",
+            "write the program and its arguments: `[npx, -y, PACKAGE]`",
+        );
+        return;
+    };
+    if program.contains(char::is_whitespace) && command.len() == 1 && !Path::new(program).exists() {
+        let message = "the name of the program has spaces in it; no shell splits it into words";
+        mistakes.warning(
+            place,
+            message,
+            "write each word as an item of the list: `[npx, -y, PACKAGE]`",
+        );
+        return;
+    }
+    // A path is found from the folder that the command runs in, and without PATH there is nothing to search.
+    let Some(path) = (context.environment)("PATH").filter(|_| !program.contains('/')) else {
+        return;
+    };
+    if !split_paths(&path).any(|folder| folder.join(program).is_file()) {
+        let message = "the program of this command is not installed: no folder of PATH has it";
+        mistakes.warning(place, message, "install it, or write its full path");
+    }
+}
+
+/// `explain` prints a mask in place of a secret that the file spells out.
+fn warn_of_masks<'a>(
+    values: impl IntoIterator<Item = &'a str>,
+    place: &Place,
+    mistakes: &mut Mistakes,
+) {
+    if values.into_iter().any(|value| value.contains(MASK)) {
+        let message = format!("there is a `{MASK}`, which `explain` prints in place of a secret");
+        mistakes.warning(
+            place,
+            message,
+            "write `${NAME}`, and put the secret into that environment variable",
+        );
+    }
+}

@@ -1,0 +1,111 @@
+//! Routes: names, deadlines, and matches that another route takes away.
+
+use std::time::Duration;
+
+use crate::config::mistake::Mistakes;
+use crate::config::raw::RawRoute;
+use crate::config::read::{At, OrOff, ShortOr};
+use crate::config::value::{Clock, HeaderText};
+use crate::config::{Deadline, Route};
+
+/// The time that a call may take in all where the file does not say.
+const CAP: Duration = Duration::from_secs(60 * 60);
+
+pub(super) fn check(raw: Vec<At<RawRoute>>, mistakes: &mut Mistakes) -> Vec<Route> {
+    let mut routes: Vec<Route> = Vec::with_capacity(raw.len());
+    for At { value: raw, .. } in raw {
+        let named = raw.name.clone();
+        let matched = raw.r#match.place.clone();
+        let mut route = route(raw, mistakes);
+        if let Some(earlier) = routes.iter().find(|earlier| covers(earlier, &route)) {
+            let name = &earlier.name;
+            let message = format!("no request gets here: the route `{name}` above takes them all");
+            let cure = "move this route up, or make one of the two matches narrower";
+            mistakes.warning(&matched, message, cure);
+        }
+        let is_taken = |name: &str| routes.iter().any(|earlier| earlier.name == name);
+        match named {
+            Some(named) if is_taken(&route.name) => {
+                let cure = "give it another one, so that logs and metrics tell the two apart";
+                mistakes.error(&named.place, "an earlier route has this name", cure);
+            }
+            None if is_taken(&route.name) => {
+                let number = routes.len() + 1;
+                route.name = format!("{}#{number}", route.name);
+            }
+            Some(_) | None => {}
+        }
+        routes.push(route);
+    }
+    routes
+}
+
+fn route(raw: RawRoute, mistakes: &mut Mistakes) -> Route {
+    let At { value: matched, .. } = raw.r#match;
+    let path = matched.path.0;
+    let host = matched.host.map(|host| host.0);
+    let name = raw
+        .name
+        .map_or_else(|| default_name(host.as_deref(), &path), |name| name.value.0);
+    Route {
+        name,
+        path,
+        host,
+        headers: matched
+            .headers
+            .map(|headers| headers.into_pairs(|HeaderText(value)| value))
+            .unwrap_or_default(),
+        protocol: raw.protocol,
+        upstream: raw.upstream.value.0,
+        forward: raw.forward,
+        deadline: match raw.deadline.value {
+            OrOff::Off => None,
+            OrOff::On(ShortOr::Short(Clock(limit))) => Some(Deadline {
+                limit,
+                cap: CAP.max(limit),
+            }),
+            OrOff::On(ShortOr::Long(raw)) => Some(deadline(raw.limit.0, raw.cap, mistakes)),
+        },
+        errors: raw.errors,
+    }
+}
+
+/// What a route is called that has no name of its own; where it is taken already, `#` and the route's number follow.
+pub(in crate::config) fn default_name(host: Option<&str>, path: &str) -> String {
+    format!("{}{path}", host.unwrap_or_default())
+}
+
+fn deadline(limit: Duration, cap: Option<At<Clock>>, mistakes: &mut Mistakes) -> Deadline {
+    let Some(At {
+        value: Clock(cap),
+        place,
+    }) = cap
+    else {
+        return Deadline {
+            limit,
+            cap: CAP.max(limit),
+        };
+    };
+    if cap < limit {
+        mistakes.error(
+            &place,
+            "the cap is shorter than the limit",
+            "make it at least as long: it is the time in all",
+        );
+    }
+    Deadline { limit, cap }
+}
+
+/// Whether every request that the later route matches is matched by the earlier one already.
+fn covers(earlier: &Route, later: &Route) -> bool {
+    let path = match later.path.strip_prefix(&earlier.path) {
+        Some(rest) => rest.is_empty() || rest.starts_with('/') || earlier.path == "/",
+        None => false,
+    };
+    let host = earlier.host.is_none() || earlier.host == later.host;
+    path && host
+        && earlier
+            .headers
+            .iter()
+            .all(|header| later.headers.contains(header))
+}

@@ -1,0 +1,320 @@
+//! The way back: a checked config as YAML that means the same, every default filled in.
+//!
+//! What refers to the environment is printed as it stands in the file, so the value is never seen and the text still runs. A secret that the file spells
+//! out is printed as `***`: of that one alone the text does not mean the same, and `check` warns of it.
+
+use std::fmt::Display;
+use std::path::Path;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+
+use super::check::default_name;
+use super::interpolate::escape;
+use super::node::join;
+use super::secret::{MASK, is_secret, mask_arguments, mask_url};
+use super::yaml::Tree;
+use super::{
+    Config, Deadline, Endpoint, Errors, HttpEndpoint, Isolation, Listen, Origins, Protocol, Route,
+    Server, StdioEndpoint, TlsFiles, Upstream,
+};
+
+impl Config {
+    /// The config as YAML that `run` accepts, with every default filled in and without a secret in it.
+    pub fn to_yaml(&self) -> String {
+        let mut top = Section::new("", &self.origins);
+        listen(&mut top, &self.listen);
+        top.bare("admin", self.admin);
+        top.bare("insecure_bind", self.insecure_bind);
+        top.section("server", |section| server(section, &self.server));
+        let routes = self.routes.iter().enumerate().map(|(index, route)| {
+            let mut section = Section::new(&format!("routes[{index}]"), &self.origins);
+            self::route(&mut section, route);
+            section.finish()
+        });
+        top.put("routes", Tree::List(routes.collect()));
+        top.section("upstreams", |section| {
+            for upstream in &self.upstreams {
+                section.section(&upstream.name, |section| self::upstream(section, upstream));
+            }
+        });
+        top.finish().document()
+    }
+}
+
+/// A map that is being filled, and its key path.
+struct Section<'a> {
+    path: String,
+    origins: &'a Origins,
+    entries: Vec<(String, Tree)>,
+}
+
+impl<'a> Section<'a> {
+    fn new(path: &str, origins: &'a Origins) -> Self {
+        Self {
+            path: path.to_owned(),
+            origins,
+            entries: Vec::new(),
+        }
+    }
+
+    fn finish(self) -> Tree {
+        Tree::map(self.entries)
+    }
+
+    /// Adds a key; what came from the environment is written as it was.
+    fn put(&mut self, key: &str, value: Tree) {
+        let value = match self.origins.at(&join(&self.path, key)) {
+            Some(template) => Tree::text(template),
+            None => value,
+        };
+        self.entries.push((key.to_owned(), value));
+    }
+
+    fn section(&mut self, key: &str, fill: impl FnOnce(&mut Self)) {
+        let mut inner = Self::new(&join(&self.path, key), self.origins);
+        fill(&mut inner);
+        self.put(key, inner.finish());
+    }
+
+    fn bare(&mut self, key: &str, value: impl Display) {
+        self.put(key, Tree::bare(value));
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.put(key, Tree::text(escape(value)));
+    }
+
+    fn bare_or_off(&mut self, key: &str, value: Option<impl Display>) {
+        match value {
+            Some(value) => self.bare(key, value),
+            None => self.bare(key, "off"),
+        }
+    }
+
+    fn clock(&mut self, key: &str, value: Duration) {
+        self.bare(key, duration(value));
+    }
+
+    fn path(&mut self, key: &str, value: &Path) {
+        self.text(key, &value.to_string_lossy());
+    }
+
+    fn list<S: AsRef<str>>(&mut self, key: &str, values: &[S]) {
+        let path = join(&self.path, key);
+        let items = values.iter().enumerate().map(|(index, value)| {
+            match self.origins.at(&format!("{path}[{index}]")) {
+                Some(template) => Tree::text(template),
+                None => Tree::text(escape(value.as_ref())),
+            }
+        });
+        let items = items.collect();
+        self.put(key, Tree::List(items));
+    }
+
+    fn list_or_off<S: AsRef<str>>(&mut self, key: &str, values: Option<&[S]>) {
+        match values {
+            Some(values) => self.list(key, values),
+            None => self.bare(key, "off"),
+        }
+    }
+
+    /// A value that is a secret if its name or its looks say so.
+    fn guarded(&mut self, key: &str, value: &str) {
+        self.text(key, if is_secret(key, value) { MASK } else { value });
+    }
+
+    fn headers(&mut self, headers: &[(HeaderName, HeaderValue)]) {
+        self.section("headers", |section| {
+            for (name, value) in headers {
+                section.guarded(
+                    &section.spelling(name),
+                    &String::from_utf8_lossy(value.as_bytes()),
+                );
+            }
+        });
+    }
+
+    /// A header's name as the file spells it, which is where its origin is kept.
+    fn spelling(&self, name: &HeaderName) -> String {
+        self.origins
+            .spelling(&self.path, name.as_str())
+            .unwrap_or_else(|| name.to_string())
+    }
+}
+
+fn listen(section: &mut Section<'_>, listen: &Listen) {
+    let short = listen.tls.is_none() && section.origins.at("listen.address").is_none();
+    if short {
+        return section.bare("listen", listen.address);
+    }
+    section.section("listen", |section| {
+        section.bare("address", listen.address);
+        if let Some(TlsFiles { certificate, key }) = &listen.tls {
+            section.section("tls", |section| {
+                section.path("certificate", certificate);
+                section.path("key", key);
+            });
+        }
+    });
+}
+
+fn server(section: &mut Section<'_>, server: &Server) {
+    section.bare_or_off("body_limit", server.body_limit.map(size));
+    section.bare_or_off("concurrency", server.concurrency);
+    section.bare_or_off("streams", server.streams);
+    section.list_or_off("hosts", server.hosts.as_deref());
+    section.list_or_off("origins", server.origins.as_deref());
+    section.clock("header_timeout", server.header_timeout);
+    section.bare("access_log", server.access_log);
+    section.section("drain", |section| {
+        section.clock("delay", server.drain.delay);
+        section.clock("limit", server.drain.limit);
+    });
+}
+
+fn route(section: &mut Section<'_>, route: &Route) {
+    if !is_derived(section, route) {
+        section.text("name", &route.name);
+    }
+    section.section("match", |section| {
+        section.text("path", &route.path);
+        if let Some(host) = &route.host {
+            section.text("host", host);
+        }
+        if !route.headers.is_empty() {
+            section.headers(&route.headers);
+        }
+    });
+    section.bare(
+        "protocol",
+        match route.protocol {
+            Protocol::Mcp => "mcp",
+            Protocol::Http => "http",
+        },
+    );
+    section.text("upstream", &route.upstream);
+    section.list("forward", &route.forward);
+    match route.deadline {
+        None => section.bare("deadline", "off"),
+        Some(Deadline { limit, cap }) => section.section("deadline", |section| {
+            section.clock("limit", limit);
+            section.clock("cap", cap);
+        }),
+    }
+    section.bare(
+        "errors",
+        match route.errors {
+            Errors::Envelope => "envelope",
+            Errors::Status => "status",
+        },
+    );
+}
+
+/// Whether the name repeats what came from the environment; it is left out then, and comes back by itself.
+fn is_derived(section: &Section<'_>, route: &Route) -> bool {
+    let from_environment = |key| section.origins.at(&join(&section.path, key)).is_some();
+    let derived = default_name(route.host.as_deref(), &route.path);
+    let rest = route.name.strip_prefix(&derived);
+    (from_environment("match.path") || from_environment("match.host"))
+        && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('#'))
+}
+
+fn upstream(section: &mut Section<'_>, upstream: &Upstream) {
+    section.section("timeouts", |section| {
+        section.clock("connect", upstream.timeouts.connect);
+        section.bare_or_off("head", upstream.timeouts.head.map(duration));
+        section.bare_or_off("idle", upstream.timeouts.idle.map(duration));
+    });
+    section.bare_or_off("concurrency", upstream.concurrency);
+    let mut inner = Section::new(&join(&section.path, "endpoints[0]"), section.origins);
+    match &upstream.endpoint {
+        Endpoint::Http(endpoint) => http(&mut inner, endpoint),
+        Endpoint::Stdio(endpoint) => stdio(&mut inner, endpoint),
+    }
+    section.put("endpoints", Tree::List(vec![inner.finish()]));
+}
+
+fn http(section: &mut Section<'_>, endpoint: &HttpEndpoint) {
+    section.text("url", &mask_url(&endpoint.url));
+    section.headers(&endpoint.headers);
+    section.bare("http2", endpoint.http2);
+    if endpoint.tls.ca.is_some() || endpoint.tls.certificate.is_some() {
+        section.section("tls", |section| {
+            let files = [
+                ("ca", &endpoint.tls.ca),
+                ("certificate", &endpoint.tls.certificate),
+                ("key", &endpoint.tls.key),
+            ];
+            for (key, file) in files {
+                if let Some(file) = file {
+                    section.path(key, file);
+                }
+            }
+        });
+    }
+    section.clock("pool_idle", endpoint.pool_idle);
+    section.clock("keepalive", endpoint.keepalive);
+}
+
+fn stdio(section: &mut Section<'_>, endpoint: &StdioEndpoint) {
+    section.list("command", &mask_arguments(&endpoint.command));
+    section.section("env", |section| {
+        for (name, value) in &endpoint.env {
+            section.guarded(name, value);
+        }
+    });
+    if let Some(cwd) = &endpoint.cwd {
+        section.path("cwd", cwd);
+    }
+    section.bare(
+        "isolation",
+        match endpoint.isolation {
+            Isolation::PerSession => "per_session",
+            Isolation::Shared => "shared",
+        },
+    );
+    section.clock("idle", endpoint.idle);
+    section.bare_or_off("lifetime", endpoint.lifetime.map(duration));
+    section.bare("max", endpoint.max);
+    section.bare("sessions", endpoint.sessions);
+    section.clock("spawn", endpoint.spawn);
+    section.clock("handshake", endpoint.handshake);
+    section.bare("line_limit", size(endpoint.line_limit));
+    section.clock("silence", endpoint.silence);
+    section.section("stop", |section| {
+        section.clock("stdin", endpoint.stop.stdin);
+        section.clock("term", endpoint.stop.term);
+    });
+}
+
+/// A duration in the largest unit that needs no fraction.
+fn duration(value: Duration) -> String {
+    const UNITS: &[(u128, &str)] = &[
+        (3_600_000_000_000, "h"),
+        (60_000_000_000, "m"),
+        (1_000_000_000, "s"),
+        (1_000_000, "ms"),
+        (1_000, "us"),
+    ];
+    let nanoseconds = value.as_nanos();
+    if nanoseconds == 0 {
+        return "0s".to_owned();
+    }
+    match UNITS
+        .iter()
+        .find(|(unit, _)| nanoseconds.is_multiple_of(*unit))
+    {
+        Some((unit, name)) => format!("{}{name}", nanoseconds / unit),
+        None => format!("{nanoseconds}ns"),
+    }
+}
+
+/// A size in the largest unit that needs no fraction.
+fn size(bytes: u64) -> String {
+    const UNITS: &[(u64, &str)] = &[(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match UNITS.iter().find(|(unit, _)| bytes.is_multiple_of(*unit)) {
+        Some((unit, name)) => format!("{}{name}", bytes / unit),
+        None => format!("{bytes}B"),
+    }
+}

@@ -1,0 +1,228 @@
+//! What a file may say: one section for each level, with every default.
+//!
+//! The comments here are the descriptions in the JSON Schema, so they speak to whoever writes a file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use http::HeaderName;
+use schemars::Schema;
+use serde_json::json;
+
+use super::endpoint::RawEndpoint;
+use super::mistake::Mistakes;
+use super::node::Node;
+use super::read::{At, Dict, Keys, OrOff, Property, Read, ShortOr, object, section};
+use super::value::{
+    Clock, Count, HeaderText, HostName, Label, Pause, RoutePath, SettableHeader, Size, Switch, Url,
+    VariableName, Word,
+};
+use super::{Errors, Isolation, Protocol};
+
+section! {
+    /// A ziggurat config: where to listen, what clients may ask for, and the servers that answer.
+    RawConfig {
+        /// Where clients connect: an address, or an address and the files for TLS. An address that other machines can reach is refused unless `insecure_bind` is true.
+        listen: At<ShortOr<SocketAddr, RawListen>> = "127.0.0.1:8080",
+        /// Where `/livez`, `/readyz` and `/metrics` are served.
+        admin: At<SocketAddr> = "127.0.0.1:9901",
+        /// Whether `listen` may be an address that other machines can reach, although ziggurat authenticates nobody.
+        insecure_bind: Switch = false,
+        /// What applies to every request.
+        server: RawServer = json!({}),
+        /// Which requests go where; the first that matches wins.
+        routes: At<Vec<At<RawRoute>>>,
+        /// The servers, each under a name.
+        upstreams: Dict<Label, RawUpstream>,
+    }
+}
+
+section! {
+    /// A listener with TLS.
+    RawListen {
+        /// The address and port.
+        address: SocketAddr = "127.0.0.1:8080",
+        /// The certificate and the key, as PEM files; without them the listener speaks plain HTTP.
+        tls: Option<RawTls>,
+    }
+}
+
+section! {
+    /// The files of a TLS listener.
+    RawTls {
+        /// The PEM file of the certificate chain.
+        certificate: At<PathBuf>,
+        /// The PEM file of the private key.
+        key: At<PathBuf>,
+    }
+}
+
+section! {
+    /// What applies to every request.
+    RawServer {
+        /// The largest request body.
+        body_limit: OrOff<Size> = "4MiB",
+        /// How many calls may be in flight; more are refused at once.
+        concurrency: OrOff<Count> = 4096,
+        /// How many standing streams may be open.
+        streams: OrOff<Count> = 10000,
+        /// The names that `Host` may carry, without ports. `off` lets every name through, which opens the way to DNS rebinding.
+        hosts: At<OrOff<Vec<HostName>>> = ["localhost", "127.0.0.1", "[::1]"],
+        /// The names that `Origin` may carry, without schemes and ports; CORS is answered for them. `off` lets every page in a browser call.
+        origins: OrOff<Vec<HostName>> = ["localhost", "127.0.0.1", "[::1]"],
+        /// How long a client may take to send the head of a request.
+        header_timeout: Clock = "10s",
+        /// Whether each operation is logged, on one line.
+        access_log: Switch = true,
+        /// How a shutdown goes.
+        drain: RawDrain = json!({}),
+    }
+}
+
+section! {
+    /// How a shutdown goes.
+    RawDrain {
+        /// How long requests are still taken while `/readyz` already says no, so that a load balancer can look away.
+        delay: Pause = "0s",
+        /// How long calls in flight may take to finish after that.
+        limit: Pause = "30s",
+    }
+}
+
+section! {
+    /// A rule for requests, and what happens to those that it matches.
+    RawRoute {
+        /// The name in logs and metrics; left out, it is the path, with the host before it where there is one.
+        name: Option<At<Label>>,
+        /// Which requests.
+        r#match: At<RawMatch>,
+        /// `mcp`, or `http` for a plain HTTP or SSE service.
+        protocol: Protocol = "mcp",
+        /// The name of the upstream that answers.
+        upstream: At<Label>,
+        /// Headers of the client that are let through although they are secrets, such as `authorization`.
+        forward: Vec<HeaderName> = Vec::<&str>::new(),
+        /// How long a call may go without its final answer and without a progress notification: a duration, or `limit` and `cap`.
+        deadline: At<OrOff<ShortOr<Clock, RawDeadline>>> = "5m",
+        /// How failures of the proxy are told to MCP clients: `envelope` sends a JSON-RPC error in HTTP 200, `status` sends it with the HTTP status that belongs to it.
+        errors: Errors = "envelope",
+    }
+}
+
+section! {
+    /// Which requests a route takes.
+    RawMatch {
+        /// The path; everything below it matches too.
+        path: RoutePath,
+        /// The host that the request must name, without a port.
+        host: Option<HostName>,
+        /// Headers that the request must carry, with their values.
+        headers: Option<Dict<HeaderName, HeaderText>>,
+    }
+}
+
+section! {
+    /// How long a call may take.
+    RawDeadline {
+        /// The time without the final answer and without a progress notification; each notification starts it anew.
+        limit: Clock = "5m",
+        /// The time in all, however much progress there is. Left out, it is 1h, or `limit` if that is longer.
+        cap: Option<At<Clock>>,
+    }
+}
+
+section! {
+    /// A server.
+    RawUpstream {
+        /// The clocks of one attempt.
+        timeouts: RawTimeouts = json!({}),
+        /// How many calls may be in flight on an endpoint.
+        concurrency: OrOff<Count> = 1024,
+        /// Where the server is: a list with one item, a `url` or a `command`.
+        endpoints: At<Vec<RawEndpoint>>,
+    }
+}
+
+section! {
+    /// The clocks of one attempt. None of them runs on a standing stream.
+    RawTimeouts {
+        /// How long a connection may take to be made, TLS included.
+        connect: Clock = "2s",
+        /// How long the head of the response may take. Left out, it is 60s if only `protocol: http` routes lead here; else the deadline of the route rules.
+        head: Option<OrOff<Clock>>,
+        /// How long a response body may be silent. Left out, it is 5m if only `protocol: http` routes lead here; else the deadline of the route rules.
+        idle: Option<OrOff<Clock>>,
+    }
+}
+
+section! {
+    /// A server that is reached over HTTP.
+    RawHttp {
+        /// The URL, with its path.
+        url: Url,
+        /// Headers that every request to it carries.
+        headers: Option<Dict<SettableHeader, HeaderText>>,
+        /// Whether a plain `http` URL is spoken to in HTTP/2 from the first byte.
+        http2: At<Switch> = false,
+        /// What TLS needs beyond the roots of the system.
+        tls: Option<At<RawClientTls>>,
+        /// How long an unused connection is kept; it should be below what the server does.
+        pool_idle: Clock = "4s",
+        /// How often an idle TCP connection is probed.
+        keepalive: Clock = "30s",
+    }
+}
+
+section! {
+    /// TLS towards an upstream.
+    RawClientTls {
+        /// A PEM file with the roots to trust instead of those of the system.
+        ca: Option<At<PathBuf>>,
+        /// The PEM file of the certificate to present.
+        certificate: Option<At<PathBuf>>,
+        /// The PEM file of that certificate's private key.
+        key: Option<At<PathBuf>>,
+    }
+}
+
+section! {
+    /// A command that speaks MCP over its stdin and stdout.
+    RawStdio {
+        /// The program and its arguments, as a list; no shell is involved.
+        command: At<Vec<Word>>,
+        /// Environment variables for it, beside the few that are always let through.
+        env: Option<Dict<VariableName, Word>>,
+        /// The folder that it runs in, seen from the folder of this file.
+        cwd: Option<At<PathBuf>>,
+        /// Who shares a process: `per_session` starts one for each session, `shared` has one for everybody.
+        isolation: Isolation = "per_session",
+        /// How long a process, or a session of a shared one, may go unused before it ends.
+        idle: Clock = "10m",
+        /// How long a process may live at most.
+        lifetime: OrOff<Clock> = "off",
+        /// How many processes may run.
+        max: Count = 32,
+        /// How many sessions may use a shared process.
+        sessions: Count = 10000,
+        /// How long a process may take to start.
+        spawn: Clock = "10s",
+        /// How long it may take to answer the first message; the first start of a package runner downloads.
+        handshake: Clock = "60s",
+        /// The longest line that it may write.
+        line_limit: Size = "16MiB",
+        /// How long a waiting call may be silent before its answer turns into an event stream, so that nothing in between gives up.
+        silence: Clock = "15s",
+        /// How a process is ended.
+        stop: RawStop = json!({}),
+    }
+}
+
+section! {
+    /// How a process is ended: its stdin is closed, then SIGTERM, then SIGKILL to its group.
+    RawStop {
+        /// How long it may take to exit once its stdin is closed.
+        stdin: Pause = "2s",
+        /// How long it may take to exit after SIGTERM.
+        term: Pause = "3s",
+    }
+}

@@ -1,0 +1,99 @@
+//! What looks like a secret, so that it is not printed.
+//!
+//! A guess by names and by the beginnings of well-known tokens, made only for values that a file spells out: what comes from the environment is
+//! never printed at all.
+
+/// Stands in the place of a secret that the file spells out.
+pub(super) const MASK: &str = "***";
+
+/// Whether a value under this name is likely a secret.
+pub(super) fn is_secret(name: &str, value: &str) -> bool {
+    suggests_secret(name) || looks_like_secret(value)
+}
+
+/// The arguments of a command, secrets masked: `--api-key VALUE`, `--token=VALUE`, and values that look like tokens.
+pub(super) fn mask_arguments(arguments: &[String]) -> Vec<String> {
+    let mut after_secret_option = false;
+    let mask = |argument: &String| {
+        let is_option = argument.starts_with('-');
+        let masked = match argument.split_once('=') {
+            Some((name, value)) if is_secret(name, value) => format!("{name}={MASK}"),
+            _ if after_secret_option && !is_option || looks_like_secret(argument) => {
+                MASK.to_owned()
+            }
+            _ => argument.clone(),
+        };
+        after_secret_option = is_option && !argument.contains('=') && suggests_secret(argument);
+        masked
+    };
+    arguments.iter().map(mask).collect()
+}
+
+/// A URL with the secrets of its query masked.
+pub(super) fn mask_url(url: &http::Uri) -> String {
+    let text = url.to_string();
+    let Some((start, query)) = text.split_once('?') else {
+        return text;
+    };
+    let mask = |pair: &str| match pair.split_once('=') {
+        Some((name, value)) if is_secret(name, value) => format!("{name}={MASK}"),
+        _ => pair.to_owned(),
+    };
+    let query: Vec<String> = query.split('&').map(mask).collect();
+    format!("{start}?{}", query.join("&"))
+}
+
+fn suggests_secret(name: &str) -> bool {
+    const PARTS: &[&str] = &[
+        "token",
+        "secret",
+        "passw",
+        "passphrase",
+        "credential",
+        "authorization",
+        "cookie",
+        "apikey",
+        "signature",
+    ];
+    const WORDS: &[&str] = &[
+        "key", "keys", "auth", "pat", "pwd", "pass", "dsn", "jwt", "sig", "bearer", "session",
+    ];
+    let name = name.to_ascii_lowercase();
+    let mut words = name.split(|letter: char| !letter.is_ascii_alphanumeric());
+    PARTS.iter().any(|part| name.contains(part)) || words.any(|word| WORDS.contains(&word))
+}
+
+fn looks_like_secret(value: &str) -> bool {
+    const BEGINNINGS: &[&str] = &[
+        "Bearer ",
+        "bearer ",
+        "Basic ",
+        "basic ",
+        "sk-",
+        "sk_",
+        "pk_",
+        "rk_",
+        "ghp_",
+        "gho_",
+        "ghs_",
+        "github_pat_",
+        "glpat-",
+        "xox",
+        "eyJ",
+        "AKIA",
+        "ya29.",
+        "AIza",
+        "hf_",
+        "npm_",
+        "-----BEGIN",
+    ];
+    let with_password = value.split_once("://").is_some_and(|(_, rest)| {
+        rest.split('/')
+            .next()
+            .is_some_and(|authority| authority.contains('@') && authority.contains(':'))
+    });
+    with_password
+        || BEGINNINGS
+            .iter()
+            .any(|beginning| value.starts_with(beginning))
+}

@@ -1,0 +1,276 @@
+//! Settings become text again, and the schema describes both.
+
+use serde_json::Value;
+
+use super::*;
+
+#[test]
+fn what_is_explained_means_the_same_when_it_is_read() {
+    for (name, text) in FIXTURES {
+        let config = good(text);
+        let explained = config.to_yaml();
+        let again = good(&explained);
+        assert_eq!(again, config, "{name}:\n{explained}");
+        assert_eq!(again.to_yaml(), explained, "{name}");
+    }
+}
+
+#[test]
+fn every_default_is_filled_in() {
+    assert_eq!(
+        good(FIXTURES[3].1).to_yaml(),
+        r#"listen: 127.0.0.1:8080
+admin: 127.0.0.1:9901
+insecure_bind: false
+server:
+  body_limit: 4MiB
+  concurrency: 4096
+  streams: 10000
+  hosts: [localhost, "127.0.0.1", "[::1]"]
+  origins: [localhost, "127.0.0.1", "[::1]"]
+  header_timeout: 10s
+  access_log: true
+  drain:
+    delay: 0s
+    limit: 30s
+routes:
+  - name: /mcp
+    match:
+      path: /mcp
+    protocol: mcp
+    upstream: tools
+    forward: []
+    deadline:
+      limit: 5m
+      cap: 1h
+    errors: envelope
+upstreams:
+  tools:
+    timeouts:
+      connect: 2s
+      head: off
+      idle: off
+    concurrency: 1024
+    endpoints:
+      - url: "http://127.0.0.1:3001/mcp"
+        headers: {}
+        http2: false
+        pool_idle: 4s
+        keepalive: 30s
+"#
+    );
+}
+
+#[test]
+fn what_came_from_the_environment_is_printed_as_it_was_written() {
+    let explained = good(FIXTURES[1].1).to_yaml();
+    assert!(!explained.contains("s3cr3t"), "{explained}");
+    for written in [
+        "Authorization: \"Bearer ${TENANT_TOKEN}\"",
+        "authorization: \"Bearer ${TOOLS_TOKEN}\"",
+        "\"${FILES_ROOT:-/srv}\", \"--token=${FILES_TOKEN}\"",
+        "GREETING: \"costs $5, or $${five}\"",
+    ] {
+        assert!(explained.contains(written), "{written} in\n{explained}");
+    }
+}
+
+#[test]
+fn a_variable_is_kept_wherever_it_stands() {
+    for text in [
+        with_top("listen: \"${L:-127.0.0.1:1}\""),
+        with_top("listen: { address: \"${L:-127.0.0.1:1}\" }"),
+        with_top(
+            "server: { hosts: [\"${L:-a.example}\"], concurrency: \"${L:-5}\", origins: \"${L:-off}\" }",
+        ),
+        with_route(
+            "match: { path: \"${L:-/mcp}\", host: \"${L:-a.example}\" }\ndeadline: \"${L:-7m}\"",
+        ),
+        with_route(
+            "match: { path: /mcp }\ndeadline: { limit: \"${L:-7m}\" }\nforward: [\"${L:-cookie}\"]",
+        ),
+        with_endpoint("url: \"${L:-http://a.example}\""),
+        with_endpoint("command: [run]\nlifetime: ${L:-off}\nidle: ${L:-7m}"),
+    ] {
+        let config = good(&text);
+        let explained = config.to_yaml();
+        assert_eq!(
+            explained.matches("${L:-").count(),
+            text.matches("${L:-").count(),
+            "{text}\n{explained}"
+        );
+        assert_eq!(good(&explained), config, "{explained}");
+    }
+}
+
+#[test]
+fn a_secret_that_the_file_spells_out_is_masked_and_the_mask_is_noticed() {
+    let text = with_endpoint(
+        "url: http://a.example/mcp?api_key=s3cr3t&page=2\nheaders: { authorization: Basic s3cr3t, x-api-key: s3cr3t, accept-language: en }",
+    );
+    let explained = good(&text).to_yaml();
+    assert!(!explained.contains("s3cr3t"), "{explained}");
+    assert!(explained.contains("api_key=***&page=2"), "{explained}");
+    assert!(explained.contains("accept-language: en"), "{explained}");
+    assert!(warnings(&explained).contains("`explain` prints in place of a secret"));
+
+    let text = with_endpoint(
+        "command: [run, --api-key, s3cr3t, --verbose, --password=s3cr3t, ghp_s3cr3t, x]\nenv: { MY_TOKEN: s3cr3t, DB: \"postgres://u:s3cr3t@h/d\", LOG: info }",
+    );
+    let explained = good(&text).to_yaml();
+    assert!(!explained.contains("s3cr3t"), "{explained}");
+    assert!(explained.contains("LOG: info"), "{explained}");
+    assert!(warnings(&explained).contains("`explain` prints in place of a secret"));
+}
+
+#[test]
+fn any_text_survives_being_printed() {
+    for value in [
+        "a: b",
+        "# no",
+        "- x",
+        "it's \"so\"",
+        "back\\slash",
+        "tab\tline\nend ",
+        "é\u{85}\u{2028}\u{feff}😀",
+        "null",
+        "~",
+        "off",
+        "${x",
+        "*a",
+        "1e3",
+        " lead",
+    ] {
+        let text = with_endpoint("command: [run]\nenv: { A: VALUE }");
+        let text = text.replace(
+            "VALUE",
+            &serde_json::to_string(&value.replace("${", "$${")).unwrap(),
+        );
+        let config = good(&text);
+        assert_eq!(stdio(&config, 0).env[0].1, value);
+        assert_eq!(good(&config.to_yaml()), config, "{value:?}");
+    }
+}
+
+#[test]
+fn durations_and_sizes_are_printed_exactly() {
+    let text = with_top(
+        "server: { header_timeout: 1h30m, body_limit: 1025, drain: { delay: 1.5s, limit: 1ms } }",
+    );
+    let explained = good(&text).to_yaml();
+    for written in [
+        "header_timeout: 90m",
+        "body_limit: 1025B",
+        "delay: 1500ms",
+        "limit: 1ms",
+    ] {
+        assert!(explained.contains(written), "{written} in\n{explained}");
+    }
+}
+
+#[test]
+fn the_schema_describes_every_key_and_shows_the_defaults() {
+    let schema = Config::schema();
+    every_property(&schema, &mut |name, property| {
+        let described = property["description"]
+            .as_str()
+            .is_some_and(|text| text.len() > 10);
+        assert!(described, "{name}: {property}");
+    });
+    assert_eq!(
+        schema["properties"]["server"]["properties"]["body_limit"]["default"],
+        "4MiB"
+    );
+    assert_eq!(schema["properties"]["insecure_bind"]["default"], false);
+    assert_eq!(
+        schema["required"],
+        serde_json::json!(["routes", "upstreams"])
+    );
+    assert_eq!(schema["additionalProperties"], false);
+}
+
+fn every_property(schema: &Value, visit: &mut dyn FnMut(&str, &Value)) {
+    if let Some(properties) = schema["properties"].as_object() {
+        for (name, property) in properties {
+            visit(name, property);
+        }
+    }
+    match schema {
+        Value::Object(map) => map
+            .iter()
+            .filter(|(key, _)| *key != "default")
+            .for_each(|(_, value)| every_property(value, visit)),
+        Value::Array(items) => items.iter().for_each(|item| every_property(item, visit)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_schema_knows_every_key_of_the_fixtures() {
+    let schema = Config::schema();
+    for (name, text) in FIXTURES {
+        for text in [(*text).to_owned(), good(text).to_yaml()] {
+            let value: Value = serde_saphyr::from_str(&text).unwrap();
+            assert!(fits(&value, &schema), "{name}");
+        }
+    }
+    let value: Value = serde_saphyr::from_str(&with_top("sever: {}")).unwrap();
+    assert!(!fits(&value, &schema));
+}
+
+/// As much of JSON Schema as our schema uses, types of single values aside.
+fn fits(value: &Value, schema: &Value) -> bool {
+    if let Some(choices) = schema["anyOf"].as_array() {
+        return choices.iter().any(|choice| fits(value, choice));
+    }
+    if let Some(constant) = schema.get("const") {
+        return value == constant;
+    }
+    match value {
+        Value::Object(entries) if schema["type"] == "object" => {
+            let required = schema["required"].as_array().into_iter().flatten();
+            let complete = required
+                .into_iter()
+                .all(|key| entries.contains_key(key.as_str().unwrap()));
+            complete
+                && entries
+                    .iter()
+                    .all(|(key, value)| match schema["properties"].get(key) {
+                        Some(property) => fits(value, property),
+                        None => {
+                            schema["additionalProperties"].is_object()
+                                && fits(value, &schema["additionalProperties"])
+                        }
+                    })
+        }
+        Value::Array(items) => {
+            schema["type"] == "array" && items.iter().all(|item| fits(item, &schema["items"]))
+        }
+        Value::Object(_) => false,
+        _ => schema["type"] != "object" && schema["type"] != "array",
+    }
+}
+
+#[test]
+fn a_name_that_was_made_up_is_printed_and_taken_back() {
+    let routes = ["/mcp", "/mcp", "/a~b!$&'()+,;=:@"].map(|path| {
+        format!("  - match: {{ path: \"{path}\", host: \"::1\", headers: {{ x: y }} }}\n    upstream: tools\n")
+    });
+    let upstream = "upstreams:\n  tools:\n    endpoints: [{ url: \"http://a.example\" }]\n";
+    let config = good(&format!("routes:\n{}{upstream}", routes.concat()));
+    let names: Vec<&str> = config
+        .routes
+        .iter()
+        .map(|route| route.name.as_str())
+        .collect();
+    assert_eq!(names, ["[::1]/mcp", "[::1]/mcp#2", "[::1]/a~b!$&'()+,;=:@"]);
+    assert_eq!(good(&config.to_yaml()), config);
+}
+
+#[test]
+fn a_name_does_not_give_away_a_path_that_came_from_the_environment() {
+    let text = with_route("match: { path: \"/${TOOLS_TOKEN}\" }");
+    let config = good(&text);
+    assert!(!config.to_yaml().contains("s3cr3t"));
+    assert_eq!(good(&config.to_yaml()), config);
+}

@@ -1,0 +1,468 @@
+//! What is wrong is said once, with its place and its cure.
+
+use super::*;
+
+/// What is said about a text, and what it must contain.
+#[track_caller]
+fn says(text: &str, expected: &[&str]) {
+    let said = bad(text);
+    for expected in expected {
+        assert!(said.contains(expected), "{expected:?} in:\n{said}");
+    }
+}
+
+#[test]
+fn a_mistake_names_its_place_and_its_cure() {
+    let text = with_top("server:\n  body_limt: 4MiB");
+    assert_eq!(
+        bad(&text),
+        "z.yaml:2:3: error: server.body_limt: there is no such key\n    help: did you mean `body_limit`?"
+    );
+}
+
+#[test]
+fn all_mistakes_are_found_at_once_in_the_order_of_the_file() {
+    let text = "\
+listen: localhost:8080
+server:
+  concurrency: 0
+  header_timeout: 0s
+  body_limit: big
+routes:
+  - match: { path: mcp }
+    upstream: tools
+  - match: { path: /b }
+    upstream: tolls
+    retry: { attempts: 3 }
+upstreams:
+  tools:
+    endpoints: [{ url: 127.0.0.1:3001/mcp }]
+";
+    let said = bad(text);
+    let errors: Vec<&str> = said
+        .lines()
+        .filter(|line| line.starts_with("z.yaml"))
+        .collect();
+    let starts = [
+        "z.yaml:1:9: error: listen: `localhost:8080` is not an address",
+        "z.yaml:3:16: error: server.concurrency: `0` would let nothing through",
+        "z.yaml:4:19: error: server.header_timeout: `0s` is no time at all",
+        "z.yaml:5:15: error: server.body_limit: `big` is not a size",
+        "z.yaml:7:20: error: routes[0].match.path: `mcp` does not begin with `/`",
+        "z.yaml:10:15: error: routes[1].upstream: there is no such upstream",
+        "z.yaml:11:5: error: routes[1].retry: there is no such key",
+    ];
+    for start in starts {
+        assert!(
+            errors.iter().any(|error| error.starts_with(start)),
+            "{start} in:\n{said}"
+        );
+    }
+    assert!(
+        said.contains(
+            "error: upstreams.tools.endpoints[0].url: the value is a URL without a scheme"
+        ),
+        "{said}"
+    );
+    let lines: Vec<u32> = errors
+        .iter()
+        .map(|error| error.split(':').nth(1).unwrap().parse().unwrap())
+        .collect();
+    assert!(lines.is_sorted(), "{said}");
+    assert!(said.contains("write `127.0.0.1:8080`"), "{said}");
+}
+
+#[test]
+fn text_that_is_not_yaml_is_one_mistake_with_its_place() {
+    says("a: [1\nb: 2\n", &["z.yaml:2:", "this is not valid YAML"]);
+    says(
+        "routes: []\nroutes: []\n",
+        &["z.yaml:2:1: error", "duplicate"],
+    );
+    says(
+        "- a\n",
+        &["a map of settings belongs here, but this is a list"],
+    );
+    says(
+        "a: { b: ${C} }\n",
+        &["this is not valid YAML", "write `\"${NAME}\"` with quotes"],
+    );
+    says("", &["`routes` is missing"]);
+    says("a: 1\n---\nb: 2\n", &["z.yaml:"]);
+}
+
+#[test]
+fn a_key_of_another_version_is_named_as_such() {
+    says(
+        &with_route("match: { path: /mcp }\nrate_limit: { rate: 50/s }"),
+        &[
+            "routes[0].rate_limit",
+            "this version of ziggurat does not have `rate_limit`",
+        ],
+    );
+    says(
+        &with_endpoint("url: http://a.example\nweight: 2"),
+        &["does not have `weight`"],
+    );
+    says(
+        &with_endpoint("url: http://a.example\nisolation: shared"),
+        &["endpoints[0].isolation: there is no such key"],
+    );
+    says(
+        &with_endpoint("command: [a]\nisolation: per_principal"),
+        &["`per_principal` is not in this version"],
+    );
+    says(
+        &with_endpoint("command: [a]\nisolation: per_sesion"),
+        &["did you mean `per_session`?"],
+    );
+}
+
+#[test]
+fn several_endpoints_are_refused_with_the_reason() {
+    let sentence = "balancing over several endpoints is not in this version of ziggurat";
+    says(
+        &with_endpoint("url: http://a.example\n")
+            .replace("      - ", "      - url: http://b.example\n      - "),
+        &[sentence],
+    );
+    let urls = Quick::Urls(vec![
+        "http://a.example".to_owned(),
+        "http://b.example".to_owned(),
+    ]);
+    let said = Config::quick(urls).unwrap_err().to_string();
+    assert_eq!(
+        said,
+        format!("command line: error: {sentence}\n    help: give one URL")
+    );
+}
+
+#[test]
+fn an_upstream_that_does_not_exist_lists_those_that_do() {
+    let text = with_route("match: { path: /mcp }").replace("upstream: tools", "upstream: xyz");
+    says(
+        &text,
+        &[
+            "routes[0].upstream: there is no such upstream",
+            "the upstreams are `tools`",
+        ],
+    );
+    // One that is there, but wrong itself, is not also missing.
+    let said = bad(&with_endpoint("url: nowhere"));
+    assert!(!said.contains("no such upstream"), "{said}");
+}
+
+#[test]
+fn what_works_but_is_likely_not_meant_is_a_warning() {
+    let route = "  - match: { path: PATH }\n    upstream: tools\n";
+    let two = |first: &str, second: &str| {
+        let routes = [first, second]
+            .map(|path| route.replace("PATH", path))
+            .concat();
+        format!(
+            "routes:\n{routes}upstreams:\n  tools:\n    endpoints: [{{ url: \"http://a.example\" }}]\n"
+        )
+    };
+    assert!(
+        warnings(&two("/mcp", "/mcp"))
+            .starts_with("z.yaml:4:12: warning: routes[1].match: no request gets here")
+    );
+    assert!(warnings(&two("/", "/mcp")).contains("no request gets here"));
+    assert!(warnings(&two("/mcp", "/mcp/a")).contains("no request gets here"));
+    assert_eq!(warnings(&two("/mcp/a", "/mcp")), "");
+    assert_eq!(warnings(&two("/mcp", "/mcpx")), "");
+
+    let unused = format!(
+        "{}  other:\n    endpoints: [{{ url: \"http://a.example\" }}]\n",
+        two("/a", "/b")
+    );
+    assert!(warnings(&unused).contains("upstreams.other: no route leads to this upstream"));
+    let open = with_top("listen: 0.0.0.0:80\ninsecure_bind: true");
+    assert!(warnings(&open).contains("`server.hosts` has only the names of this one"));
+    assert!(warnings(&with_endpoint("command: [npx -y thing]")).contains("has spaces in it"));
+}
+
+#[test]
+fn a_program_that_is_not_installed_is_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("present"), "").unwrap();
+    let path = folder.path().to_str().unwrap().to_owned();
+    let environment = move |name: &str| (name == "PATH").then(|| path.clone());
+    let warned = |program: &str| {
+        let overrides = Overrides::default();
+        let context = Context {
+            folder: None,
+            environment: &environment,
+            overrides: &overrides,
+        };
+        let (_, warnings) = parse(
+            &with_endpoint(&format!("command: [{program}]")),
+            "z.yaml",
+            &context,
+        )
+        .unwrap();
+        !warnings.is_empty()
+    };
+    assert!(warned("absent"));
+    assert!(!warned("present"));
+    assert!(
+        !warned("./absent"),
+        "a path is seen from the folder that the command runs in"
+    );
+}
+
+#[test]
+fn other_machines_are_kept_out_unless_allowed() {
+    says(
+        &with_top("listen: 0.0.0.0:8080"),
+        &[
+            "z.yaml:1:9: error: listen: 0.0.0.0:8080 can be reached",
+            "insecure_bind: true",
+        ],
+    );
+    says(
+        &with_top("listen: \"[::]:8080\""),
+        &["can be reached from other machines"],
+    );
+    says(
+        &with_top("listen: 127.0.0.1:9901"),
+        &["`listen` and `admin` are both 127.0.0.1:9901"],
+    );
+}
+
+#[test]
+fn addresses_urls_and_names_say_what_would_be_right() {
+    says(&with_top("listen: 8080"), &["`127.0.0.1:8080`"]);
+    says(&with_top("listen: :8080"), &["`127.0.0.1:8080`"]);
+    says(
+        &with_endpoint("url: localhost:3001/mcp"),
+        &["write `http://localhost:3001/mcp`"],
+    );
+    says(
+        &with_endpoint("url: ftp://a.example"),
+        &["begin it with `http://` or `https://`"],
+    );
+    says(
+        &with_endpoint("url: http://u:p@a.example"),
+        &["give the credentials as a header"],
+    );
+    says(
+        &with_endpoint("url: \"http://a.example/#x\""),
+        &["a URL with a fragment"],
+    );
+    says(&with_endpoint("url: \"http://\""), &["is not a URL"]);
+    says(
+        &with_top("server: { hosts: [\"https://a.example:8443/x\"] }"),
+        &["write the name alone", "`a.example`"],
+    );
+    says(
+        &with_top("server: { origins: [\"*.example\"] }"),
+        &["is not a host name"],
+    );
+    says(
+        &with_route("match: { path: \"/mcp/*\" }"),
+        &["a path takes everything below it"],
+    );
+    says(
+        &with_route("match: { path: /mcp }\nforward: [\"a b\"]"),
+        &["`a b` is not a name for a header"],
+    );
+    says(
+        &with_route("match: { path: /mcp }\nprotocol: htp"),
+        &["did you mean `http`?"],
+    );
+    says(
+        &with_route("match: { path: /mcp }\nname: \"a b\""),
+        &["is not a name"],
+    );
+}
+
+#[test]
+fn headers_and_variables_of_an_endpoint_are_checked() {
+    let headers =
+        |line: &str| with_endpoint(&format!("url: http://a.example\nheaders: {{ {line} }}"));
+    says(
+        &headers("\"a b\": x"),
+        &["endpoints[0].headers.a b: `a b` is not a name for a header"],
+    );
+    says(
+        &headers("content-length: 5"),
+        &["is a header that the proxy writes itself"],
+    );
+    says(&headers("x-a: 1, X-A: 2"), &["`X-A` is given twice"]);
+    let said = bad(&headers("x-key: \"s3cr3t\\n\""));
+    assert!(
+        said.contains("such as a line break") && !said.contains("s3cr3t"),
+        "{said}"
+    );
+    says(
+        &with_endpoint("command: [a]\nenv: { A-B: x }"),
+        &["is not a name for an environment variable"],
+    );
+    says(
+        &with_endpoint("command: [a]\nenv: { A: [x] }"),
+        &["a single value belongs here, but this is a list"],
+    );
+}
+
+#[test]
+fn an_endpoint_is_a_url_or_a_command() {
+    says(
+        &with_endpoint("command: [a]\nurl: http://a.example"),
+        &["either a `url` or a `command`"],
+    );
+    says(
+        &with_endpoint("idle: 5m"),
+        &["needs a `url` or a `command`"],
+    );
+    says(&with_endpoint("command: []"), &["the command is empty"]);
+    says(&with_endpoint("command: [\"\"]"), &["the command is empty"]);
+    says(
+        &with_endpoint("command: npx thing"),
+        &["a list belongs here", "`[a, b]`"],
+    );
+    says(
+        &with_endpoint("command: [a]")
+            .replace("upstream: tools", "upstream: tools\n    protocol: http"),
+        &["which speaks MCP"],
+    );
+}
+
+#[test]
+fn durations_without_a_unit_or_a_meaning_are_refused() {
+    let deadline = |value: &str| with_route(&format!("match: {{ path: /mcp }}\ndeadline: {value}"));
+    says(&deadline("30"), &["`30` has no unit", "write `30s`"]);
+    says(&deadline("soon"), &["`soon` is not a duration", "`30s`"]);
+    says(&deadline("-5s"), &["`-5s` is negative"]);
+    says(&deadline("0s"), &["`0s` is no time at all"]);
+    says(&deadline("90000h"), &["longer than a year"]);
+    says(
+        &deadline("{ limit: 5m, cap: 1m }"),
+        &["routes[0].deadline.cap: the cap is shorter than the limit"],
+    );
+    says(&deadline("{ limt: 5m }"), &["did you mean `limit`?"]);
+}
+
+#[test]
+fn files_that_cannot_be_read_are_found_before_they_are_needed() {
+    let tls = with_top("listen: { tls: { certificate: /nonexistent/c.pem, key: / } }");
+    says(
+        &tls,
+        &[
+            "listen.tls.certificate: the file cannot be read",
+            "listen.tls.key: the file cannot be read: it is a folder",
+        ],
+    );
+    says(
+        &with_top("listen: { tls: { certificate: /x } }"),
+        &["`key` is missing"],
+    );
+    says(
+        &with_endpoint("url: https://a.example\ntls: { key: / }"),
+        &["`certificate` and `key` belong together"],
+    );
+    says(
+        &with_endpoint("url: http://a.example\ntls: {}"),
+        &["the URL is plain `http`"],
+    );
+    says(
+        &with_endpoint("url: https://a.example\nhttp2: true"),
+        &["over `https`, HTTP/2 is used whenever"],
+    );
+    says(
+        &with_endpoint("command: [a]\ncwd: /nonexistent"),
+        &["there is no such folder"],
+    );
+    let said = Config::load(Path::new("/nonexistent/z.yaml"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        said.starts_with("/nonexistent/z.yaml: error: the file cannot be read"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_variable_that_is_missing_or_misspelt_is_named() {
+    let env = |value: &str| with_endpoint(&format!("command: [a]\nenv: {{ A: \"{value}\" }}"));
+    says(
+        &env("${MISSING}"),
+        &[
+            "env.A: the environment variable MISSING is not set",
+            "`${MISSING:-default}`",
+        ],
+    );
+    says(
+        &env("${not a name}"),
+        &["is not a reference to an environment variable"],
+    );
+    says(
+        &env("${A:-${B}}"),
+        &["is not a reference to an environment variable"],
+    );
+    says(&env("${OPEN"), &["`${` has no closing `}`"]);
+}
+
+#[test]
+fn a_value_from_the_environment_is_never_repeated() {
+    for text in [
+        with_top("listen: ${BAD}"),
+        with_top(
+            "server: { hosts: [\"${BAD}\"], header_timeout: \"${BAD}\", concurrency: \"${BAD}\", body_limit: \"${BAD}\" }",
+        ),
+        with_route("match: { path: \"${BAD}\" }\nprotocol: ${BAD}\nforward: [\"${BAD}\"]"),
+        with_endpoint("url: ${BAD}"),
+        with_route("match: { path: /mcp }").replace("upstream: tools", "upstream: ${TOOLS_TOKEN}"),
+    ] {
+        let said = bad(&text);
+        assert!(!said.contains("s3cr3t"), "{said}");
+    }
+}
+
+#[test]
+fn a_mistake_behind_an_anchor_is_reported_once() {
+    let text = FIXTURES[0].1.replace("connect: 1s", "connect: soon");
+    assert_eq!(bad(&text).matches("is not a duration").count(), 1);
+}
+
+#[test]
+fn two_routes_cannot_have_one_name() {
+    let text = FIXTURES[0].1.replace(
+        "match: { path: /one }",
+        "match: { path: /one }\n    name: same",
+    );
+    says(&text, &["routes[1].name: an earlier route has this name"]);
+}
+
+#[test]
+fn a_guard_that_lets_nobody_in_is_a_mistake() {
+    says(
+        &with_top("server: { hosts: [] }"),
+        &["server.hosts: no name is let through"],
+    );
+    good(&with_top("server: { origins: [] }"));
+}
+
+#[test]
+fn a_mistake_in_an_item_is_not_followed_by_one_about_an_empty_list() {
+    let said = bad(&with_endpoint("url: nowhere"));
+    assert_eq!(said.matches("error:").count(), 1, "{said}");
+    let said = bad(&with_route("match: { path: mcp }"));
+    assert_eq!(said.matches("z.yaml").count(), 1, "{said}");
+    says(
+        &with_endpoint("").replace("      - ", "      []"),
+        &["there is no endpoint that could be used"],
+    );
+}
+
+#[test]
+fn a_command_that_was_taken_for_a_url_is_told_where_it_belongs() {
+    let said = |word: &str| {
+        Config::quick(Quick::Urls(vec![word.to_owned()]))
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(said("npx").contains("`ziggurat run -- npx` if it is a command"));
+    let expected = "command line: error: the value is a URL without a scheme\n    help: write `http://localhost:3001/mcp`";
+    assert_eq!(said("localhost:3001/mcp"), expected);
+}
