@@ -1,0 +1,3 @@
+//! Ziggurat, the service.
+
+pub mod demo;
