@@ -8,6 +8,7 @@ use std::{error::Error, time::Duration};
 
 use crate::{
     deadline::DeadlineExceeded,
+    drain::Draining,
     error::{Outcome, find},
     limit::Shed,
     mcp::{EnvelopeError, headers::HeaderMismatch},
@@ -52,7 +53,10 @@ pub enum Fault {
     /// Over a cap.
     Shed(String),
     /// The proxy is shutting down.
-    Draining,
+    Draining {
+        /// An upstream was asked.
+        sent: bool,
+    },
     /// The call took too long.
     Deadline {
         /// What ran out.
@@ -131,6 +135,9 @@ impl Fault {
         if let Some(e) = find::<HeaderMismatch>(error) {
             return Some(Self::HeaderMismatch(e.to_string()));
         }
+        if let Some(e) = find::<Draining>(error) {
+            return Some(Self::Draining { sent: e.sent });
+        }
         find::<Shed>(error).map(|e| Self::Shed(e.to_string()))
     }
 
@@ -177,7 +184,7 @@ impl Fault {
             E::RequestTooLong { .. } => Self::BodyTooLarge(message),
             E::SlowReader { .. } => Self::SlowReader(message),
             E::Busy { .. } | E::Full { .. } => Self::ServerBusy(message),
-            E::Closing => Self::Draining,
+            E::Closing => Self::Draining { sent: false },
             E::SessionRequired => Self::SessionRequired,
             E::SessionGone => Self::SessionGone,
             E::NotAllowed => Self::NotAllowed,

@@ -11,6 +11,7 @@ pub use error::BoxError;
 pub mod access_log;
 mod clock;
 pub mod deadline;
+pub mod drain;
 pub mod fault;
 pub mod observe;
 pub mod record;

@@ -48,7 +48,7 @@ pub(super) const KINDS: &[(&str, &str)] = &[
     ("route", "unsafe_path"),
     ("route", "no_route"),
     ("limit", "overloaded"),
-    ("server", "draining"),
+    ("drain", "draining"),
     ("deadline", "deadline_exceeded"),
     ("timeout", "upstream_timeout"),
     ("timeout", "upstream_silent"),
@@ -159,8 +159,10 @@ impl Row {
                 NotSent,
             )
             .again(Duration::from_secs(1)),
-            Fault::Draining => row("server", "draining", S::SERVICE_UNAVAILABLE, Proxy, NotSent)
-                .again(Duration::from_secs(1)),
+            Fault::Draining { .. } => {
+                row("server", "draining", S::SERVICE_UNAVAILABLE, Proxy, NotSent)
+                    .again(Duration::from_secs(1))
+            }
             Fault::Deadline { sent, .. } => {
                 let outcome = if *sent { Unknown } else { NotSent };
                 row(
@@ -349,7 +351,7 @@ pub(super) fn message(fault: &Fault) -> String {
         Fault::OriginRefused => "this origin is not allowed".into(),
         Fault::UnsafePath => "the path has dot segments or encoded slashes".into(),
         Fault::NoRoute => "no route matches".into(),
-        Fault::Draining => "the server is shutting down; try again".into(),
+        Fault::Draining { .. } => "the server is shutting down; try again".into(),
         Fault::ConnectFailed => "the upstream cannot be reached".into(),
         Fault::UpstreamBroken(_) => "the upstream broke off".into(),
         Fault::Backoff(again) => {

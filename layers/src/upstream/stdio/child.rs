@@ -169,6 +169,11 @@ impl Child {
         }
     }
 
+    /// Requests that have no answer yet.
+    pub(super) fn pending(&self) -> usize {
+        self.desk().calls.len()
+    }
+
     fn touch(&self) {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.used.store(now, Ordering::Relaxed);

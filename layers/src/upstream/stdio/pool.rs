@@ -449,6 +449,7 @@ impl Pool {
                 .map(|c| c.pid())
                 .collect(),
             sessions: self.state().sessions.len(),
+            pending: children.iter().map(|c| c.pending()).sum(),
             backoff: self.backoff(),
         }
     }
@@ -488,6 +489,8 @@ pub struct Report {
     pub children: Vec<i32>,
     /// How many sessions there are.
     pub sessions: usize,
+    /// How many requests have no answer yet.
+    pub pending: usize,
     /// How long no child will be started, after one failed to start.
     pub backoff: Option<Duration>,
 }
