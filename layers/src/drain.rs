@@ -251,7 +251,7 @@ mod tests {
     use super::*;
     use crate::{Body, error, mcp::CallFacts};
 
-    async fn open(verb: http::Method, signals: &DrainSignals) -> DrainBody<Body> {
+    async fn open(verb: http::Method, signals: &DrainSignals) -> Pin<Box<DrainBody<Body>>> {
         let service =
             DrainLayer::new(signals.clone()).layer(service_fn(async |_: Request<Body>| {
                 let never = futures_util::stream::pending::<Result<Frame<Bytes>, BoxError>>();
@@ -267,7 +267,7 @@ mod tests {
         let call = Bytes::from_static(br#"{"id":1,"method":"tools/call"}"#);
         exchange.set_call(CallFacts::read(&verb, request.headers(), &call).expect("a call"));
         exchange.response().observe(&crate::waits::Waits::default());
-        service.oneshot(request).await.expect("a head").into_body()
+        Box::pin(service.oneshot(request).await.expect("a head").into_body())
     }
 
     #[tokio::test]
