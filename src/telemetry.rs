@@ -10,6 +10,9 @@ mod runtime;
 mod text;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use self::log::{LogError, LogFormat, LogGuard, LogSettings, start_log};
 pub use self::metrics::{InstallError, MetricsHandle, MetricsSettings, install};
 pub use self::writer::LogDrops;

@@ -113,6 +113,15 @@ impl Write for Line<'_> {
 // === impl Shared ===
 
 impl Shared {
+    fn new() -> Self {
+        Self {
+            buffer: Mutex::default(),
+            ready: Condvar::new(),
+            done: Condvar::new(),
+            dropped: AtomicU64::new(0),
+        }
+    }
+
     fn push(&self, line: &[u8], urgent: bool) {
         let mut buffer = self.buffer();
         let before = buffer.bytes.len();
@@ -191,12 +200,7 @@ impl WriterThread {
         sink: impl Write + Send + 'static,
         report: impl Fn(u64) + Send + 'static,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            buffer: Mutex::default(),
-            ready: Condvar::new(),
-            done: Condvar::new(),
-            dropped: AtomicU64::new(0),
-        });
+        let shared = Arc::new(Shared::new());
         let thread = shared.clone();
         thread::Builder::new()
             .name("log".to_owned())
@@ -253,7 +257,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
     use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-    use std::time::Instant;
 
     use super::*;
 
@@ -283,25 +286,26 @@ mod tests {
 
     #[test]
     fn lines_are_gathered_into_one_write() {
-        let (writer, written, _reports) = slow();
+        let shared = Shared::new();
         for _ in 0..10 {
-            writer.shared.push(b"line\n", false);
+            shared.push(b"line\n", false);
         }
-        assert_eq!(written.recv().unwrap(), b"line\n".repeat(10));
+        let mut bytes = Vec::new();
+        assert!(shared.due(&mut bytes).is_some());
+        assert_eq!(bytes, b"line\n".repeat(10));
     }
 
     #[test]
-    fn an_urgent_line_takes_the_others_with_it() {
-        let (writer, written, _reports) = slow();
-        writer.shared.push(b"one\n", false);
-        writer.shared.push(b"two\n", true);
-        let start = Instant::now();
-        let mut all = written.recv().unwrap();
-        assert!(start.elapsed() < DELAY);
-        if all.len() < 8 {
-            all.extend(written.recv().unwrap());
-        }
-        assert_eq!(all, b"one\ntwo\n");
+    fn an_urgent_line_and_a_full_buffer_do_not_wait() {
+        let shared = Shared::new();
+        shared.push(b"one\n", false);
+        assert!(!shared.buffer().is_due());
+        shared.push(b"two\n", true);
+        assert!(shared.buffer().is_due());
+        shared.due(&mut Vec::new());
+        assert!(!shared.buffer().is_due());
+        shared.push(&[b'x'; READY], false);
+        assert!(shared.buffer().is_due());
     }
 
     #[test]
