@@ -159,8 +159,9 @@ impl Row {
                 NotSent,
             )
             .again(Duration::from_secs(1)),
-            Fault::Draining { .. } => {
-                row("server", "draining", S::SERVICE_UNAVAILABLE, Proxy, NotSent)
+            Fault::Draining { sent } => {
+                let outcome = if *sent { Unknown } else { NotSent };
+                row("drain", "draining", S::SERVICE_UNAVAILABLE, Proxy, outcome)
                     .again(Duration::from_secs(1))
             }
             Fault::Deadline { sent, .. } => {

@@ -1,0 +1,203 @@
+//! Who may read the private part: the checks that keep web pages out, then the token.
+//!
+//! A page in a browser can send requests to a loopback address. If its own name was rebound to that address, `Host` gives
+//! it away; if not, `Origin` does.
+
+use http::header::{AUTHORIZATION, AsHeaderName, HOST, ORIGIN};
+use http::uri::Authority;
+use http::{HeaderMap, Request};
+
+use super::AdminSettings;
+use super::answer::Problem;
+use super::token::same;
+
+/// Lets a request through to the private part, or says why not.
+pub(super) fn admit<B>(settings: &AdminSettings, request: &Request<B>) -> Result<(), Problem> {
+    let host = authority(request).ok_or(Problem::HostRefused)?;
+    if !host_allowed(settings, &host) {
+        return Err(Problem::HostRefused);
+    }
+    if !origin_allowed(settings, &host, request.headers()) {
+        return Err(Problem::OriginRefused);
+    }
+    let token = settings.token.as_ref().ok_or(Problem::NoToken)?;
+    match bearer(request.headers()) {
+        Some(sent) if same(sent, token.as_bytes()) => Ok(()),
+        Some(_) | None => Err(Problem::WrongToken),
+    }
+}
+
+/// Where the client thinks it is: the target's own authority (HTTP/2), else the one `Host` header.
+fn authority<B>(request: &Request<B>) -> Option<Authority> {
+    let header = match only(request.headers(), HOST) {
+        Ok(Some(host)) => Some(Authority::try_from(host).ok()?),
+        Ok(None) => None,
+        Err(Several) => return None,
+    };
+    match (request.uri().authority(), header) {
+        (Some(target), Some(header)) if *target != header => None,
+        (Some(target), _) => Some(target.clone()),
+        (None, header) => header,
+    }
+}
+
+fn host_allowed(settings: &AdminSettings, host: &Authority) -> bool {
+    let name = host.host();
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let address = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'))
+        .unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost")
+        || address.parse::<std::net::IpAddr>().is_ok()
+        || settings
+            .hosts
+            .iter()
+            .any(|host| host.eq_ignore_ascii_case(name))
+}
+
+fn origin_allowed(settings: &AdminSettings, host: &Authority, headers: &HeaderMap) -> bool {
+    let origin = match only(headers, ORIGIN) {
+        Ok(None) => return true,
+        Ok(Some(origin)) => origin,
+        Err(Several) => return false,
+    };
+    let Ok(origin) = std::str::from_utf8(origin) else {
+        return false;
+    };
+    let own = origin
+        .strip_prefix("http://")
+        .or_else(|| origin.strip_prefix("https://"))
+        .is_some_and(|authority| authority.eq_ignore_ascii_case(host.as_str()));
+    own || settings
+        .origins
+        .iter()
+        .any(|allowed| allowed.eq_ignore_ascii_case(origin))
+}
+
+/// A header was sent more than once.
+struct Several;
+
+fn only(headers: &HeaderMap, name: impl AsHeaderName) -> Result<Option<&[u8]>, Several> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (first, None) => Ok(first.map(http::HeaderValue::as_bytes)),
+        (_, Some(_)) => Err(Several),
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let sent = only(headers, AUTHORIZATION).ok()??;
+    let (scheme, token) = sent.split_at_checked(b"Bearer ".len())?;
+    scheme
+        .eq_ignore_ascii_case(b"Bearer ")
+        .then(|| token.trim_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn settings(token: Option<&str>) -> AdminSettings {
+        AdminSettings {
+            token: token.map(str::to_owned),
+            hosts: vec!["admin.example.org".to_owned()],
+            origins: vec!["https://console.example.org".to_owned()],
+        }
+    }
+
+    fn with(headers: &[(&'static str, &'static str)]) -> Result<(), Problem> {
+        let mut request = Request::new(());
+        for (name, value) in headers {
+            request
+                .headers_mut()
+                .append(*name, HeaderValue::from_static(value));
+        }
+        admit(&settings(Some("secret")), &request)
+    }
+
+    const TOKEN: (&str, &str) = ("authorization", "Bearer secret");
+
+    #[test]
+    fn loopback_names_addresses_and_configured_hosts_pass() {
+        for host in [
+            "localhost",
+            "LOCALHOST:9901",
+            "127.0.0.1:9901",
+            "[::1]:9901",
+            "10.1.2.3",
+            "admin.example.org",
+        ] {
+            assert_eq!(with(&[("host", host), TOKEN]), Ok(()), "{host}");
+        }
+    }
+
+    #[test]
+    fn other_hosts_are_refused() {
+        for host in [
+            "evil.example.org",
+            "localhost.evil.example.org",
+            "127.0.0.1.nip.io",
+            "",
+            "a b",
+        ] {
+            assert_eq!(
+                with(&[("host", host), TOKEN]),
+                Err(Problem::HostRefused),
+                "{host}"
+            );
+        }
+        assert_eq!(with(&[TOKEN]), Err(Problem::HostRefused));
+        assert_eq!(
+            with(&[("host", "localhost"), ("host", "localhost"), TOKEN]),
+            Err(Problem::HostRefused)
+        );
+    }
+
+    #[test]
+    fn an_origin_must_be_our_own_or_configured() {
+        let host = ("host", "localhost:9901");
+        for origin in ["http://localhost:9901", "https://console.example.org"] {
+            assert_eq!(with(&[host, TOKEN, ("origin", origin)]), Ok(()), "{origin}");
+        }
+        for origin in [
+            "http://localhost:1234",
+            "https://evil.example.org",
+            "null",
+            "",
+        ] {
+            assert_eq!(
+                with(&[host, TOKEN, ("origin", origin)]),
+                Err(Problem::OriginRefused),
+                "{origin}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_token_must_be_right_and_there_must_be_one() {
+        let host = ("host", "localhost");
+        assert_eq!(with(&[host]), Err(Problem::WrongToken));
+        assert_eq!(
+            with(&[host, ("authorization", "Bearer secre")]),
+            Err(Problem::WrongToken)
+        );
+        assert_eq!(
+            with(&[host, ("authorization", "Basic secret")]),
+            Err(Problem::WrongToken)
+        );
+        assert_eq!(with(&[host, ("authorization", "bearer secret")]), Ok(()));
+        assert_eq!(with(&[host, TOKEN, TOKEN]), Err(Problem::WrongToken));
+
+        let mut request = Request::new(());
+        request
+            .headers_mut()
+            .insert(HOST, HeaderValue::from_static("localhost"));
+        request
+            .headers_mut()
+            .insert(AUTHORIZATION, HeaderValue::from_static("Bearer "));
+        assert_eq!(admit(&settings(None), &request), Err(Problem::NoToken));
+    }
+}

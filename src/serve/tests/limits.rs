@@ -1,0 +1,77 @@
+//! Bounds on connections and streams, and who a request comes from.
+
+use http::Request;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tower::service_fn;
+
+use super::*;
+
+#[tokio::test]
+async fn connections_over_the_bound_wait_for_their_turn() {
+    let settings = ServeSettings {
+        max_connections: 1,
+        ..ServeSettings::default()
+    };
+    let running = Running::start(service_fn(async |_| Ok(whole("ok"))), settings).await;
+    let mut first = running.raw().await;
+    first.get("/").await;
+    first.until("ok").await;
+
+    let mut second = running.raw().await;
+    second.get("/").await;
+    let mut byte = [0];
+    // The first connection works on while the second has no answer.
+    for _ in 0..3 {
+        first.get("/").await;
+        first.until("ok").await;
+        assert!(second.stream.try_read(&mut byte).is_err());
+    }
+    drop(first);
+    second.until("ok").await;
+}
+
+#[tokio::test]
+async fn open_connections_are_counted_until_they_close() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let _recorder = metrics::set_default_local_recorder(&recorder);
+    let metrics = recorder.handle();
+    let running = Running::start(
+        service_fn(async |_| Ok(whole("ok"))),
+        ServeSettings::default(),
+    )
+    .await;
+    let mut client = running.raw().await;
+    client.get("/").await;
+    client.until("ok").await;
+    let text = metrics.render();
+    assert!(
+        text.contains("ziggurat_connections{listener=\"data\"} 1\n"),
+        "{text}"
+    );
+
+    drop(client);
+    running.drain.start();
+    running.task.await.unwrap();
+    let text = metrics.render();
+    assert!(
+        text.contains("ziggurat_connections{listener=\"data\"} 0\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("ziggurat_connections_total{listener=\"data\"} 1\n"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_request_knows_its_peer() {
+    let service = service_fn(async |request: Request<_>| {
+        let peer = request.extensions().get::<Peer>().unwrap();
+        Ok(whole(format!("{} {}.", peer.addr, peer.tls)))
+    });
+    let running = Running::start(service, ServeSettings::default()).await;
+    let mut client = running.raw().await;
+    let addr = client.stream.local_addr().unwrap();
+    client.get("/").await;
+    client.until(&format!("{addr} false.")).await;
+}
