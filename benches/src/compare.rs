@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use http::Uri;
+use rustix::thread::disable_transparent_huge_pages;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::BoxError;
@@ -143,7 +144,10 @@ async fn measure_cell(
         warm_up: Duration::from_millis(300),
         window: Duration::from_secs_f64(seconds),
     };
+    // Where memory is measured, it is counted in small pages: one huge page is as much as forty streams.
+    disable_transparent_huge_pages(workload.mode == Mode::Standing)?;
     let running = programs.start(proxy, workload.transport, echo).await?;
+    disable_transparent_huge_pages(false)?;
     let target = Target {
         address: running.as_ref().map_or(echo, |running| running.address),
         path: Uri::from_static("/mcp"),
