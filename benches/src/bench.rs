@@ -1,0 +1,112 @@
+//! `ziggurat-bench`: what a call through ziggurat costs, beside bare hyper, nginx and HAProxy.
+//!
+//! One program plays every part, so that all of ours run on the same runtime and allocator:
+//!
+//! | part | what it is |
+//! | --- | --- |
+//! | [`echo_http`], [`echo_stdio`] | the server behind the proxies; [`echo`] is what it answers |
+//! | [`bare_proxy`], [`bare_bridge`] | proxies without any feature: what all ratios refer to |
+//! | [`load`] | the closed-loop load generator |
+//! | [`compare`] | starts each [`contender`], drives it with the load, and reports |
+//!
+//! [`rpc`] holds the messages that client and server exchange, [`serve`] the listener, and [`usage`] reads
+//! what a process has used.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use http::Uri;
+
+mod bare_bridge;
+mod bare_proxy;
+mod compare;
+mod contender;
+mod echo;
+mod echo_http;
+mod echo_stdio;
+mod load;
+mod rpc;
+mod serve;
+mod usage;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+#[derive(Parser)]
+#[command(
+    version,
+    about = "Compare ziggurat with other proxies, on one machine and in one run"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run every proxy under the same load, in turn, and print a table
+    Compare(compare::Options),
+    /// Put load on one URL and print what came of it
+    Load(load::Options),
+    /// An MCP server over HTTP that answers at once
+    EchoHttp(Listen),
+    /// The same server over stdio
+    EchoStdio,
+    /// A reverse proxy without features
+    BareProxy {
+        #[command(flatten)]
+        listen: Listen,
+        /// Where requests go, such as http://127.0.0.1:3001
+        upstream: Uri,
+    },
+    /// A bridge from HTTP to one stdio child, without features
+    BareBridge {
+        #[command(flatten)]
+        listen: Listen,
+        /// The stdio server and its arguments, after `--`
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+#[derive(clap::Args)]
+struct Listen {
+    /// Where to listen; port 0 takes a free one, and the first line on stdout says which
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+}
+
+fn main() -> ExitCode {
+    match start(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ziggurat-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(command: Command) -> Result<(), BoxError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Compare(options) => compare::run(options).await,
+            Command::Load(options) => load::run(options).await,
+            Command::EchoHttp(at) => echo_http::run(at.listen).await,
+            // Blocks this thread, which has nothing else to do.
+            Command::EchoStdio => Ok(echo_stdio::run()?),
+            Command::BareProxy { listen, upstream } => {
+                bare_proxy::run(listen.listen, upstream).await
+            }
+            Command::BareBridge { listen, command } => {
+                bare_bridge::run(listen.listen, command).await
+            }
+        }
+    })
+}

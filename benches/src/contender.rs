@@ -1,0 +1,308 @@
+//! What is compared: how each proxy is started, how one knows that it is ready, and how it ends.
+
+use std::fmt;
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::{sleep, timeout};
+
+use crate::BoxError;
+
+/// How long a process may take to be ready, and to end when asked.
+const PATIENCE: Duration = Duration::from_secs(10);
+const STOPPING: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Proxy {
+    /// None: the load goes straight to the server
+    Direct,
+    /// Ours without features: bare-proxy over HTTP, bare-bridge over stdio
+    Bare,
+    Nginx,
+    Haproxy,
+    /// The default tower
+    Ziggurat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Transport {
+    Http,
+    Stdio,
+}
+
+/// The programs that this machine has.
+pub(crate) struct Programs {
+    ours: PathBuf,
+    nginx: Option<PathBuf>,
+    haproxy: Option<PathBuf>,
+    ziggurat: Option<PathBuf>,
+}
+
+/// A process of ours, in a process group of its own that goes when this value goes.
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    child: Child,
+    group: Pid,
+    /// Held, so that nobody writes into a closed pipe.
+    _stdout: Option<ChildStdout>,
+    /// Its configuration and its log.
+    dir: TempDir,
+}
+
+/// The line with which ours and ziggurat say where they listen.
+#[derive(Deserialize)]
+struct Ready {
+    listen: SocketAddr,
+}
+
+// === impl Proxy, Transport ===
+
+impl Proxy {
+    pub(crate) fn label(self, transport: Transport) -> &'static str {
+        match (self, transport) {
+            (Self::Direct, _) => "direct",
+            (Self::Bare, Transport::Http) => "bare-proxy",
+            (Self::Bare, Transport::Stdio) => "bare-bridge",
+            (Self::Nginx, _) => "nginx",
+            (Self::Haproxy, _) => "HAProxy",
+            (Self::Ziggurat, _) => "ziggurat",
+        }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http => "HTTP",
+            Self::Stdio => "stdio",
+        })
+    }
+}
+
+// === impl Programs ===
+
+impl Programs {
+    /// `ziggurat` defaults to the program of that name beside ours.
+    pub(crate) fn find(ziggurat: Option<PathBuf>) -> Result<Self, BoxError> {
+        let ours = std::env::current_exe()?;
+        let ziggurat = match ziggurat {
+            Some(given) if given.is_file() => Some(given.canonicalize()?),
+            Some(given) => return Err(format!("{} is not a file", given.display()).into()),
+            None => Some(ours.with_file_name("ziggurat")).filter(|path| path.is_file()),
+        };
+        Ok(Self {
+            nginx: in_path("nginx"),
+            haproxy: in_path("haproxy"),
+            ziggurat,
+            ours,
+        })
+    }
+
+    /// Why this proxy cannot take part; `None` if it can.
+    pub(crate) fn missing(&self, proxy: Proxy) -> Option<&'static str> {
+        match proxy {
+            Proxy::Direct | Proxy::Bare => None,
+            Proxy::Nginx if self.nginx.is_some() => None,
+            Proxy::Haproxy if self.haproxy.is_some() => None,
+            Proxy::Ziggurat if self.ziggurat.is_some() => None,
+            Proxy::Nginx | Proxy::Haproxy => Some("not installed; benches/install installs it"),
+            Proxy::Ziggurat => Some("not built; build the workspace, or say where with --ziggurat"),
+        }
+    }
+
+    /// The HTTP server that every proxy has behind it.
+    pub(crate) async fn echo_http(&self) -> Result<Running, BoxError> {
+        let mut command = Command::new(&self.ours);
+        command.arg("echo-http");
+        Running::announced(command, tempfile::tempdir()?).await
+    }
+
+    /// Starts a proxy in front of `upstream`, or of a stdio child of its own. `None` for no proxy at all.
+    pub(crate) async fn start(
+        &self,
+        proxy: Proxy,
+        transport: Transport,
+        upstream: SocketAddr,
+    ) -> Result<Option<Running>, BoxError> {
+        let dir = tempfile::tempdir()?;
+        let program = |found: &Option<PathBuf>| {
+            let found = found.as_deref().ok_or("the program is missing");
+            found.map(Command::new)
+        };
+        let running = match proxy {
+            Proxy::Direct => return Ok(None),
+            Proxy::Bare => {
+                let mut command = Command::new(&self.ours);
+                command.arg(match transport {
+                    Transport::Http => "bare-proxy",
+                    Transport::Stdio => "bare-bridge",
+                });
+                self.in_front_of(&mut command, transport, upstream, "");
+                Running::announced(command, dir).await
+            }
+            Proxy::Ziggurat => {
+                let mut command = program(&self.ziggurat)?;
+                command.args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+                self.in_front_of(&mut command, transport, upstream, "/mcp");
+                Running::announced(command, dir).await
+            }
+            Proxy::Nginx => {
+                let template = include_str!("contender/nginx.conf");
+                let (listen, file) = configure(template, dir.path(), upstream)?;
+                let mut command = program(&self.nginx)?;
+                command.arg("-p").arg(dir.path()).arg("-c").arg(file);
+                command.args(["-e", "stderr"]);
+                Running::listening(command, dir, listen).await
+            }
+            Proxy::Haproxy => {
+                let template = include_str!("contender/haproxy.cfg");
+                let (listen, file) = configure(template, dir.path(), upstream)?;
+                let mut command = program(&self.haproxy)?;
+                command.arg("-db").arg("-f").arg(file);
+                Running::listening(command, dir, listen).await
+            }
+        };
+        Ok(Some(running?))
+    }
+
+    fn in_front_of(
+        &self,
+        command: &mut Command,
+        transport: Transport,
+        upstream: SocketAddr,
+        path: &str,
+    ) {
+        match transport {
+            Transport::Http => command.arg(format!("http://{upstream}{path}")),
+            Transport::Stdio => command.arg("--").arg(&self.ours).arg("echo-stdio"),
+        };
+    }
+}
+
+fn in_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        // Where Debian puts them, which is not in everybody's path.
+        .chain([PathBuf::from("/usr/sbin")])
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
+}
+
+/// Writes a configuration for a port that is free now.
+fn configure(
+    template: &str,
+    dir: &Path,
+    upstream: SocketAddr,
+) -> Result<(SocketAddr, PathBuf), BoxError> {
+    let listen = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let filled = template
+        .replace("LISTEN", &listen.to_string())
+        .replace("UPSTREAM", &upstream.to_string())
+        .replace("DIR", &dir.to_string_lossy());
+    let file = dir.join("proxy.conf");
+    std::fs::write(&file, filled)?;
+    Ok((listen, file))
+}
+
+// === impl Running ===
+
+impl Running {
+    /// A program that says on its first line where it listens.
+    async fn announced(mut command: Command, dir: TempDir) -> Result<Self, BoxError> {
+        command.stdout(Stdio::piped());
+        let mut running = Self::spawn(command, dir)?;
+        let stdout = running.child.stdout.take().ok_or("it has no stdout")?;
+        let mut stdout = BufReader::new(stdout);
+        let mut line = String::new();
+        let read = timeout(PATIENCE, stdout.read_line(&mut line)).await;
+        match read.ok().map(|_| serde_json::from_str::<Ready>(&line)) {
+            Some(Ok(ready)) => running.address = ready.listen,
+            _ => return Err(running.failure("it did not say where it listens")),
+        }
+        running._stdout = Some(stdout.into_inner());
+        Ok(running)
+    }
+
+    /// A program that was told where to listen.
+    async fn listening(
+        mut command: Command,
+        dir: TempDir,
+        address: SocketAddr,
+    ) -> Result<Self, BoxError> {
+        command.stdout(Stdio::null());
+        let mut running = Self::spawn(command, dir)?;
+        running.address = address;
+        let connected = timeout(PATIENCE, async {
+            while TcpStream::connect(address).await.is_err() {
+                if running.child.try_wait()?.is_some() {
+                    return Ok(false);
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
+            Ok::<_, std::io::Error>(true)
+        });
+        match connected.await {
+            Ok(Ok(true)) => Ok(running),
+            _ => Err(running.failure("it does not listen")),
+        }
+    }
+
+    fn spawn(mut command: Command, dir: TempDir) -> Result<Self, BoxError> {
+        let child = command
+            .stdin(Stdio::null())
+            .stderr(File::create(log(&dir))?)
+            .process_group(0)
+            .spawn()?;
+        let pid = child.id().ok_or("it ended at once")?;
+        Ok(Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            child,
+            group: Pid::from_raw(pid.cast_signed()).ok_or("it has no process id")?,
+            _stdout: None,
+            dir,
+        })
+    }
+
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Asks it to end, and sees that it does.
+    pub(crate) async fn stop(mut self) {
+        let _gone = kill_process(self.group, Signal::TERM);
+        let _too_slow = timeout(STOPPING, self.child.wait()).await;
+    }
+
+    /// `what` went wrong, and what the process itself says about it.
+    fn failure(&self, what: &str) -> BoxError {
+        let log = std::fs::read_to_string(log(&self.dir)).unwrap_or_default();
+        match log.trim().lines().last() {
+            Some(last) => format!("{what}; its log ends: {last}").into(),
+            None => what.into(),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Also after a proper end: the group may hold more than the process that was asked.
+        let _none_left = kill_process_group(self.group, Signal::KILL);
+        let _reaped = self.child.try_wait();
+    }
+}
+
+fn log(dir: &TempDir) -> PathBuf {
+    dir.path().join("log")
+}

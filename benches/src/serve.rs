@@ -1,0 +1,51 @@
+//! What every server here shares: bind, say where, accept, and speak HTTP/1.1.
+
+use std::convert::Infallible;
+use std::io::Write;
+use std::net::SocketAddr;
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+
+use crate::BoxError;
+
+/// Serves until the process ends. `answer` is called for each request and cannot fail: a proxy
+/// whose upstream is gone says so with a status.
+pub(crate) async fn serve<F, Fut, B>(listen: SocketAddr, answer: F) -> Result<(), BoxError>
+where
+    F: Fn(Request<Incoming>) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = Response<B>> + Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let listener = TcpListener::bind(listen).await?;
+    announce(listener.local_addr()?)?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let answer = answer.clone();
+        let service = service_fn(move |request| {
+            let response = answer(request);
+            async move { Ok::<_, Infallible>(response.await) }
+        });
+        tokio::spawn(async move {
+            // A client that goes away ends its connection with an error: nothing to report.
+            let _gone = http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}
+
+/// The line that ziggurat prints too, so that one reader waits for all.
+fn announce(listen: SocketAddr) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{{\"listen\":\"{listen}\"}}")?;
+    stdout.flush()
+}
