@@ -7,11 +7,15 @@
 use std::{error::Error, time::Duration};
 
 use crate::{
+    cap::BodyTooLarge,
     deadline::DeadlineExceeded,
     drain::Draining,
     error::{Outcome, find},
+    guard::{HostRefused, OriginRefused, Problem},
+    inspect::{Encoded, NotJson, UploadFailed, UploadTimeout},
     limit::Shed,
     mcp::{EnvelopeError, headers::HeaderMismatch},
+    route::{NoRoute, UnsafePath},
     timeout::{HeadTimeout, IdleTimeout},
 };
 
@@ -30,6 +34,8 @@ pub enum Fault {
         /// What is spoken.
         supported: Vec<String>,
     },
+    /// A modern request for a method that only the legacy era has.
+    NoSuchMethod,
     /// A modern request lacks what each must carry.
     MetaMissing(String),
     /// A message that must not be sent, or not in this era.
@@ -44,6 +50,8 @@ pub enum Fault {
     UploadFailed,
     /// The Host is not one of ours.
     HostRefused,
+    /// The Host is missing, stands twice, or cannot be read.
+    BadHost,
     /// The Origin is not allowed.
     OriginRefused,
     /// A path that could mean two things.
@@ -70,8 +78,10 @@ pub enum Fault {
     IdleTimeout(String),
     /// The connection took too long.
     ConnectTimeout(String),
-    /// There is no connection to be had.
-    ConnectFailed,
+    /// There is no connection to be had, for this reason.
+    ConnectFailed(String),
+    /// The request cannot be sent on.
+    Unforwardable(String),
     /// The upstream broke off.
     UpstreamBroken(Outcome),
     /// The server program could not be started.
@@ -155,8 +165,34 @@ impl Fault {
     }
 
     /// What the layers at the edge refuse.
-    fn edge(_error: &(dyn Error + 'static)) -> Option<Self> {
-        None
+    fn edge(error: &(dyn Error + 'static)) -> Option<Self> {
+        if let Some(e) = find::<HostRefused>(error) {
+            return Some(match e.problem {
+                Problem::Foreign => Self::HostRefused,
+                Problem::Missing | Problem::Twice | Problem::Differs | Problem::Malformed => {
+                    Self::BadHost
+                }
+            });
+        }
+        if find::<OriginRefused>(error).is_some() {
+            return Some(Self::OriginRefused);
+        }
+        if let Some(e) = find::<BodyTooLarge>(error) {
+            return Some(Self::BodyTooLarge(e.to_string()));
+        }
+        if find::<NotJson>(error).is_some() || find::<Encoded>(error).is_some() {
+            return Some(Self::UnsupportedMedia(error.to_string()));
+        }
+        if find::<UploadTimeout>(error).is_some() {
+            return Some(Self::UploadTimeout);
+        }
+        if find::<UploadFailed>(error).is_some() {
+            return Some(Self::UploadFailed);
+        }
+        if find::<UnsafePath>(error).is_some() {
+            return Some(Self::UnsafePath);
+        }
+        find::<NoRoute>(error).map(|_| Self::NoRoute)
     }
 
     fn upstream(error: &(dyn Error + 'static)) -> Option<Self> {
@@ -164,8 +200,30 @@ impl Fault {
         if let Some(e) = find::<crate::upstream::stdio::StdioError>(error) {
             return Some(Self::stdio(e));
         }
+        #[cfg(feature = "http")]
+        if let Some(fault) = Self::http(error) {
+            return Some(fault);
+        }
         let _none = error;
         None
+    }
+
+    #[cfg(feature = "http")]
+    fn http(error: &(dyn Error + 'static)) -> Option<Self> {
+        use crate::upstream::http as h;
+        if let Some(e) = find::<h::ConnectTimeout>(error) {
+            return Some(Self::ConnectTimeout(e.to_string()));
+        }
+        if let Some(e) = find::<h::ConnectFailed>(error) {
+            return Some(Self::ConnectFailed(e.problem.to_string()));
+        }
+        if let Some(e) = find::<h::Unforwardable>(error) {
+            return Some(Self::Unforwardable(e.to_string()));
+        }
+        if find::<h::RequestBroken>(error).is_some() {
+            return Some(Self::UploadFailed);
+        }
+        find::<h::UpstreamBroken>(error).map(|e| Self::UpstreamBroken(e.outcome()))
     }
 
     #[cfg(feature = "stdio")]
@@ -191,6 +249,7 @@ impl Fault {
             E::NotAcceptable => Self::NotAcceptable,
             E::Misplaced(_) => Self::Misplaced(message),
             E::LegacyServer => Self::LegacyServer(message),
+            E::NoSuchMethod => Self::NoSuchMethod,
             E::MetaMissing(_) => Self::MetaMissing(message),
             E::UnsupportedVersion {
                 requested,

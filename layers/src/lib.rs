@@ -1,20 +1,55 @@
 //! Tower layers and upstream services for proxying MCP, HTTP and SSE.
+//!
+//! Each layer works alone, on any `Service<http::Request<B>>`, in an axum or hyper program; together, in this order, they are the
+//! tower of the `ziggurat` proxy. A request meets them from the top:
+//!
+//! | terrace | layer | what it does |
+//! | --- | --- | --- |
+//! | server | [`exchange`] | one shared slot for what is known of a request |
+//! | | [`access_log`] | a line for each operation |
+//! | | [`record`] | metrics, as the client sees them |
+//! | | [`guard`] (CORS half) | answers preflights, adds CORS headers |
+//! | | [`rescue`] | turns errors into responses, the only one to do so |
+//! | | [`drain`] | ends streams and calls at shutdown |
+//! | | [`guard`] | refuses foreign `Host` and `Origin` |
+//! | | [`body_limit`] | bounds request bodies |
+//! | | [`route`] | finds the route |
+//! | route | [`inspect`] | reads the facts of an MCP call |
+//! | | [`credentials`] | keeps the client's secrets from upstreams |
+//! | | [`limit`] | caps calls and streams |
+//! | | [`deadline`] | the total time of a call |
+//! | endpoint | [`limit`] | caps calls at one endpoint |
+//! | | [`record`] | metrics of attempts |
+//! | | [`timeout`] | head and idle clocks |
+//! | | [`observe`] | reads what the upstream answers |
+//! | | [`upstream`] | the upstream: over HTTP, or a child process |
+//!
+//! What all of them share is the floor: [`body`], [`error`], [`fault`], [`mcp`] (facts, headers, events), [`metrics`] and [`waits`].
+
+pub mod access_log;
 pub mod body;
+pub mod body_limit;
+mod cap;
+mod clock;
+pub mod credentials;
+pub mod deadline;
+pub mod drain;
 pub mod error;
 pub mod exchange;
+pub mod fault;
+pub mod guard;
+mod host;
+pub mod inspect;
 pub mod limit;
 pub mod mcp;
 pub mod metrics;
-pub mod waits;
-pub use body::Body;
-pub use error::BoxError;
-pub mod access_log;
-mod clock;
-pub mod deadline;
-pub mod drain;
-pub mod fault;
 pub mod observe;
 pub mod record;
 pub mod rescue;
+pub mod route;
 pub mod timeout;
 pub mod upstream;
+pub mod waits;
+
+pub use body::Body;
+pub use error::BoxError;

@@ -162,9 +162,9 @@ impl CallFacts {
         self.verb == Verb::Delete || (self.verb == Verb::Post && self.requests().next().is_none())
     }
 
-    /// The request is an `initialize`.
+    /// The request is an `initialize`, which begins a legacy session.
     pub fn is_initialize(&self) -> bool {
-        self.request().is_some_and(|m| m.is("initialize"))
+        self.era == Era::Legacy && self.request().is_some_and(|m| m.is("initialize"))
     }
 }
 

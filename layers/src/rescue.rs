@@ -258,6 +258,13 @@ impl std::fmt::Display for Causes<'_> {
 
 // === impl RescueBody ===
 
+/// No body: for layers above that answer by themselves.
+impl<B> Default for RescueBody<B> {
+    fn default() -> Self {
+        Self(State::Own(None))
+    }
+}
+
 impl<B> HttpBody for RescueBody<B>
 where
     B: HttpBody<Data = Bytes>,

@@ -90,7 +90,9 @@ impl CallFacts {
         let Some(message) = self.messages().first() else {
             return;
         };
-        if message.is("initialize") {
+        // An `initialize` is legacy, unless both header and envelope say otherwise: then it is a modern request for a
+        // method that the modern era does not have.
+        if message.is("initialize") && self.version != message.version {
             return;
         }
         if let Some(version) = message.version.clone() {

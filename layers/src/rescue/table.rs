@@ -34,276 +34,126 @@ pub struct Row {
 
 /// Each kind with its layer, as labels.
 pub(super) const KINDS: &[(&str, &str)] = &[
-    ("inspect", "bad_message"),
-    ("inspect", "header_mismatch"),
-    ("stdio", "unsupported_version"),
-    ("stdio", "meta_missing"),
-    ("stdio", "misplaced"),
     ("body_limit", "body_too_large"),
-    ("inspect", "unsupported_media"),
-    ("inspect", "upload_timeout"),
-    ("inspect", "upload_failed"),
+    ("deadline", "deadline_exceeded"),
+    ("drain", "draining"),
+    ("guard", "bad_host"),
     ("guard", "host_refused"),
     ("guard", "origin_refused"),
-    ("route", "unsafe_path"),
-    ("route", "no_route"),
-    ("limit", "overloaded"),
-    ("drain", "draining"),
-    ("deadline", "deadline_exceeded"),
-    ("timeout", "upstream_timeout"),
-    ("timeout", "upstream_silent"),
-    ("http", "connect_timeout"),
     ("http", "connect_failed"),
+    ("http", "connect_timeout"),
+    ("http", "unforwardable"),
     ("http", "upstream_broken"),
-    ("stdio", "start_failed"),
-    ("stdio", "start_delayed"),
-    ("stdio", "start_timeout"),
-    ("stdio", "server_gone"),
-    ("stdio", "answer_too_long"),
-    ("stdio", "slow_reader"),
-    ("stdio", "server_busy"),
-    ("stdio", "session_required"),
-    ("stdio", "session_gone"),
-    ("stdio", "not_allowed"),
-    ("stdio", "not_acceptable"),
-    ("stdio", "legacy_server"),
+    ("inspect", "bad_message"),
+    ("inspect", "header_mismatch"),
+    ("inspect", "unsupported_media"),
+    ("inspect", "upload_failed"),
+    ("inspect", "upload_timeout"),
+    ("limit", "overloaded"),
     ("rescue", "internal_error"),
+    ("route", "no_route"),
+    ("route", "unsafe_path"),
+    ("stdio", "answer_too_long"),
+    ("stdio", "legacy_server"),
+    ("stdio", "meta_missing"),
+    ("stdio", "misplaced"),
+    ("stdio", "no_such_method"),
+    ("stdio", "not_acceptable"),
+    ("stdio", "not_allowed"),
+    ("stdio", "server_busy"),
+    ("stdio", "server_gone"),
+    ("stdio", "session_gone"),
+    ("stdio", "session_required"),
+    ("stdio", "slow_reader"),
+    ("stdio", "start_delayed"),
+    ("stdio", "start_failed"),
+    ("stdio", "start_timeout"),
+    ("stdio", "unsupported_version"),
+    ("timeout", "upstream_silent"),
+    ("timeout", "upstream_timeout"),
 ];
 
 /// The clocks whose running out is told by a fault.
-pub(super) const PHASES: &[&str] = &["connect", "head", "idle", "deadline", "upload"];
+pub(super) const PHASES: &[&str] = &["connect", "deadline", "head", "idle", "upload"];
+
+const SOON: Duration = Duration::from_secs(1);
 
 impl Row {
     /// The row of a fault.
     pub fn of(fault: &Fault) -> Self {
-        use Blame::{Client, Proxy, Upstream};
-        use Outcome::{NotSent, Rejected, Unknown};
-        use StatusCode as S;
-        let row = |layer, kind, status, blame, outcome| Self {
-            kind,
-            layer,
-            status,
-            code: None,
-            keeps_status: false,
-            phase: None,
-            retry_after: None,
-            outcome,
-            blame,
-        };
         match fault {
-            Fault::BadMessage(_) => {
-                row("inspect", "bad_message", S::BAD_REQUEST, Client, Rejected).keep()
+            Fault::BadMessage(_) => client("inspect", "bad_message", 400),
+            Fault::HeaderMismatch(_) => client("inspect", "header_mismatch", 400).code(-32020),
+            Fault::UnsupportedVersion { .. } => {
+                client("stdio", "unsupported_version", 400).code(-32022)
             }
-            Fault::HeaderMismatch(_) => row(
-                "inspect",
-                "header_mismatch",
-                S::BAD_REQUEST,
-                Client,
-                Rejected,
-            )
-            .code(-32020),
-            Fault::UnsupportedVersion { .. } => row(
-                "stdio",
-                "unsupported_version",
-                S::BAD_REQUEST,
-                Client,
-                Rejected,
-            )
-            .code(-32022),
-            Fault::MetaMissing(_) => {
-                row("stdio", "meta_missing", S::BAD_REQUEST, Client, Rejected).code(-32602)
-            }
-            Fault::Misplaced(_) => {
-                row("stdio", "misplaced", S::BAD_REQUEST, Client, Rejected).keep()
-            }
-            Fault::BodyTooLarge(_) => row(
-                "body_limit",
-                "body_too_large",
-                S::PAYLOAD_TOO_LARGE,
-                Client,
-                Rejected,
-            )
-            .keep(),
-            Fault::UnsupportedMedia(_) => row(
-                "inspect",
-                "unsupported_media",
-                S::UNSUPPORTED_MEDIA_TYPE,
-                Client,
-                Rejected,
-            )
-            .keep(),
-            Fault::UploadTimeout => row(
-                "inspect",
-                "upload_timeout",
-                S::REQUEST_TIMEOUT,
-                Client,
-                NotSent,
-            )
-            .phase("upload"),
-            Fault::UploadFailed => row("inspect", "upload_failed", S::BAD_REQUEST, Client, NotSent),
-            Fault::HostRefused => {
-                row("guard", "host_refused", S::FORBIDDEN, Client, Rejected).keep()
-            }
-            Fault::OriginRefused => {
-                row("guard", "origin_refused", S::FORBIDDEN, Client, Rejected).keep()
-            }
-            Fault::UnsafePath => {
-                row("route", "unsafe_path", S::BAD_REQUEST, Client, Rejected).keep()
-            }
-            Fault::NoRoute => row("route", "no_route", S::NOT_FOUND, Client, Rejected).keep(),
-            Fault::Shed(_) => row(
-                "limit",
-                "overloaded",
-                S::SERVICE_UNAVAILABLE,
-                Proxy,
-                NotSent,
-            )
-            .again(Duration::from_secs(1)),
-            Fault::Draining { sent } => {
-                let outcome = if *sent { Unknown } else { NotSent };
-                row("drain", "draining", S::SERVICE_UNAVAILABLE, Proxy, outcome)
-                    .again(Duration::from_secs(1))
-            }
-            Fault::Deadline { sent, .. } => {
-                let outcome = if *sent { Unknown } else { NotSent };
-                row(
-                    "deadline",
-                    "deadline_exceeded",
-                    S::GATEWAY_TIMEOUT,
-                    Upstream,
-                    outcome,
-                )
-                .phase("deadline")
-            }
-            Fault::HeadTimeout(_) => row(
-                "timeout",
-                "upstream_timeout",
-                S::GATEWAY_TIMEOUT,
-                Upstream,
-                Unknown,
-            )
-            .phase("head"),
-            Fault::IdleTimeout(_) => row(
-                "timeout",
-                "upstream_silent",
-                S::GATEWAY_TIMEOUT,
-                Upstream,
-                Unknown,
-            )
-            .phase("idle"),
-            Fault::ConnectTimeout(_) => row(
-                "http",
-                "connect_timeout",
-                S::GATEWAY_TIMEOUT,
-                Upstream,
-                NotSent,
-            )
-            .phase("connect"),
-            Fault::ConnectFailed => {
-                row("http", "connect_failed", S::BAD_GATEWAY, Upstream, NotSent)
-            }
-            Fault::UpstreamBroken(outcome) => row(
-                "http",
-                "upstream_broken",
-                S::BAD_GATEWAY,
-                Upstream,
-                *outcome,
-            ),
-            Fault::SpawnFailed(_) => {
-                row("stdio", "start_failed", S::BAD_GATEWAY, Upstream, NotSent)
-            }
-            Fault::Backoff(again) => row(
-                "stdio",
-                "start_delayed",
-                S::SERVICE_UNAVAILABLE,
-                Upstream,
-                NotSent,
-            )
-            .again(*again),
-            Fault::Handshake(_) => row(
-                "stdio",
-                "start_timeout",
-                S::GATEWAY_TIMEOUT,
-                Upstream,
-                Unknown,
-            ),
-            Fault::ServerGone { sent, .. } => {
-                let outcome = if *sent { Unknown } else { NotSent };
-                row("stdio", "server_gone", S::BAD_GATEWAY, Upstream, outcome)
-            }
-            Fault::AnswerTooLong(_) => row(
-                "stdio",
-                "answer_too_long",
-                S::BAD_GATEWAY,
-                Upstream,
-                Unknown,
-            ),
-            Fault::SlowReader(_) => row(
-                "stdio",
-                "slow_reader",
-                S::SERVICE_UNAVAILABLE,
-                Client,
-                Unknown,
-            ),
-            Fault::ServerBusy(_) => row(
-                "stdio",
-                "server_busy",
-                S::SERVICE_UNAVAILABLE,
-                Upstream,
-                NotSent,
-            )
-            .again(Duration::from_secs(1)),
-            Fault::SessionRequired => row(
-                "stdio",
-                "session_required",
-                S::BAD_REQUEST,
-                Client,
-                Rejected,
-            )
-            .keep(),
-            Fault::SessionGone => {
-                row("stdio", "session_gone", S::NOT_FOUND, Client, Rejected).keep()
-            }
-            Fault::NotAllowed => row(
-                "stdio",
-                "not_allowed",
-                S::METHOD_NOT_ALLOWED,
-                Client,
-                Rejected,
-            )
-            .keep(),
-            Fault::NotAcceptable => row(
-                "stdio",
-                "not_acceptable",
-                S::NOT_ACCEPTABLE,
-                Client,
-                Rejected,
-            )
-            .keep(),
-            Fault::LegacyServer(_) => {
-                row("stdio", "legacy_server", S::BAD_REQUEST, Client, Rejected).keep()
-            }
-            Fault::Bug => row(
-                "rescue",
-                "internal_error",
-                S::INTERNAL_SERVER_ERROR,
-                Proxy,
-                Unknown,
-            ),
+            Fault::NoSuchMethod => client("stdio", "no_such_method", 404).code(-32601),
+            Fault::MetaMissing(_) => client("stdio", "meta_missing", 400).code(-32602),
+            Fault::Misplaced(_) => client("stdio", "misplaced", 400),
+            Fault::BodyTooLarge(_) => client("body_limit", "body_too_large", 413),
+            Fault::UnsupportedMedia(_) => client("inspect", "unsupported_media", 415),
+            Fault::UploadTimeout => client("inspect", "upload_timeout", 408).phase("upload"),
+            Fault::UploadFailed => client("inspect", "upload_failed", 400),
+            Fault::BadHost => client("guard", "bad_host", 400),
+            Fault::HostRefused => client("guard", "host_refused", 403),
+            Fault::OriginRefused => client("guard", "origin_refused", 403),
+            Fault::UnsafePath => client("route", "unsafe_path", 400),
+            Fault::Unforwardable(_) => client("http", "unforwardable", 400),
+            Fault::NoRoute => client("route", "no_route", 404),
+            Fault::SessionRequired => client("stdio", "session_required", 400),
+            Fault::SessionGone => client("stdio", "session_gone", 404),
+            Fault::NotAllowed => client("stdio", "not_allowed", 405),
+            Fault::NotAcceptable => client("stdio", "not_acceptable", 406),
+            Fault::LegacyServer(_) => client("stdio", "legacy_server", 400),
+            Fault::Shed(_) => row("limit", "overloaded", 503)
+                .unsent()
+                .by(Blame::Proxy)
+                .again(SOON),
+            Fault::Draining { sent } => row("drain", "draining", 503)
+                .sent(*sent)
+                .by(Blame::Proxy)
+                .again(SOON),
+            Fault::Deadline { sent, .. } => row("deadline", "deadline_exceeded", 504)
+                .sent(*sent)
+                .phase("deadline"),
+            Fault::HeadTimeout(_) => row("timeout", "upstream_timeout", 504).phase("head"),
+            Fault::IdleTimeout(_) => row("timeout", "upstream_silent", 504).phase("idle"),
+            Fault::ConnectTimeout(_) => row("http", "connect_timeout", 504)
+                .unsent()
+                .phase("connect"),
+            Fault::ConnectFailed(_) => row("http", "connect_failed", 502).unsent(),
+            Fault::UpstreamBroken(outcome) => row("http", "upstream_broken", 502).outcome(*outcome),
+            Fault::SpawnFailed(_) => row("stdio", "start_failed", 502).unsent(),
+            Fault::Backoff(again) => row("stdio", "start_delayed", 503).unsent().again(*again),
+            Fault::Handshake(_) => row("stdio", "start_timeout", 504),
+            Fault::ServerGone { sent, .. } => row("stdio", "server_gone", 502).sent(*sent),
+            Fault::AnswerTooLong(_) => row("stdio", "answer_too_long", 502),
+            Fault::SlowReader(_) => row("stdio", "slow_reader", 503).by(Blame::Client),
+            Fault::ServerBusy(_) => row("stdio", "server_busy", 503).unsent().again(SOON),
+            Fault::Bug => row("rescue", "internal_error", 500).by(Blame::Proxy),
         }
     }
 
-    fn keep(self) -> Self {
-        Self {
-            keeps_status: true,
-            ..self
-        }
+    fn by(self, blame: Blame) -> Self {
+        Self { blame, ..self }
+    }
+
+    fn outcome(self, outcome: Outcome) -> Self {
+        Self { outcome, ..self }
+    }
+
+    fn unsent(self) -> Self {
+        self.outcome(Outcome::NotSent)
+    }
+
+    fn sent(self, sent: bool) -> Self {
+        if sent { self } else { self.unsent() }
     }
 
     fn code(self, code: i64) -> Self {
         Self {
             code: Some(code),
-            ..self.keep()
+            ..self
         }
     }
 
@@ -319,6 +169,32 @@ impl Row {
             retry_after: Some(after),
             ..self
         }
+    }
+}
+
+/// A failure of the upstream, or on the way to it, that may have had an effect. The status is that of the
+/// JSON-RPC code, and comes as such only on plain HTTP.
+fn row(layer: &'static str, kind: &'static str, status: u16) -> Row {
+    Row {
+        kind,
+        layer,
+        status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        code: None,
+        keeps_status: false,
+        phase: None,
+        retry_after: None,
+        outcome: Outcome::Unknown,
+        blame: Blame::Upstream,
+    }
+}
+
+/// A refusal of what the client sent. Its status is one that the specification, or HTTP, gives it.
+fn client(layer: &'static str, kind: &'static str, status: u16) -> Row {
+    Row {
+        keeps_status: true,
+        outcome: Outcome::Rejected,
+        blame: Blame::Client,
+        ..row(layer, kind, status)
     }
 }
 
@@ -341,6 +217,7 @@ pub(super) fn message(fault: &Fault) -> String {
         | Fault::SlowReader(text)
         | Fault::ServerBusy(text)
         | Fault::LegacyServer(text)
+        | Fault::Unforwardable(text)
         | Fault::Deadline { message: text, .. }
         | Fault::ServerGone { message: text, .. } => text.clone(),
         Fault::UnsupportedVersion { requested, .. } => {
@@ -348,12 +225,14 @@ pub(super) fn message(fault: &Fault) -> String {
         }
         Fault::UploadTimeout => "the request body did not come in time".into(),
         Fault::UploadFailed => "the request body broke off".into(),
+        Fault::BadHost => "the Host header is missing, stands twice or cannot be read".into(),
         Fault::HostRefused => "this host is not served here".into(),
         Fault::OriginRefused => "this origin is not allowed".into(),
         Fault::UnsafePath => "the path has dot segments or encoded slashes".into(),
+        Fault::NoSuchMethod => "this revision has no such method".into(),
         Fault::NoRoute => "no route matches".into(),
         Fault::Draining { .. } => "the server is shutting down; try again".into(),
-        Fault::ConnectFailed => "the upstream cannot be reached".into(),
+        Fault::ConnectFailed(problem) => format!("the upstream cannot be reached: {problem}"),
         Fault::UpstreamBroken(_) => "the upstream broke off".into(),
         Fault::Backoff(again) => {
             format!("the server failed to start; the next try is in {again:.1?}")

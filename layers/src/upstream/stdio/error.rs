@@ -89,6 +89,9 @@ pub enum StdioError {
     /// A modern request for a server that only knows the handshake.
     #[error("the server behind this endpoint speaks an earlier revision; begin with initialize")]
     LegacyServer,
+    /// A modern request for a method that only the legacy era has.
+    #[error("this revision has no such method")]
+    NoSuchMethod,
     /// A modern request without what each must carry.
     #[error("params._meta needs {0}")]
     MetaMissing(&'static str),
@@ -150,6 +153,7 @@ impl StdioError {
             | Self::NotAcceptable
             | Self::Misplaced(_)
             | Self::LegacyServer
+            | Self::NoSuchMethod
             | Self::MetaMissing(_)
             | Self::UnsupportedVersion { .. } => Outcome::Rejected,
         }

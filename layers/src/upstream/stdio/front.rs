@@ -329,6 +329,10 @@ impl Incoming {
             return Ok(accepted());
         };
         headers::check(facts, &self.headers)?;
+        // A child would take this for the beginning of a legacy session.
+        if message.is("initialize") {
+            return Err(StdioError::NoSuchMethod.into());
+        }
         if !message.client_said {
             return Err(StdioError::MetaMissing(crate::mcp::META_CAPABILITIES).into());
         }

@@ -442,7 +442,14 @@ impl Pool {
     /// What the children and sessions are, for an operator: no ids in full.
     pub(super) fn report(&self) -> Report {
         let children = self.children();
+        let streams = self
+            .state()
+            .sessions
+            .values()
+            .filter(|place| place.session.has_stream())
+            .count();
         Report {
+            streams,
             children: children
                 .iter()
                 .filter(|c| c.is_open())
@@ -489,6 +496,8 @@ pub struct Report {
     pub children: Vec<i32>,
     /// How many sessions there are.
     pub sessions: usize,
+    /// How many of them have their standing stream open.
+    pub streams: usize,
     /// How many requests have no answer yet.
     pub pending: usize,
     /// How long no child will be started, after one failed to start.

@@ -1,0 +1,427 @@
+//! The running proxy: it stacks the tower, serves it, swaps it, and takes it down.
+
+use std::{
+    io::Write,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::Request;
+use hyper::body::Incoming;
+use serde_json::json;
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::task::TaskTracker;
+use tower::{Service, ServiceExt};
+use ziggurat_layers::{
+    Body,
+    drain::DrainSignals,
+    exchange::Exchange,
+    metrics::{Tools, counter, gauge},
+    route::{Route, Router},
+};
+
+use crate::{
+    admin::{Admin, AdminSettings, AdminSources},
+    cli::Run,
+    config::{Config, Source},
+    erase::erase,
+    live::{Live, LiveHandle},
+    serve::{self, Drain, Peer, ServeSettings, load_tls},
+    settings::{EndpointSettings, RouteSettings, ServerSettings, SettingsError, server_limits},
+    stack::{self, Tower},
+    telemetry::MetricsHandle,
+    upstreams::{CoreService, Upstreams},
+};
+
+/// Why the proxy does not start, or does not take a new config.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppError {
+    /// The config has mistakes.
+    #[error("{0}")]
+    Config(#[from] crate::config::ConfigErrors),
+    /// A layer does not take a setting.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The certificate of the listener.
+    #[error(transparent)]
+    Tls(#[from] serve::TlsError),
+    /// An address that cannot be had.
+    #[error("cannot listen on {address}: {problem}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why, and what to do.
+        problem: String,
+    },
+    /// The addresses could not be printed, or no token made.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// No random numbers for the admin token.
+    #[error(transparent)]
+    Token(#[from] crate::admin::TokenError),
+}
+
+/// What outlives a reload.
+#[derive(Debug)]
+struct App {
+    run: Run,
+    tools: Tools,
+    drain: DrainSignals,
+    live: LiveHandle<Tower>,
+    current: Mutex<Current>,
+    retiring: TaskTracker,
+}
+
+#[derive(Debug)]
+struct Current {
+    config: Config,
+    upstreams: Upstreams,
+}
+
+/// The names of the metrics that the program itself moves.
+pub mod names {
+    /// Reloads of the config, by result.
+    pub const RELOADS: &str = "ziggurat_config_reloads_total";
+    /// 1 while draining.
+    pub const DRAINING: &str = "ziggurat_draining";
+}
+
+/// Tells the recorder what the program's own metrics are, and gives them their first value.
+fn describe() {
+    ziggurat_layers::metrics::names::describe();
+    metrics::describe_counter!(names::RELOADS, "Reloads of the config: ok or refused.");
+    metrics::describe_gauge!(names::DRAINING, "1 while the proxy is shutting down.");
+    gauge(names::DRAINING, &[]).set(0.0);
+}
+
+/// Serves until a signal says stop; then drains.
+///
+/// # Errors
+/// When it cannot start.
+pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result<(), AppError> {
+    describe();
+    let (config, warnings) = run.config()?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let tls = match &config.listen.tls {
+        Some(files) => Some(load_tls(&files.certificate, &files.key)?),
+        None => None,
+    };
+    let tools = Tools::default();
+    let drain = DrainSignals::default();
+    let upstreams = Upstreams::new(&config, &Upstreams::default())?;
+    let tower = build(&config, &upstreams, &drain, &tools)?;
+    let (live, handle) = Live::new(tower);
+    let app = Arc::new(App {
+        run,
+        tools,
+        drain,
+        live: handle,
+        current: Mutex::new(Current {
+            config: config.clone(),
+            upstreams,
+        }),
+        retiring: TaskTracker::new(),
+    });
+    let data = bind(config.listen.address).await?;
+    let admin = bind(config.admin).await?;
+    let addresses = (data.local_addr()?, admin.local_addr()?);
+    let token = crate::admin::random_token()?;
+    let admin_service = app.admin(&metrics, token.clone());
+    let settings = ServeSettings {
+        name: "data",
+        header_read_timeout: config.server.header_timeout,
+        max_connections: connections,
+        drain_delay: config.server.drain.delay,
+        ..ServeSettings::default()
+    };
+    let admin_settings = ServeSettings {
+        name: "admin",
+        max_connections: 256,
+        ..ServeSettings::default()
+    };
+    let (data_drain, admin_drain) = (Drain::new(), Drain::new());
+    let secure = tls.is_some();
+    let mut tasks = JoinSet::new();
+    let data_task = serve::run(data, tls, front(live), settings, data_drain.watch());
+    let data_task = tokio::spawn(data_task);
+    let admin_task = tokio::spawn(serve::run(
+        admin,
+        None,
+        admin_service,
+        admin_settings,
+        admin_drain.watch(),
+    ));
+    tasks.spawn(signals(app.clone()));
+    announce(&app, addresses, secure, &token)?;
+
+    // The only task that ends by itself: a signal said stop.
+    let _stopped = tasks.join_next().await;
+    app.shut_down(&data_drain, data_task).await;
+    if admin_drain
+        .finish(Duration::from_secs(1), admin_task)
+        .await
+        .is_err()
+    {
+        tracing::error!("the admin listener failed");
+    }
+    Ok(())
+}
+
+/// Waits for a signal that says stop; reloads on SIGHUP.
+async fn signals(app: Arc<App>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut listen = [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::hangup(),
+    ]
+    .map(|kind| signal(kind).ok());
+    let [terminate, interrupt, hangup] = &mut listen;
+    loop {
+        tokio::select! {
+            () = next(terminate) => return,
+            () = next(interrupt) => return,
+            () = next(hangup) => app.reload(),
+        }
+    }
+}
+
+async fn next(signal: &mut Option<tokio::signal::unix::Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// The tower of a config.
+fn build(
+    config: &Config,
+    upstreams: &Upstreams,
+    drain: &DrainSignals,
+    tools: &Tools,
+) -> Result<Tower, SettingsError> {
+    let server = ServerSettings::new(config, drain.clone(), tools.clone())?;
+    let limits = server_limits(config);
+    let mut endpoints = std::collections::HashMap::new();
+    for upstream in &config.upstreams {
+        let settings = EndpointSettings::new(upstream, tools.clone());
+        let endpoint = match upstreams
+            .get(&upstream.name)
+            .map(|core| core.service.clone())
+        {
+            Some(CoreService::Http(http)) => stack::endpoint(&settings, http),
+            Some(CoreService::Stdio(stdio)) => stack::endpoint(&settings, stdio),
+            None => return Err(SettingsError::new(&upstream.name, &"it has no service")),
+        };
+        endpoints.insert(upstream.name.as_str(), endpoint);
+    }
+    let mut routes = Vec::with_capacity(config.routes.len());
+    for route in &config.routes {
+        let settings = RouteSettings::new(config, route, &limits)?;
+        let endpoint = endpoints.get(route.upstream.as_str());
+        let endpoint = endpoint
+            .ok_or_else(|| SettingsError::new(&route.name, &"its upstream does not exist"))?;
+        routes.push(Route {
+            matcher: settings.matcher.clone(),
+            info: settings.info.clone(),
+            service: stack::route(&settings, endpoint.clone()),
+        });
+    }
+    Ok(stack::server(&server, Router::new(routes)))
+}
+
+/// The tower as the listener calls it: the peer's address goes into the exchange.
+fn front(
+    live: Live<Tower>,
+) -> impl Service<
+    Request<Incoming>,
+    Response = http::Response<Body>,
+    Error = std::convert::Infallible,
+    Future: Send,
+> + Clone
++ Send
++ Sync {
+    erase(live).map_request(|mut request: Request<Incoming>| {
+        let peer = request.extensions().get::<Peer>().copied();
+        if let Some(peer) = peer {
+            Exchange::of(&mut request).set_client(peer.addr.ip());
+        }
+        request.map(Body::new)
+    })
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address).await.map_err(|error| {
+        use std::io::ErrorKind;
+        let cure = match error.kind() {
+            ErrorKind::AddrInUse => "another program has that port; choose one with --listen (or --admin), port 0 takes any free one",
+            ErrorKind::PermissionDenied => "ports below 1024 need a privilege; choose a higher one",
+            ErrorKind::AddrNotAvailable => "this machine does not have that address",
+            _ => return AppError::Bind { address, problem: error.to_string() },
+        };
+        AppError::Bind { address, problem: cure.to_owned() }
+    })
+}
+
+/// Says where it listens: one line of JSON on stdout, and a few words for people on stderr.
+fn announce(
+    app: &App,
+    (listen, admin): (SocketAddr, SocketAddr),
+    secure: bool,
+    token: &str,
+) -> Result<(), AppError> {
+    let line = json!({ "listen": listen.to_string(), "admin": admin.to_string() });
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{line}")?;
+    stdout.flush()?;
+    drop(stdout);
+    let current = app.current();
+    let scheme = if secure { "https" } else { "http" };
+    let mut text = String::new();
+    for route in &current.config.routes {
+        text += &format!(
+            "  {scheme}://{listen}{}  ->  {}\n",
+            route.path, route.upstream
+        );
+    }
+    let first = current
+        .config
+        .routes
+        .first()
+        .map_or("/", |route| route.path.as_str());
+    let hint = if matches!(app.run.source, Source::Demo(_)) {
+        "This is the built-in demo server behind the default tower. Put your own in its place:\n  ziggurat run -- npx -y @modelcontextprotocol/server-everything stdio\n  ziggurat run http://127.0.0.1:3001/mcp\n"
+    } else {
+        ""
+    };
+    let try_it = format!(
+        "  curl -sN {scheme}://{listen}{first} -H 'content-type: application/json' -H 'accept: application/json, text/event-stream' \\\n    -d '{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"initialize\",\"params\":{{\"protocolVersion\":\"2025-11-25\",\"capabilities\":{{}},\"clientInfo\":{{\"name\":\"curl\",\"version\":\"1\"}}}}}}'"
+    );
+    drop(current);
+    let mut stderr = std::io::stderr().lock();
+    writeln!(
+        stderr,
+        "ziggurat is up. {hint}Routes:\n{text}Try:\n{try_it}\nMetrics: http://{admin}/metrics   Health: http://{admin}/readyz\nAdmin API: curl -H 'authorization: Bearer {token}' http://{admin}/admin/v1/upstreams"
+    )?;
+    Ok(())
+}
+
+impl App {
+    fn current(&self) -> std::sync::MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the config again. A bad one is refused, and the old tower stays.
+    fn reload(&self) {
+        match self.try_reload() {
+            Ok(()) => {
+                counter(names::RELOADS, &[("result", "ok")]).increment(1);
+                tracing::info!("the config was read again and is in force");
+            }
+            Err(error) => {
+                counter(names::RELOADS, &[("result", "refused")]).increment(1);
+                tracing::error!("the new config is refused, the old one stays: {error}");
+            }
+        }
+    }
+
+    fn try_reload(&self) -> Result<(), AppError> {
+        let (config, warnings) = self.run.config()?;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        let mut current = self.current();
+        let upstreams = Upstreams::new(&config, &current.upstreams)?;
+        let tower = build(&config, &upstreams, &self.drain, &self.tools)?;
+        if (config.listen != current.config.listen) || (config.admin != current.config.admin) {
+            tracing::warn!("listen, admin and TLS take effect at the next start only");
+        }
+        self.live.swap(tower);
+        let gone = current.upstreams.without(&upstreams);
+        let limit = config.server.drain.limit;
+        *current = Current { config, upstreams };
+        drop(current);
+        for service in gone {
+            self.retiring
+                .spawn(async move { service.retire(limit).await });
+        }
+        Ok(())
+    }
+
+    /// Drains: readiness goes first, streams are told to come back, calls finish or fail clearly, children end.
+    async fn shut_down(&self, drain: &Drain, data: tokio::task::JoinHandle<serve::Served>) {
+        gauge(names::DRAINING, &[]).set(1.0);
+        let (settings, upstreams) = {
+            let current = self.current();
+            (current.config.server.drain, current.upstreams.clone())
+        };
+        tracing::info!(limit = ?settings.limit, "draining");
+        let mut watch = drain.watch();
+        let signals = self.drain.clone();
+        let ends = async move {
+            tokio::time::sleep(settings.delay).await;
+            signals.draining.cancel();
+            watch.closing().await;
+            signals.closing.cancel();
+            std::future::pending::<()>().await;
+        };
+        let served = tokio::select! {
+            served = drain.finish(settings.limit, data) => served,
+            () = ends => return,
+        };
+        self.retiring.close();
+        let mut closing = JoinSet::new();
+        for service in upstreams.all() {
+            let service = service.clone();
+            closing.spawn(async move { service.retire(Duration::ZERO).await });
+        }
+        closing.join_all().await;
+        self.retiring.wait().await;
+        match served {
+            Ok(served) => tracing::info!(finished = served.finished, cut = served.cut, "drained"),
+            Err(error) => tracing::error!(%error, "the listener failed"),
+        }
+    }
+
+    fn admin(self: &Arc<Self>, metrics: &MetricsHandle, token: String) -> Admin {
+        let settings = AdminSettings {
+            token: Some(token),
+            hosts: Vec::new(),
+            origins: Vec::new(),
+        };
+        let metrics = metrics.clone();
+        let (ready, config, upstreams, sessions, streams) = (
+            self.clone(),
+            self.clone(),
+            self.clone(),
+            self.clone(),
+            self.clone(),
+        );
+        let sources = AdminSources {
+            readiness: Arc::new(move || ready.readiness()),
+            metrics: Arc::new(move || metrics.render()),
+            config: Arc::new(move || config.current().config.to_yaml()),
+            upstreams: Arc::new(move || upstreams.current().upstreams.report()),
+            sessions: Arc::new(move || sessions.current().upstreams.sessions()),
+            streams: Arc::new(move || streams.current().upstreams.streams()),
+        };
+        Admin::new(settings, sources)
+    }
+
+    fn readiness(&self) -> Result<(), String> {
+        if self.drain.draining.is_cancelled() || self.drain.closing.is_cancelled() {
+            return Err("draining".to_owned());
+        }
+        if self.current().upstreams.any_usable() {
+            Ok(())
+        } else {
+            Err("no upstream can take a call".to_owned())
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! What the layers are told: the config, in their terms.
+
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+
+use ziggurat_layers::{
+    credentials::CredentialsSettings,
+    deadline::DeadlineSettings,
+    drain::DrainSignals,
+    exchange::{ErrorStyle, RouteInfo},
+    guard::{GuardSettings, OriginName},
+    inspect::InspectSettings,
+    limit::{LimitLayer, LimitSettings},
+    metrics::Tools,
+    route::Match,
+    timeout::TimeoutSettings,
+    upstream::{
+        http::{ClientIdentity, HttpUpstreamSettings, Pem, TlsSettings},
+        stdio::{self, StdioSettings},
+    },
+};
+
+use crate::config::{
+    Config, Endpoint, Errors, HttpEndpoint, Isolation, Protocol, Route, StdioEndpoint, Upstream,
+};
+
+/// For the server terrace.
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    /// Whether operations are logged.
+    pub access_log: bool,
+    /// The names of the routes, as labels.
+    pub names: Vec<String>,
+    /// The tools that may be labels.
+    pub tools: Tools,
+    /// Which hosts and origins are let in.
+    pub guard: Arc<GuardSettings>,
+    /// The most bytes of a request body.
+    pub body_limit: Option<u64>,
+    /// The signals of a shutdown.
+    pub drain: DrainSignals,
+}
+
+/// For a route terrace.
+#[derive(Clone, Debug)]
+pub struct RouteSettings {
+    /// Which requests take the route.
+    pub matcher: Match,
+    /// What the exchange is told of it.
+    pub info: Arc<RouteInfo>,
+    /// Whether and how calls are read.
+    pub inspect: InspectSettings,
+    /// Which secrets of the client go on.
+    pub credentials: CredentialsSettings,
+    /// The caps of the server, which all routes share.
+    pub limit: LimitLayer,
+    /// How long a call may take.
+    pub deadline: Option<DeadlineSettings>,
+}
+
+/// For an endpoint terrace.
+#[derive(Clone, Debug)]
+pub struct EndpointSettings {
+    /// The upstream's name, as a label.
+    pub upstream: String,
+    /// The endpoint's name, as a label.
+    pub name: String,
+    /// How it is reached: `tcp` or `pipe`.
+    pub transport: &'static str,
+    /// The tools that may be labels.
+    pub tools: Tools,
+    /// The cap of calls.
+    pub limit: LimitSettings,
+    /// The clocks of an attempt.
+    pub timeouts: TimeoutSettings,
+}
+
+/// A value of a config that a layer does not take.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}: {problem}")]
+pub struct SettingsError {
+    place: String,
+    problem: String,
+}
+
+impl SettingsError {
+    /// What is wrong, and where.
+    pub fn new(place: impl Into<String>, problem: &dyn std::fmt::Display) -> Self {
+        Self {
+            place: place.into(),
+            problem: problem.to_string(),
+        }
+    }
+}
+
+impl ServerSettings {
+    /// The settings that a config has for the server.
+    ///
+    /// # Errors
+    /// When a name in `hosts` or `origins` cannot be read.
+    pub fn new(config: &Config, drain: DrainSignals, tools: Tools) -> Result<Self, SettingsError> {
+        let server = &config.server;
+        let hosts = server.hosts.as_ref().map(|names| {
+            let parse = |name: &String| {
+                name.parse()
+                    .map_err(|e| SettingsError::new("server.hosts", &e))
+            };
+            names.iter().map(parse).collect::<Result<Vec<_>, _>>()
+        });
+        let origins = server.origins.as_ref().map(|names| {
+            let parse = |name: &String| {
+                name.parse::<OriginName>()
+                    .map_err(|e| SettingsError::new("server.origins", &e))
+            };
+            names.iter().map(parse).collect::<Result<Vec<_>, _>>()
+        });
+        Ok(Self {
+            access_log: server.access_log,
+            names: config
+                .routes
+                .iter()
+                .map(|route| route.name.clone())
+                .collect(),
+            tools,
+            guard: Arc::new(GuardSettings {
+                hosts: hosts.transpose()?,
+                origins: origins.transpose()?,
+            }),
+            body_limit: server.body_limit,
+            drain,
+        })
+    }
+
+    /// The names of the routes.
+    pub fn routes(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+}
+
+/// The caps of a server.
+pub(crate) fn server_limits(config: &Config) -> LimitLayer {
+    LimitLayer::new(LimitSettings {
+        calls: config.server.concurrency,
+        streams: config.server.streams,
+    })
+}
+
+impl RouteSettings {
+    /// The settings of one route.
+    ///
+    /// # Errors
+    /// When its path or host cannot be read.
+    pub fn new(config: &Config, route: &Route, limit: &LimitLayer) -> Result<Self, SettingsError> {
+        let wrong =
+            |e: &dyn std::fmt::Display| SettingsError::new(format!("route {}", route.name), e);
+        let host = route.host.as_ref().map(|host| host.parse()).transpose();
+        let mcp = route.protocol == Protocol::Mcp;
+        // Without a limit of the server, inspect still needs one of its own: it holds the body.
+        let cap = config.server.body_limit.unwrap_or(MOST_INSPECTED);
+        Ok(Self {
+            matcher: Match {
+                path: route.path.parse().map_err(|e| wrong(&e))?,
+                host: host.map_err(|e| wrong(&e))?,
+                headers: route.headers.clone(),
+            },
+            info: Arc::new(RouteInfo {
+                name: route.name.as_str().into(),
+                prefix: route.path.as_str().into(),
+                errors: match route.errors {
+                    Errors::Envelope => ErrorStyle::Envelope,
+                    Errors::Status => ErrorStyle::Status,
+                },
+            }),
+            inspect: if mcp {
+                InspectSettings {
+                    cap,
+                    ..InspectSettings::mcp()
+                }
+            } else {
+                InspectSettings::off()
+            },
+            credentials: CredentialsSettings {
+                forward: route.forward.clone(),
+            },
+            limit: limit.clone(),
+            deadline: route.deadline.as_ref().map(|deadline| DeadlineSettings {
+                limit: deadline.limit,
+                cap: deadline.cap,
+            }),
+        })
+    }
+}
+
+/// The most bytes of an MCP request where the server's body limit is off.
+const MOST_INSPECTED: u64 = 64 << 20;
+
+impl EndpointSettings {
+    /// The settings of an upstream's endpoint.
+    pub fn new(upstream: &Upstream, tools: Tools) -> Self {
+        let (name, transport) = match &upstream.endpoint {
+            Endpoint::Http(http) => (
+                http.url
+                    .authority()
+                    .map_or_else(String::new, ToString::to_string),
+                "tcp",
+            ),
+            Endpoint::Stdio(stdio) => (program(stdio), "pipe"),
+        };
+        Self {
+            upstream: upstream.name.clone(),
+            name,
+            transport,
+            tools,
+            limit: LimitSettings {
+                calls: upstream.concurrency,
+                streams: None,
+            },
+            timeouts: TimeoutSettings {
+                head: upstream.timeouts.head,
+                idle: upstream.timeouts.idle,
+            },
+        }
+    }
+}
+
+/// The program's name without its path.
+fn program(stdio: &StdioEndpoint) -> String {
+    let program = stdio.command.first().map(std::path::Path::new);
+    program
+        .and_then(|p| p.file_name())
+        .map_or_else(String::new, |p| p.to_string_lossy().into_owned())
+}
+
+/// The settings of an HTTP upstream service.
+pub(crate) fn http(name: &str, connect: Duration, endpoint: &HttpEndpoint) -> HttpUpstreamSettings {
+    let tls = &endpoint.tls;
+    HttpUpstreamSettings {
+        headers: endpoint.headers.clone(),
+        http2: endpoint.http2,
+        tls: TlsSettings {
+            ca: tls.ca.clone().map(Pem::File),
+            identity: tls
+                .certificate
+                .clone()
+                .zip(tls.key.clone())
+                .map(|(chain, key)| ClientIdentity {
+                    chain: Pem::File(chain),
+                    key: Pem::File(key),
+                }),
+        },
+        connect_timeout: connect,
+        pool_idle: endpoint.pool_idle,
+        keepalive: endpoint.keepalive,
+        ..HttpUpstreamSettings::new(name, endpoint.url.clone())
+    }
+}
+
+/// The settings of a stdio upstream service.
+pub(crate) fn stdio(
+    name: &str,
+    pending: Option<NonZeroUsize>,
+    endpoint: &StdioEndpoint,
+) -> StdioSettings {
+    let defaults = StdioSettings::new(name, &endpoint.command);
+    StdioSettings {
+        env: endpoint
+            .env
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect(),
+        cwd: endpoint.cwd.clone(),
+        isolation: match endpoint.isolation {
+            Isolation::PerSession => stdio::Isolation::PerSession,
+            Isolation::Shared => stdio::Isolation::Shared,
+        },
+        idle: endpoint.idle,
+        lifetime: endpoint.lifetime,
+        max_children: endpoint.max,
+        max_sessions: endpoint.sessions,
+        max_pending: pending.unwrap_or(defaults.max_pending),
+        handshake: endpoint.handshake,
+        line_limit: usize::try_from(endpoint.line_limit).unwrap_or(usize::MAX),
+        silence: endpoint.silence,
+        stop: stdio::Stop {
+            stdin: endpoint.stop.stdin,
+            term: endpoint.stop.term,
+        },
+        ..defaults
+    }
+}
