@@ -72,7 +72,10 @@ const items = {
     assert(length === profile.large.arguments.bytes, `${length} bytes`);
     return length;
   },
-  // The SDK drops the arguments' headers of a tool that it has not listed, and repeats the call after a list: both ways must work.
+  // A tool whose arguments are mirrored in headers, which the SDK learns from the list: before that, it gets a refusal and lists by itself.
+  async unlisted({ client }) {
+    return textOf(await client.callTool({ name: 'test_custom_headers', arguments: { region: 'zürich ', shard: 42, note: 'free' } }));
+  },
   async headers({ client }) {
     return textOf(await client.callTool({ name: 'test_custom_headers', arguments: { region: 'zürich ', shard: 42, note: 'free' } }));
   },
@@ -199,7 +202,7 @@ export const run = async (connect) => {
   const task = JSON.parse(process.argv[2]);
   const profile = task.profile === 'everything' ? EVERYTHING : FIXTURE;
   const world = { profile, inbox: newInbox() };
-  world.connectFailing = () => connect({ url: task.failing, era: task.era }, newInbox());
+  world.connectFailing = () => connect({ url: task.failing, era: task.era, auto: task.auto }, newInbox());
   for (const item of task.items) {
     let answer;
     let timer;

@@ -4,10 +4,10 @@ import { StdioClientTransport } from '@modelcontextprotocol/client/stdio';
 import { ANSWERS, fill } from './answers.mjs';
 import { run } from './items.mjs';
 
-await run(async ({ url, command, era }, inbox) => {
+await run(async ({ url, command, era, auto }, inbox) => {
   const client = new Client({ name: 'interop-ts2', version: '1.0.0' }, {
     capabilities: { sampling: {}, elicitation: {}, roots: {} },
-    versionNegotiation: { mode: era === 'modern' ? { pin: '2026-07-28' } : 'legacy' },
+    versionNegotiation: { mode: auto ? 'auto' : 'legacy' },
   });
   client.setRequestHandler('sampling/createMessage', () => { inbox.sampled++; return ANSWERS.sampling; });
   client.setRequestHandler('elicitation/create', ({ params }) => { inbox.elicited++; return fill(params.requestedSchema); });
