@@ -139,7 +139,7 @@ def table(rows):
 
 
 async def run(through, report):
-    rows, jobs, gate = [], [], asyncio.Semaphore(2)
+    rows, jobs, gate = [], [], asyncio.Semaphore(3)
     for server in SERVERS:
         for transport in ("http", "stdio"):
             mine = []
