@@ -189,7 +189,7 @@ const items = {
   // Through ziggurat over stdio only: the child dies under a call.
   async crash({ failing, profile, connectFailing }, { era }) {
     const error = await failing.callTool({ name: 'crash', arguments: {} }, { timeout: 60_000 }).then(() => undefined, (error) => error);
-    assert(error, 'the call of a dead child succeeded');
+    assert(error?.data?.source === 'proxy', `not a JSON-RPC error of the proxy: ${error?.message}`);
     // A legacy session dies with its child; in the modern era there is none to lose.
     const next = era === 'modern' ? failing : await connectFailing();
     await until('the next child', () => next.callTool(profile.call).then(textOf, () => undefined));

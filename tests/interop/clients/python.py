@@ -332,8 +332,9 @@ class World:
     async def item_crash(self):
         try:
             await self.client.call_tool("crash", {}, read_timeout_seconds=60)
-        except MCPError:
-            pass
+        except MCPError as error:
+            data = error.error.data
+            check(isinstance(data, dict) and data.get("source") == "proxy", f"not an error of the proxy: {error.error}")
         else:
             raise Failed("the call of a dead child succeeded")
 
