@@ -9,7 +9,7 @@ import json
 import shutil
 from contextlib import AsyncExitStack
 
-from processes import LOGS, MODULES, NODE, ROOT, WORK, Broken, spawned, ziggurat
+from processes import LOGS, MODULES, NODE, ROOT, Broken, spawned, ziggurat
 from servers import FIXTURE_PY, FIXTURE_TS
 
 SUITE = MODULES / "@modelcontextprotocol/conformance"
@@ -57,7 +57,7 @@ async def suite(name, url, revision, scenario=None):
     return read(folder)
 
 
-def compare(expected, found, variant):
+def compare(expected, found):
     """The checks of one scenario that are not as they should be, each with what is wrong."""
     wrong = {}
     for scenario_check in sorted(set(expected) | set(found)):
@@ -76,7 +76,7 @@ def compare(expected, found, variant):
 
 def judge(scenario, expected, found, variant):
     if variant == "direct":
-        return compare(expected, found, variant)
+        return compare(expected, found)
     if scenario == REBINDING:  # the proxy is the exposed listener: it protects servers that do not
         expected = {check: "SUCCESS" for check in expected}
     if variant == "stdio":
@@ -85,7 +85,7 @@ def judge(scenario, expected, found, variant):
         for (where, check), free in FREE_OVER_STDIO.items():
             if scenario == where and check in found and {status for status, _ in found[check]} <= free:
                 expected = {**expected, check: statuses(found)[check]}
-    return compare(expected, found, variant)
+    return compare(expected, found)
 
 
 async def run_revision(name, url, revision, baseline, variant, report):

@@ -157,7 +157,7 @@ async def ziggurat(name, target, report, route=None, endpoint=None):
         argv += ["-c", config]
     else:
         argv += upstream(target, tag)
-    # `tail` of the argv carries the tag only for a command; the process itself is known by its group.
+    # The tag is on the children's command lines; ziggurat itself is ended by its process group.
     async with spawned(f"ziggurat-{name}", argv, {"RUST_LOG": os.environ.get("RUST_LOG", "info")}) as process:
         said = await announced(f"ziggurat-{name}", process)
         try:
