@@ -9,7 +9,6 @@ use std::{
 
 use http::Request;
 use hyper::body::Incoming;
-use serde_json::json;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
@@ -276,7 +275,7 @@ fn announce(
     secure: bool,
     token: &str,
 ) -> Result<(), AppError> {
-    let line = json!({ "listen": listen.to_string(), "admin": admin.to_string() });
+    let line = format!(r#"{{"listen":"{listen}","admin":"{admin}"}}"#);
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{line}")?;
     stdout.flush()?;

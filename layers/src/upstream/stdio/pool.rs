@@ -442,22 +442,19 @@ impl Pool {
     /// What the children and sessions are, for an operator: no ids in full.
     pub(super) fn report(&self) -> Report {
         let children = self.children();
-        let streams = self
-            .state()
-            .sessions
-            .values()
-            .filter(|place| place.session.has_stream())
-            .count();
+        let backoff = self.backoff();
+        let state = self.state();
+        let places = state.sessions.values();
         Report {
-            streams,
             children: children
                 .iter()
                 .filter(|c| c.is_open())
                 .map(|c| c.pid())
                 .collect(),
-            sessions: self.state().sessions.len(),
+            sessions: state.sessions.len(),
+            streams: places.filter(|place| place.session.has_stream()).count(),
             pending: children.iter().map(|c| c.pending()).sum(),
-            backoff: self.backoff(),
+            backoff,
         }
     }
 
