@@ -333,6 +333,9 @@ impl Incoming {
         if message.is("initialize") {
             return Err(StdioError::NoSuchMethod.into());
         }
+        if message.version.is_none() {
+            return Err(StdioError::MetaMissing(crate::mcp::META_VERSION).into());
+        }
         if !message.client_said {
             return Err(StdioError::MetaMissing(crate::mcp::META_CAPABILITIES).into());
         }
