@@ -12,3 +12,4 @@ mod clock;
 pub mod deadline;
 pub mod observe;
 pub mod timeout;
+pub mod upstream;

@@ -1,0 +1,155 @@
+//! Connections: how they come about, in which time, and how they are kept.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Uri, uri::Scheme};
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
+use hyper_util::{
+    client::legacy::{
+        Client as HyperClient,
+        connect::{HttpConnector, dns::GaiResolver},
+    },
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use tokio::net::TcpStream;
+use tower::{Service, ServiceExt, util::MapErr};
+
+use super::{
+    Client,
+    error::{ConnectTimeout, DnsFailed},
+    settings::{HttpUpstreamError, HttpUpstreamSettings},
+    tls,
+};
+use crate::error::BoxError;
+
+/// Opens connections, each within a time limit.
+#[derive(Debug, Clone)]
+pub(super) struct Connector {
+    kind: Kind,
+    limit: Duration,
+}
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Tcp(Tcp),
+    Tls(HttpsConnector<Tcp>),
+}
+
+/// What a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Versions {
+    Http1,
+    Http2,
+    /// Whichever the server prefers, by ALPN.
+    Both,
+}
+
+type Tcp = HttpConnector<MapErr<GaiResolver, fn(io::Error) -> DnsFailed>>;
+type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
+
+/// How many TCP probes go unanswered before a connection is given up, and the time between them.
+const PROBES: u32 = 3;
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+
+// === impl Versions ===
+
+impl Versions {
+    pub(super) fn of(settings: &HttpUpstreamSettings) -> Self {
+        match (settings.http2, settings.url.scheme()) {
+            (true, _) => Self::Http2,
+            (false, Some(scheme)) if *scheme == Scheme::HTTPS => Self::Both,
+            (false, _) => Self::Http1,
+        }
+    }
+
+    fn alpn(self) -> &'static [&'static [u8]] {
+        match self {
+            Self::Http1 => &[b"http/1.1"],
+            Self::Http2 => &[b"h2"],
+            Self::Both => &[b"h2", b"http/1.1"],
+        }
+    }
+}
+
+/// A pool of connections to one endpoint.
+pub(super) fn client(
+    settings: &HttpUpstreamSettings,
+    versions: Versions,
+) -> Result<Client, HttpUpstreamError> {
+    // The tasks of the executor live as long as the connections that they serve.
+    let mut builder = HyperClient::builder(TokioExecutor::new());
+    builder
+        .pool_timer(TokioTimer::new())
+        .timer(TokioTimer::new())
+        .pool_idle_timeout(settings.pool_idle)
+        .pool_max_idle_per_host(settings.pool_max)
+        .http2_only(versions == Versions::Http2)
+        // Repeats what a closing connection gave back untouched, and nothing else.
+        .retry_canceled_requests(true);
+    if !settings.keepalive.is_zero() {
+        builder
+            .http2_keep_alive_interval(settings.keepalive)
+            .http2_keep_alive_timeout(PROBE_INTERVAL);
+    }
+    Ok(builder.build(Connector::new(settings, versions)?))
+}
+
+// === impl Connector ===
+
+impl Connector {
+    fn new(settings: &HttpUpstreamSettings, versions: Versions) -> Result<Self, HttpUpstreamError> {
+        let resolver = MapErr::new(GaiResolver::new(), DnsFailed as fn(io::Error) -> DnsFailed);
+        let mut tcp = HttpConnector::new_with_resolver(resolver);
+        tcp.set_nodelay(true);
+        tcp.enforce_http(false);
+        if !settings.keepalive.is_zero() {
+            tcp.set_keepalive(Some(settings.keepalive));
+            tcp.set_keepalive_interval(Some(PROBE_INTERVAL));
+            tcp.set_keepalive_retries(Some(PROBES));
+        }
+        let kind = if settings.url.scheme() == Some(&Scheme::HTTPS) {
+            let tls = tls::config(&settings.tls, versions.alpn())?;
+            Kind::Tls(HttpsConnector::from((tcp, tls)))
+        } else {
+            Kind::Tcp(tcp)
+        };
+        Ok(Self {
+            kind,
+            limit: settings.connect_timeout,
+        })
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = Stream;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Stream, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let Self { kind, limit } = self.clone();
+        Box::pin(async move {
+            let connected = async {
+                match kind {
+                    Kind::Tcp(tcp) => match tcp.oneshot(uri).await {
+                        Ok(stream) => Ok(MaybeHttpsStream::Http(stream)),
+                        Err(error) => Err(error.into()),
+                    },
+                    Kind::Tls(tls) => tls.oneshot(uri).await,
+                }
+            };
+            match tokio::time::timeout(limit, connected).await {
+                Ok(result) => result,
+                Err(_) => Err(ConnectTimeout { limit }.into()),
+            }
+        })
+    }
+}
