@@ -15,8 +15,8 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{
-    CallFacts, Era, Id, Kind, META_CAPABILITIES, META_VERSION, MODERN_VERSION, MessageFacts, Messages, Method,
-    Span, Verb, headers,
+    CallFacts, Era, Id, Kind, META_CAPABILITIES, META_VERSION, MODERN_VERSION, MessageFacts,
+    Messages, Method, Span, Verb, headers,
 };
 
 /// A request body that is not a JSON-RPC message of MCP.
