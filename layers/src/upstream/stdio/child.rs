@@ -390,7 +390,10 @@ impl Child {
             return;
         }
         let wire = desk.next + 1;
-        if self.put(desk, Message::One(unsubscribe(wire, uri))).is_err() {
+        if self
+            .put(desk, Message::One(unsubscribe(wire, uri)))
+            .is_err()
+        {
             return;
         }
         desk.next = wire;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -31,7 +32,6 @@ use crate::{
 };
 
 /// Everything that belongs to one stdio upstream.
-#[derive(Debug)]
 pub(super) struct Pool {
     pub(super) settings: Arc<StdioSettings>,
     pub(super) meters: Arc<Meters>,
@@ -43,7 +43,7 @@ pub(super) struct Pool {
     shared: Slot<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     sessions: HashMap<Box<str>, Place>,
     children: Vec<Weak<Child>>,
@@ -90,6 +90,15 @@ struct Trial(Option<Arc<Child>>);
 
 /// How long the verdict "legacy only" holds: the command may be upgraded beneath us.
 const VERDICT: Duration = Duration::from_secs(600);
+
+/// Without the sessions, whose ids are secrets.
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
 
 impl Pool {
     pub(super) fn new(settings: StdioSettings) -> Self {

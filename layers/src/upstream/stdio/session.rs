@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -18,7 +19,6 @@ use super::{
 use crate::metrics::UpWhile;
 
 /// A legacy client's session with a child.
-#[derive(Debug)]
 pub(super) struct Session {
     /// Tells sessions apart within the process.
     pub(super) serial: u64,
@@ -47,6 +47,15 @@ const WAITING: usize = 256;
 
 /// The most resources that a session may subscribe to at a shared child.
 pub(super) const SUBSCRIPTIONS: usize = 1000;
+
+/// Without the id.
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("serial", &self.serial)
+            .finish_non_exhaustive()
+    }
+}
 
 impl Session {
     pub(super) fn new(id: Box<str>, gauge: UpWhile) -> Self {

@@ -143,7 +143,12 @@ impl Child {
         );
         match &skimmed.seen {
             Some(Seen::Request { id, .. }) if self.era == Era::Legacy => {
-                self.reply(wire::error(Some(id), -32603, "the request is too long", None::<()>));
+                self.reply(wire::error(
+                    Some(id),
+                    -32603,
+                    "the request is too long",
+                    None::<()>,
+                ));
             }
             Some(Seen::Request { .. } | Seen::Notification { .. }) => {}
             Some(Seen::Response(_)) | None => {
@@ -457,7 +462,10 @@ mod tests {
 
     fn line() -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![
-            prop::collection::vec(any::<u8>().prop_filter("no end", |b| *b != b'\n'), 0..2 * LIMIT),
+            prop::collection::vec(
+                any::<u8>().prop_filter("no end", |b| *b != b'\n'),
+                0..2 * LIMIT
+            ),
             (0..100_u64, 0..2 * LIMIT).prop_map(|(id, pad)| {
                 format!(r#"{{"id":{id},"result":"{}"}}"#, "x".repeat(pad)).into_bytes()
             }),

@@ -78,10 +78,20 @@ async fn a_subscription_has_its_clients_id_everywhere() {
         rig.reply(modern_tool(1, "tell", 0)).await;
         let reply = read(stream).await;
         let key = "io.modelcontextprotocol/subscriptionId";
-        assert_eq!(reply.methods(), ["notifications/subscriptions/acknowledged", "notifications/tools/list_changed", "answer"]);
+        assert_eq!(
+            reply.methods(),
+            [
+                "notifications/subscriptions/acknowledged",
+                "notifications/tools/list_changed",
+                "answer"
+            ]
+        );
         assert_eq!(reply.messages[0]["params"]["_meta"][key], id);
         assert_eq!(reply.messages[1]["params"]["_meta"][key], id);
-        assert_eq!((&reply.last()["id"], &reply.last()["result"]["_meta"][key]), (&id, &id));
+        assert_eq!(
+            (&reply.last()["id"], &reply.last()["result"]["_meta"][key]),
+            (&id, &id)
+        );
     }
     assert_eq!(rig.upstream.report().pending, 0);
 }
@@ -92,7 +102,10 @@ async fn the_server_ends_a_subscription_by_cancelling_it() {
     let rig = Rig::new(arms, |_| {});
     let stream = rig.send(listen(1)).await.expect("a stream");
     rig.reply(modern_tool(1, "tell", 0)).await;
-    assert_eq!(read(stream).await.methods(), ["notifications/subscriptions/acknowledged"]);
+    assert_eq!(
+        read(stream).await.methods(),
+        ["notifications/subscriptions/acknowledged"]
+    );
     assert_eq!(rig.upstream.report().pending, 0);
 }
 
@@ -111,7 +124,10 @@ async fn a_modern_server_that_asks_is_not_answered() {
 async fn a_legacy_server_asks_on_the_calls_stream_and_gets_the_answer() {
     let rig = Rig::plain();
     let session = rig.open().await;
-    let stream = rig.send(post(&session, tool(1, "ask", 0))).await.expect("a stream");
+    let stream = rig
+        .send(post(&session, tool(1, "ask", 0)))
+        .await
+        .expect("a stream");
     let answer = json!({"jsonrpc": "2.0", "id": "ask-2", "result": {"roots": []}});
     rig.reply(post(&session, answer.clone())).await;
     let heard = rig.reply(post(&session, tool(5, "heard", 0))).await.heard();

@@ -8,7 +8,9 @@ fn cancelled(id: impl Into<Value>) -> Value {
 
 /// The cancellations that the server heard, on the session's child.
 async fn heard(rig: &Rig, session: &str) -> Vec<Value> {
-    rig.reply(post(session, tool("h", "heard", 0))).await.heard()
+    rig.reply(post(session, tool("h", "heard", 0)))
+        .await
+        .heard()
 }
 
 #[tokio::test]
@@ -23,7 +25,10 @@ async fn a_client_cancels_its_own_call_under_the_wires_id() {
     assert!(reply.messages.is_empty() && reply.error.is_none());
     rig.pending(1).await;
     let heard = heard(&rig, &session).await;
-    assert_eq!((heard.len(), &heard[0]["params"]["reason"]), (1, &json!("enough")));
+    assert_eq!(
+        (heard.len(), &heard[0]["params"]["reason"]),
+        (1, &json!("enough"))
+    );
     let wire = heard[0]["params"]["requestId"].as_u64().expect("a number");
     // Its late answer is dropped; the other's is not.
     rig.reply(post(&session, tool(2, "release", 0))).await;
@@ -41,8 +46,16 @@ async fn cancelling_one_call_of_a_batch_leaves_the_others() {
     let session = rig.open().await;
     let calls = [tool(1, "hold", 0), tool(2, "hold", 0)];
     let texts: Vec<String> = calls.into_iter().map(text).collect();
-    let headers = [("accept", BOTH), ("mcp-session-id", &*session), ("mcp-protocol-version", "2025-03-26")];
-    let batch = rig.start(request(Method::POST, &headers, format!("[{}]", texts.join(","))));
+    let headers = [
+        ("accept", BOTH),
+        ("mcp-session-id", &*session),
+        ("mcp-protocol-version", "2025-03-26"),
+    ];
+    let batch = rig.start(request(
+        Method::POST,
+        &headers,
+        format!("[{}]", texts.join(",")),
+    ));
     rig.pending(2).await;
     rig.reply(post(&session, cancelled(1))).await;
     rig.pending(1).await;
@@ -63,7 +76,13 @@ async fn a_legacy_client_that_goes_away_leaves_its_call_and_what_it_holds() {
     call.abort();
     let _gone = call.await;
     assert!(heard(&rig, &session).await.is_empty());
-    assert_eq!((rig.upstream.report().pending, std::sync::Arc::strong_count(&held)), (1, 2));
+    assert_eq!(
+        (
+            rig.upstream.report().pending,
+            std::sync::Arc::strong_count(&held)
+        ),
+        (1, 2)
+    );
     rig.reply(post(&session, tool(2, "release", 0))).await;
     rig.pending(0).await;
     assert_eq!(std::sync::Arc::strong_count(&held), 1);
@@ -75,7 +94,9 @@ async fn a_detached_call_ends_with_its_deadline() {
     let session = rig.open().await;
     let mut request = post(&session, tool(1, "hold", 0));
     let soon = tokio::time::Instant::now() + Duration::from_millis(100);
-    request.extensions_mut().insert(crate::deadline::ExpiresAt(soon));
+    request
+        .extensions_mut()
+        .insert(crate::deadline::ExpiresAt(soon));
     let call = rig.start(request);
     rig.pending(1).await;
     call.abort();
@@ -102,7 +123,10 @@ async fn a_call_given_up_for_a_reason_is_cancelled_in_both_eras() {
     let session = rig.open().await;
     rig.modern_is_up().await;
     for (mut request, ask) in [
-        (post(&session, tool(1, "hold", 0)), post(&session, tool(2, "heard", 0))),
+        (
+            post(&session, tool(1, "hold", 0)),
+            post(&session, tool(2, "heard", 0)),
+        ),
         (modern_tool(1, "hold", 0), modern_tool(2, "heard", 0)),
     ] {
         given_up(&mut request, GiveUp::Timeout);
@@ -121,7 +145,8 @@ async fn an_initialize_that_is_given_up_ends_its_child_and_is_never_cancelled() 
     let mut request = initialize();
     given_up(&mut request, GiveUp::Timeout);
     let call = rig.start(request);
-    rig.until("asked", |rig| rig.noted("asked").len() == 1).await;
+    rig.until("asked", |rig| rig.noted("asked").len() == 1)
+        .await;
     call.abort();
     rig.until("ended", |rig| rig.noted("ends").len() == 1).await;
     assert!(rig.noted("heard").is_empty());

@@ -10,9 +10,17 @@ fn writes(bytes: &str) -> String {
 #[tokio::test]
 async fn what_is_no_message_is_dropped_and_the_next_line_is_read() {
     for bytes in [
-        r"hello\n", r"\n\n\r\n", r"\000\001\n", r"\377\376\n", r"{}\n", r"[1,2]\n", r"null\n", r"{ not json\n",
+        r"hello\n",
+        r"\n\n\r\n",
+        r"\000\001\n",
+        r"\377\376\n",
+        r"{}\n",
+        r"[1,2]\n",
+        r"null\n",
+        r"{ not json\n",
         r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"x"}}\n"#,
-        r#"{"jsonrpc":"2.0","id":999,"result":{}}\n"#, r#"{"jsonrpc":"2.0","id":"x","result":{}}\n"#,
+        r#"{"jsonrpc":"2.0","id":999,"result":{}}\n"#,
+        r#"{"jsonrpc":"2.0","id":"x","result":{}}\n"#,
     ] {
         let rig = Rig::new(&writes(bytes), |_| {});
         let session = rig.open().await;
@@ -29,13 +37,19 @@ async fn lines_may_end_in_crlf_and_come_in_parts() {
     let call = rig.start(post(&session, tool(1, "parts", 0)));
     rig.pending(1).await;
     rig.gate("gate");
-    assert_eq!(call.await.expect("no panic").expect("a reply").json()["id"], 1);
+    assert_eq!(
+        call.await.expect("no panic").expect("a reply").json()["id"],
+        1
+    );
 }
 
 #[tokio::test]
 async fn an_answer_that_is_no_json_fails_its_call_and_no_other() {
     // Invalid UTF-8, a cut-off text, an id twice.
-    for bytes in [r#"{"id":%s,"result":"\377"}\n"#, r#"{"id":%s,"result":{"a":tru}}\n"#] {
+    for bytes in [
+        r#"{"id":%s,"result":"\377"}\n"#,
+        r#"{"id":%s,"result":{"a":tru}}\n"#,
+    ] {
         let arms = format!(r#"*'"name":"garble"'*) printf '{bytes}' "$id" ;;"#);
         let rig = Rig::new(&arms, |_| {});
         let session = rig.open().await;
@@ -44,7 +58,15 @@ async fn an_answer_that_is_no_json_fails_its_call_and_no_other() {
         let error = rig.error(post(&session, tool(1, "garble", 0))).await;
         assert!(matches!(error, StdioError::Garbled), "{error}");
         rig.reply(post(&session, tool(2, "release", 0))).await;
-        assert_eq!(other.await.expect("no panic").expect("a reply").messages.len(), 1);
+        assert_eq!(
+            other
+                .await
+                .expect("no panic")
+                .expect("a reply")
+                .messages
+                .len(),
+            1
+        );
     }
 }
 
@@ -61,9 +83,20 @@ async fn an_answer_that_is_too_long_fails_its_call_and_no_other() {
     let other = rig.start(post(&session, tool(1, "hold", 0)));
     rig.pending(1).await;
     let error = rig.error(post(&session, tool(1, "long", 0))).await;
-    assert!(matches!(error, StdioError::LineTooLong { limit: 100_000 }), "{error}");
+    assert!(
+        matches!(error, StdioError::LineTooLong { limit: 100_000 }),
+        "{error}"
+    );
     rig.reply(post(&session, tool(2, "release", 0))).await;
-    assert_eq!(other.await.expect("no panic").expect("a reply").messages.len(), 1);
+    assert_eq!(
+        other
+            .await
+            .expect("no panic")
+            .expect("a reply")
+            .messages
+            .len(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -79,7 +112,10 @@ async fn a_notification_or_request_that_is_too_long_fails_nobody() {
     assert_eq!(reply.json()["id"], 1);
     // Nobody else will tell the server that its request got lost.
     let heard = rig.reply(post(&session, tool(1, "heard", 0))).await.heard();
-    assert_eq!((&heard[0]["id"], &heard[0]["error"]["code"]), (&json!("q"), &json!(-32603)));
+    assert_eq!(
+        (&heard[0]["id"], &heard[0]["error"]["code"]),
+        (&json!("q"), &json!(-32603))
+    );
 }
 
 #[tokio::test]
@@ -91,5 +127,8 @@ async fn a_large_answer_passes_in_pieces_unchanged() {
     let session = rig.open().await;
     let reply = rig.reply(post(&session, tool("abc", "long", 0))).await;
     assert_eq!(reply.json()["id"], "abc");
-    assert_eq!(reply.json()["result"]["a"].as_str().map(str::len), Some(300_000));
+    assert_eq!(
+        reply.json()["result"]["a"].as_str().map(str::len),
+        Some(300_000)
+    );
 }

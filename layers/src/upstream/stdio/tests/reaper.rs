@@ -7,15 +7,22 @@ use super::*;
 const FOLDER: &str = "ZIGGURAT_TEST_PROXY";
 
 fn lives(pid: &str) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().starts_with(" Z"))
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .starts_with(" Z")
+    })
 }
 
 /// A proxy with three children that have children, none of which ends by itself; then it waits to be killed.
 #[tokio::test]
 #[ignore = "run by the tests below"]
 async fn proxy() {
-    let Some(folder) = std::env::var_os(FOLDER) else { return };
+    let Some(folder) = std::env::var_os(FOLDER) else {
+        return;
+    };
     let arms = r#"*'"name":"stay"'*) trap '' TERM HUP; sh -c 'trap "" TERM HUP; echo $$ >>"$1/pids"; while :; do sleep 1000; done' x "$DIR" & note $$ pids; answer '{}'; while :; do sleep 1000; done ;;"#;
     let rig = Rig::new(arms, |s| s.env = vec![("DIR".into(), folder.clone())]);
     let mut sessions = Vec::new();
@@ -23,7 +30,11 @@ async fn proxy() {
         sessions.push(rig.open().await);
     }
     let reaper = crate::upstream::stdio::reaper::pid().expect("it runs");
-    std::fs::write(std::path::Path::new(&folder).join("reaper"), reaper.to_string()).expect("written");
+    std::fs::write(
+        std::path::Path::new(&folder).join("reaper"),
+        reaper.to_string(),
+    )
+    .expect("written");
     for (at, session) in sessions.iter().enumerate() {
         // One that ends in order is forgotten.
         if at == 0 {
@@ -33,7 +44,9 @@ async fn proxy() {
         }
         if std::path::Path::new(&folder).join("again").exists() {
             // A reaper that died is replaced, and told of all.
-            let _killed = Command::new("kill").args(["-KILL", &reaper.to_string()]).status();
+            let _killed = Command::new("kill")
+                .args(["-KILL", &reaper.to_string()])
+                .status();
         }
     }
     if std::path::Path::new(&folder).join("again").exists() {
@@ -44,6 +57,24 @@ async fn proxy() {
     std::future::pending::<()>().await;
 }
 
+/// The open files of a process, by number.
+fn files(pid: &str, which: impl Fn(&str) -> bool) -> Vec<String> {
+    let infos = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("its files");
+    infos
+        .filter_map(|info| {
+            let info = info.ok()?;
+            let text = std::fs::read_to_string(info.path()).ok()?;
+            which(&text).then(|| info.file_name().to_string_lossy().into_owned())
+        })
+        .collect()
+}
+
+fn is_close_on_exec(info: &str) -> bool {
+    let flags = info.lines().find_map(|l| l.strip_prefix("flags:"));
+    let flags = flags.and_then(|f| u32::from_str_radix(f.trim(), 8).ok());
+    flags.is_some_and(|flags| flags & 0o2_000_000 != 0)
+}
+
 async fn killed_hard(again: bool) {
     let dir = tempfile::tempdir().expect("a folder");
     let file = |name: &str| dir.path().join(name);
@@ -51,7 +82,11 @@ async fn killed_hard(again: bool) {
         std::fs::write(file("again"), "").expect("written");
     }
     let mut proxy = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", "upstream::stdio::tests::reaper::proxy", "--ignored"])
+        .args([
+            "--exact",
+            "upstream::stdio::tests::reaper::proxy",
+            "--ignored",
+        ])
         .env(FOLDER, dir.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -60,7 +95,10 @@ async fn killed_hard(again: bool) {
         .expect("started");
     let end = std::time::Instant::now() + PATIENCE;
     while !file("ready").exists() {
-        assert!(std::time::Instant::now() < end && proxy.try_wait().expect("a status").is_none(), "it does not come up");
+        assert!(
+            std::time::Instant::now() < end && proxy.try_wait().expect("a status").is_none(),
+            "it does not come up"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let read = |name: &str| std::fs::read_to_string(file(name)).unwrap_or_default();
@@ -71,15 +109,17 @@ async fn killed_hard(again: bool) {
     assert!(pids.iter().all(|pid| lives(pid)));
     if !again {
         // The reaper holds nothing of the proxy's but its pipe, and no child holds that.
-        let fds = std::fs::read_dir(format!("/proc/{}/fd", read("reaper"))).expect("its files");
-        let mut open: Vec<String> = fds.map(|fd| fd.expect("a file").file_name().to_string_lossy().into_owned()).collect();
-        open.sort();
-        assert_eq!(open, ["0", "1", "2"]);
+        let inherited = files(&proxy.id().to_string(), |info| !is_close_on_exec(info));
+        for fd in files(&read("reaper"), |_| true) {
+            assert!(
+                ["0", "1", "2"].contains(&&*fd) || inherited.contains(&fd),
+                "the reaper holds file {fd}"
+            );
+        }
         let pipe = |pid: &str, fd: &str| std::fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok();
         let held = pipe(&read("reaper"), "0");
         for pid in &pids {
-            for fd in std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its files") {
-                let fd = fd.expect("a file").file_name().to_string_lossy().into_owned();
+            for fd in files(pid, |_| true) {
                 assert_ne!(pipe(pid, &fd), held, "{pid} holds the reaper's pipe");
             }
         }

@@ -14,11 +14,28 @@ async fn one_handshake_serves_all_sessions_each_with_its_own_id_and_revision() {
     let first = rig.reply(initialize()).await;
     let body = json!({"jsonrpc": "2.0", "id": "x", "method": "initialize", "params": {
         "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}});
-    let second = rig.reply(request(Method::POST, &[("accept", BOTH)], text(body))).await;
-    assert_eq!((&first.json()["id"], &first.json()["result"]["protocolVersion"]), (&json!(0), &json!("2025-11-25")));
-    assert_eq!((&second.json()["id"], &second.json()["result"]["protocolVersion"]), (&json!("x"), &json!("2025-06-18")));
+    let second = rig
+        .reply(request(Method::POST, &[("accept", BOTH)], text(body)))
+        .await;
+    assert_eq!(
+        (
+            &first.json()["id"],
+            &first.json()["result"]["protocolVersion"]
+        ),
+        (&json!(0), &json!("2025-11-25"))
+    );
+    assert_eq!(
+        (
+            &second.json()["id"],
+            &second.json()["result"]["protocolVersion"]
+        ),
+        (&json!("x"), &json!("2025-06-18"))
+    );
     assert_eq!(second.json()["result"]["serverInfo"]["name"], "sh");
-    assert_ne!(first.headers["mcp-session-id"], second.headers["mcp-session-id"]);
+    assert_ne!(
+        first.headers["mcp-session-id"],
+        second.headers["mcp-session-id"]
+    );
     assert_eq!(rig.noted("starts").len(), 1);
     assert_eq!(rig.upstream.report().sessions, 2);
 }
@@ -29,13 +46,18 @@ async fn a_client_cannot_cancel_a_strangers_call() {
     let (one, other) = (rig.open().await, rig.open().await);
     let call = rig.start(post(&one, tool(1, "hold", 0)));
     rig.pending(1).await;
-    let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}});
+    let cancel =
+        json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}});
     rig.reply(post(&other, cancel)).await;
     rig.reply(post(&other, tool(1, "release", 0))).await;
     let reply = call.await.expect("no panic").expect("a reply");
     assert_eq!(reply.json()["result"]["held"], true);
     let heard = rig.reply(post(&one, tool(1, "heard", 0))).await.heard();
-    assert_eq!(heard.len(), 1, "only the proxy's own `initialized`: {heard:?}");
+    assert_eq!(
+        heard.len(),
+        1,
+        "only the proxy's own `initialized`: {heard:?}"
+    );
 }
 
 #[tokio::test]
@@ -46,19 +68,34 @@ async fn what_changed_is_told_to_all_and_an_update_to_those_who_subscribed() {
     let rig = shared(arms);
     let (one, other) = (rig.open().await, rig.open().await);
     let subscribe = |method: &str| json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"uri": "a:1"}});
-    let streams = (rig.send(get(&one)).await.expect("a stream"), rig.send(get(&other)).await.expect("a stream"));
-    rig.reply(post(&one, subscribe("resources/subscribe"))).await;
+    let streams = (
+        rig.send(get(&one)).await.expect("a stream"),
+        rig.send(get(&other)).await.expect("a stream"),
+    );
+    rig.reply(post(&one, subscribe("resources/subscribe")))
+        .await;
     rig.reply(post(&one, tool(1, "update", "a:1"))).await;
     rig.reply(post(&one, tool(1, "update", "a:2"))).await;
-    rig.reply(post(&other, subscribe("resources/subscribe"))).await;
+    rig.reply(post(&other, subscribe("resources/subscribe")))
+        .await;
     // The first one goes, the second one stays: the child is not told.
     let told = rig.noted("subscribed").len();
-    rig.reply(post(&one, subscribe("resources/unsubscribe"))).await;
+    rig.reply(post(&one, subscribe("resources/unsubscribe")))
+        .await;
     assert_eq!(rig.noted("subscribed").len(), told);
     rig.reply(post(&one, tool(1, "change", 0))).await;
     rig.upstream.end_streams();
-    assert_eq!(read(streams.0).await.methods(), ["notifications/resources/updated", "notifications/tools/list_changed"]);
-    assert_eq!(read(streams.1).await.methods(), ["notifications/tools/list_changed"]);
+    assert_eq!(
+        read(streams.0).await.methods(),
+        [
+            "notifications/resources/updated",
+            "notifications/tools/list_changed"
+        ]
+    );
+    assert_eq!(
+        read(streams.1).await.methods(),
+        ["notifications/tools/list_changed"]
+    );
 }
 
 #[tokio::test]
@@ -71,9 +108,13 @@ async fn the_subscriptions_of_a_session_end_with_it() {
         rig.reply(post(session, body)).await;
     }
     rig.reply(delete(&one)).await;
-    rig.until("unsubscribed", |rig| rig.noted("subscribed").len() == 4).await;
+    rig.until("unsubscribed", |rig| rig.noted("subscribed").len() == 4)
+        .await;
     let last = rig.noted("subscribed").pop().expect("a line");
-    assert!(last.contains("resources/unsubscribe") && last.contains("a:1"), "{last}");
+    assert!(
+        last.contains("resources/unsubscribe") && last.contains("a:1"),
+        "{last}"
+    );
     rig.reply(post(&other, tool(1, "echo", 0))).await;
     assert_eq!(rig.upstream.report().pending, 0);
 }
@@ -89,28 +130,48 @@ async fn logging_is_at_the_lowest_level_and_filtered_for_each_client() {
     rig.reply(post(&other, level("error"))).await;
     assert_eq!(rig.noted("levels").len(), 1, "the lower one stands");
     let quiet = rig.reply(post(&other, tool(1, "debug", 0))).await;
-    assert_eq!((quiet.messages.len(), &quiet.messages[0]["params"]["data"]), (2, &json!("y")));
+    assert_eq!(
+        (quiet.messages.len(), &quiet.messages[0]["params"]["data"]),
+        (2, &json!("y"))
+    );
     let loud = rig.reply(post(&one, tool(1, "debug", 0))).await;
     assert_eq!(loud.messages.len(), 3);
 }
 
 #[tokio::test]
 async fn a_shared_server_that_asks_gets_an_answer_from_the_proxy() {
-    let rig = shared(r#"*'"name":"asks"'*) ask 1; say '{"jsonrpc":"2.0","id":8,"method":"ping"}'; answer '{}' ;;
-    *'"error"'*) heard="$heard$line," ;;"#);
+    let rig = shared(
+        r#"*'"name":"asks"'*) ask 1; say '{"jsonrpc":"2.0","id":8,"method":"ping"}'; answer '{}' ;;
+    *'"error"'*) heard="$heard$line," ;;"#,
+    );
     let session = rig.open().await;
     let reply = rig.reply(post(&session, tool(1, "asks", 0))).await;
     assert_eq!(reply.methods(), ["answer"]);
     let heard = rig.reply(post(&session, tool(1, "heard", 0))).await.heard();
-    assert_eq!((&heard[1]["id"], &heard[1]["error"]["code"]), (&json!("ask-1"), &json!(-32601)));
-    assert_eq!((&heard[2]["id"], &heard[2]["result"]), (&json!(8), &json!({})));
+    assert_eq!(
+        (&heard[1]["id"], &heard[1]["error"]["code"]),
+        (&json!("ask-1"), &json!(-32601))
+    );
+    assert_eq!(
+        (&heard[2]["id"], &heard[2]["result"]),
+        (&json!(8), &json!({}))
+    );
 }
 
 #[tokio::test]
 async fn the_proxys_handshake_with_a_shared_server_that_fails_is_told_to_the_client() {
     let rig = shared(r#"*'"method":"initialize"'*) exit 9 ;;"#);
     let error = rig.error(initialize()).await;
-    assert!(matches!(error, StdioError::Gone { how: Gone::Exited(9), .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            StdioError::Gone {
+                how: Gone::Exited(9),
+                ..
+            }
+        ),
+        "{error}"
+    );
     let error = rig.error(initialize()).await;
     assert!(matches!(error, StdioError::Backoff { .. }), "{error}");
 }

@@ -22,10 +22,17 @@ async fn a_client_without_a_stream_gets_it_with_its_next_call() {
     let session = rig.open().await;
     rig.reply(post(&session, tool(1, "change", 0))).await;
     // Not one that takes JSON alone: that would lose it.
-    let headers = [("accept", "application/json"), ("mcp-session-id", &*session)];
-    rig.reply(request(Method::POST, &headers, text(tool(2, "echo", 0)))).await;
+    let headers = [
+        ("accept", "application/json"),
+        ("mcp-session-id", &*session),
+    ];
+    rig.reply(request(Method::POST, &headers, text(tool(2, "echo", 0))))
+        .await;
     let reply = rig.reply(post(&session, tool(3, "echo", 0))).await;
-    assert_eq!(reply.methods(), ["notifications/tools/list_changed", "answer"]);
+    assert_eq!(
+        reply.methods(),
+        ["notifications/tools/list_changed", "answer"]
+    );
 }
 
 #[tokio::test]
@@ -45,13 +52,19 @@ async fn a_slow_reader_loses_its_call_and_stalls_nobody() {
     let arms = r#"*'"name":"flood"'*) progress 0; await gate; i=1; while [ $i -lt 200 ]; do progress $i; i=$((i+1)); done; answer '{}' ;;"#;
     let rig = Rig::new(arms, |s| s.buffer = 4000);
     let session = rig.open().await;
-    let slow = rig.send(post(&session, with_token(tool(1, "flood", 0), 1))).await.expect("a head");
+    let slow = rig
+        .send(post(&session, with_token(tool(1, "flood", 0), 1)))
+        .await
+        .expect("a head");
     rig.gate("gate");
     // It comes after the flood on the same pipe.
     rig.reply(post(&session, tool(2, "echo", 0))).await;
     let reply = read(slow).await;
     let error = reply.error.expect("an error");
-    assert!(matches!(stdio(&*error), StdioError::SlowReader { limit: 4000 }));
+    assert!(matches!(
+        stdio(&*error),
+        StdioError::SlowReader { limit: 4000 }
+    ));
     assert_eq!(rig.upstream.report().pending, 0);
 }
 
@@ -62,7 +75,10 @@ async fn a_standing_stream_that_overflows_ends_and_the_session_goes_on() {
     let session = rig.open().await;
     let slow = rig.send(get(&session)).await.expect("a stream");
     rig.reply(post(&session, tool(1, "flood", 0))).await;
-    assert!(matches!(stdio(&*read(slow).await.error.expect("an error")), StdioError::SlowReader { .. }));
+    assert!(matches!(
+        stdio(&*read(slow).await.error.expect("an error")),
+        StdioError::SlowReader { .. }
+    ));
     // What came after that waits, within bounds, for the next stream.
     let stream = rig.send(get(&session)).await.expect("a stream");
     rig.upstream.end_streams();
@@ -78,5 +94,8 @@ async fn what_a_stream_did_not_get_to_send_waits_for_the_next() {
     drop(stream);
     rig.reply(post(&session, tool(1, "change", 0))).await;
     let reply = rig.reply(post(&session, tool(2, "echo", 0))).await;
-    assert_eq!(reply.methods(), ["notifications/tools/list_changed", "answer"]);
+    assert_eq!(
+        reply.methods(),
+        ["notifications/tools/list_changed", "answer"]
+    );
 }
