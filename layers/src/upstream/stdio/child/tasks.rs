@@ -100,35 +100,33 @@ async fn supervise(child: Arc<Child>, mut process: Process, mut tasks: Tasks) {
 
 /// Waits until the process ends (then it says how) or is to be ended, perhaps because it does not read.
 async fn watch(child: &Child, process: &mut Process, tasks: &mut Tasks) -> (Option<Gone>, bool) {
-    loop {
-        tokio::select! {
-            how = process.wait() => {
-                // What it wrote before its end is still to be read, unless a grandchild keeps the pipe open.
-                let _late = tokio::time::timeout(LAST_WORDS, tasks.reader.join_next()).await;
-                return (Some(how), false);
-            }
-            _ = tasks.reader.join_next(), if !tasks.reader.is_empty() => {
-                return (tokio::time::timeout(LAST_WORDS, process.wait()).await.ok(), false);
-            }
-            Some(deaf) = tasks.writer.join_next() => {
-                child.desk().deaf = true;
-                if !matches!(deaf, Ok(Deaf::Closed)) {
-                    return (None, true);
-                }
-                // It may be about to end, and may still answer what it has read.
-                let ended = tokio::time::timeout(LAST_WORDS, async {
-                    let how = process.wait().await;
-                    let _read = tasks.reader.join_next().await;
-                    how
-                });
-                return match ended.await {
-                    Ok(how) => (Some(how), false),
-                    // The process may have ended in that time, and left its pipe to somebody else.
-                    Err(_) => (process.ended(), true),
-                };
-            }
-            () = child.stop.cancelled() => return (None, false),
+    tokio::select! {
+        how = process.wait() => {
+            // What it wrote before its end is still to be read, unless a grandchild keeps the pipe open.
+            let _late = tokio::time::timeout(LAST_WORDS, tasks.reader.join_next()).await;
+            (Some(how), false)
         }
+        _ = tasks.reader.join_next(), if !tasks.reader.is_empty() => {
+            (tokio::time::timeout(LAST_WORDS, process.wait()).await.ok(), false)
+        }
+        Some(deaf) = tasks.writer.join_next() => {
+            child.desk().deaf = true;
+            if !matches!(deaf, Ok(Deaf::Closed)) {
+                return (None, true);
+            }
+            // It may be about to end, and may still answer what it has read.
+            let ended = tokio::time::timeout(LAST_WORDS, async {
+                let how = process.wait().await;
+                let _read = tasks.reader.join_next().await;
+                how
+            });
+            match ended.await {
+                Ok(how) => (Some(how), false),
+                // The process may have ended in that time, and left its pipe to somebody else.
+                Err(_) => (process.ended(), true),
+            }
+        }
+        () = child.stop.cancelled() => (None, false),
     }
 }
 
