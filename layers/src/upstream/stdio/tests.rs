@@ -9,6 +9,7 @@ mod lines;
 mod params;
 mod reaper;
 mod sharing;
+mod storm;
 mod streams;
 
 use std::{path::PathBuf, time::Duration};

@@ -2,25 +2,21 @@
 
 use super::*;
 
+/// What every gauge of a stdio upstream begins with.
+pub(super) const GAUGES: [&str; 5] = [
+    "ziggurat_stdio_processes{",
+    "ziggurat_stdio_pending_requests{",
+    "ziggurat_stdio_write_queue_bytes{",
+    "ziggurat_stdio_resident_memory_bytes{",
+    "ziggurat_sessions{",
+];
+
+/// The gauges that are not at zero.
 fn gauges(rig: &Rig) -> Vec<String> {
     let text = rig.metrics.render();
-    let gauge = |l: &&str| {
-        [
-            "processes{",
-            "pending_requests",
-            "queue_bytes",
-            "memory_bytes",
-            "ziggurat_sessions{",
-        ]
-        .iter()
-        .any(|n| l.contains(n))
-    };
-    let lines = text.lines().filter(|l| !l.starts_with('#'));
-    lines
-        .filter(gauge)
-        .filter(|l| !l.ends_with(" 0"))
-        .map(str::to_owned)
-        .collect()
+    let gauge = |l: &&str| GAUGES.iter().any(|name| l.starts_with(name));
+    let up = text.lines().filter(gauge).filter(|l| !l.ends_with(" 0"));
+    up.map(str::to_owned).collect()
 }
 
 #[tokio::test]
