@@ -280,7 +280,8 @@ impl Ziggurat {
         self.baseline().await
     }
 
-    async fn look(&self) -> Baseline {
+    /// How it stands right now.
+    pub(crate) async fn look(&self) -> Baseline {
         Baseline {
             gauges: self.metrics().await.gauges(),
             fds: process::fds(self.pid()),

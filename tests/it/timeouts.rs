@@ -90,8 +90,9 @@ async fn no_clock_runs_while_the_client_is_being_asked() {
     let session = z.target().session().await;
     let mut asking = session.call(1, "ask", json!({})).await;
     let question = asking.next().await;
-    // Another call runs into the same deadline meanwhile: so much time has passed.
-    let other = session.call(2, "sleep", json!({"ms": 3_600_000})).await;
+    // The call of another client runs into the same deadline meanwhile: so much time has passed.
+    let other = z.target().session().await;
+    let other = other.call(2, "sleep", json!({"ms": 3_600_000})).await;
     assert_eq!(other.last().await["error"]["code"], 504);
     let answer = json!({"jsonrpc": "2.0", "id": question["id"], "result": {"action": "decline"}});
     session.post(&answer).await;
