@@ -14,7 +14,7 @@ use std::{
 
 use rustix::process::Pid;
 
-/// Reads `+ PGID` and `- PGID`; at the end of its input it kills what is left.
+/// Reads `+ PGID` and `- PGID`; at the end of its input it kills what is left. (`-s`, since dash takes no `--` after `-KILL`.)
 const SCRIPT: &str = r#"
 trap '' HUP INT TERM
 groups=' '
@@ -24,7 +24,7 @@ while read -r op id; do
     -) case $groups in *" $id "*) groups="${groups%%" $id "*} ${groups#*" $id "}" ;; esac ;;
   esac
 done
-for id in $groups; do kill -KILL -- "-$id" 2>/dev/null; done
+for id in $groups; do kill -s KILL -- "-$id" 2>/dev/null; done
 "#;
 
 /// A process group that the reaper watches; forgotten on drop, which comes after the group is dead.
