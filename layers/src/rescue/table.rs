@@ -53,6 +53,7 @@ pub(super) const KINDS: &[(&str, &str)] = &[
     ("rescue", "internal_error"),
     ("route", "no_route"),
     ("route", "unsafe_path"),
+    ("stdio", "answer_garbled"),
     ("stdio", "answer_too_long"),
     ("stdio", "legacy_server"),
     ("stdio", "meta_missing"),

@@ -102,6 +102,16 @@ impl Incoming {
             return self.initialize(facts).await;
         }
         let place = self.place(facts)?;
+        // A header that is wrong is answered with 400; one that is missing stands for 2025-03-26 (2025-11-25, transports, "Protocol
+        // Version Header").
+        if facts
+            .version
+            .as_deref()
+            .is_some_and(|v| !LEGACY.contains(&v))
+        {
+            let text = "the MCP-Protocol-Version is none that is known";
+            return Err(StdioError::Misplaced(text).into());
+        }
         place.session.touch();
         let origin = Origin {
             session: Some(place.session.clone()),
@@ -314,10 +324,12 @@ fn asked_version(request: &str) -> Option<&'static str> {
         version: String,
     }
     let request: Request = serde_json::from_str(request).ok()?;
-    ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"]
-        .into_iter()
-        .find(|known| *known == request.params.version)
+    let asked = request.params.version;
+    LEGACY.into_iter().find(|known| **known == *asked)
 }
+
+/// The revisions with a handshake.
+const LEGACY: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
 
 // === modern ===
 

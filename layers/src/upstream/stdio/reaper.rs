@@ -15,7 +15,7 @@ use std::{
 
 use rustix::process::Pid;
 
-/// Reads `+ PGID` and `- PGID`; at the end of its input it kills what is left. (`kill -KILL -- -PGID` is not understood by dash.)
+/// Reads `+ PGID` and `- PGID`; at the end of its input it kills what is left. (`-s`, since dash takes no `--` after `-KILL`.)
 const SCRIPT: &str = r#"
 trap '' HUP INT TERM
 groups=' '

@@ -327,3 +327,26 @@ async fn no_session_id_is_shown_for_debugging() {
     let shown = format!("{:?} {stream:?}", rig.upstream);
     assert!(!shown.contains(&session));
 }
+
+#[tokio::test]
+async fn a_legacy_revision_that_is_unknown_is_refused() {
+    let rig = Rig::plain();
+    let session = rig.open().await;
+    for (version, known) in [
+        ("2024-11-05", true),
+        ("2025-11-25", true),
+        ("1999-01-01", false),
+    ] {
+        let mut request = post(&session, tool(1, "echo", 0));
+        let value = version.parse().expect("a value");
+        request.headers_mut().insert("mcp-protocol-version", value);
+        let sent = rig.send(request).await;
+        assert_eq!(sent.is_ok(), known, "{version}");
+        if let Err(error) = sent {
+            assert!(
+                matches!(stdio(&*error), StdioError::Misplaced(_)),
+                "{error}"
+            );
+        }
+    }
+}

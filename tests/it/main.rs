@@ -1,0 +1,27 @@
+//! End to end: the real program, real sockets, real processes. One module for each story.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::let_underscore_must_use,
+    clippy::too_many_lines,
+    clippy::float_cmp,
+    missing_docs,
+    reason = "a test says what went wrong by failing"
+)]
+
+#[allow(dead_code, reason = "the soak test uses only a part of it")]
+mod harness;
+
+mod child;
+mod credentials;
+mod drain;
+mod hostile;
+mod ids;
+mod legacy;
+mod metrics;
+mod mistakes;
+mod modern;
+mod plain;
+mod reload;
+mod timeouts;
+mod tls;
