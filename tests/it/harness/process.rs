@@ -66,3 +66,4 @@ pub(crate) fn signal(pid: i32, name: &str) {
     };
     rustix::process::kill_process(pid, signal).unwrap();
 }
+
