@@ -10,8 +10,8 @@
 //!
 //! # Design
 //!
-//! [`engine`] is the server without a transport. A request goes in; out comes an answer, or a [`call`] that is to be
-//! run and speaks through an [`outlet`] before it answers. [`stdio`](mod@stdio) and [`http`](mod@http) carry the
+//! `engine` is the server without a transport. A request goes in; out comes an answer, or a `call` that is to be
+//! run and speaks through an `outlet` before it answers. `stdio` and `http` carry the
 //! messages and own the running calls: a call ends with the process, the session, or, in the modern era, with the
 //! response stream that it belongs to. Nothing else is spawned.
 //!

@@ -5,7 +5,7 @@
 //!
 //! Place: the server terrace, outside everything that reads a body. Readiness: the inner service's. Errors:
 //! [`BodyTooLarge`], from the call or as the error of the request body; whoever reads that body hands it on as a
-//! cause. Bodies: requests are counted ([`Capped`]), responses untouched.
+//! cause. Bodies: requests are counted, responses untouched.
 //!
 //! ```
 //! use tower::{ServiceBuilder, service_fn};

@@ -1,6 +1,6 @@
 //! Metric handles: made when a layer is built, only moved while it works.
 //!
-//! Everything goes through the [`metrics`](::metrics) facade, so it costs next to nothing where no recorder is installed; install it
+//! Everything goes through the `metrics` facade, so it costs next to nothing where no recorder is installed; install it
 //! before the layers are built. A label's values come from configured names, from names that the specification defines, or from
 //! tools that answered (see [`Tools`]); everything else is `other`.
 

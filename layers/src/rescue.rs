@@ -4,7 +4,7 @@
 //! table ([`Row`]) has for each [`Fault`] the status, the JSON-RPC code where MCP defines one, and what is known of the call's effect:
 //! - plain HTTP, and whatever fails before the call's id is known: the status, with a small `application/problem+json` (RFC 9457);
 //! - an MCP request whose id is known: a JSON-RPC error with that id, `code` the status number (or MCP's own code), in HTTP 200, unless
-//!   the specification gives it a status (a dead session's 404, 400 with −32020, …) or the route has [`ErrorStyle::Status`];
+//!   the specification gives it a status (a dead session's 404, 400 with −32020, …) or the route has [`ErrorStyle::Status`](crate::exchange::ErrorStyle::Status);
 //! - an event stream that has begun: the JSON-RPC error as its last event, if the stream stands between two events; else the
 //!   connection is broken off, as is any other body that fails.
 //!

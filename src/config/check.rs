@@ -29,6 +29,8 @@ pub(super) struct Context<'a> {
     pub(super) folder: Option<&'a Path>,
     /// Where variables are looked up.
     pub(super) environment: Environment<'a>,
+    /// The command was named on the command line: one that is not there is a mistake, and no mere warning.
+    pub(super) named: bool,
     /// What the command line says instead.
     pub(super) overrides: &'a Overrides,
 }

@@ -91,6 +91,7 @@ impl Config {
     /// Reads and checks a text; `name` stands for the file in messages. Relative paths stay as they are.
     pub fn parse(text: &str, name: &str) -> Result<(Self, Vec<Warning>), ConfigErrors> {
         let context = Context {
+            named: false,
             folder: None,
             environment: &variable,
             overrides: &Overrides::default(),
@@ -147,6 +148,7 @@ fn load(path: &Path, overrides: &Overrides) -> Result<(Config, Vec<Warning>), Co
     let text = text_of(path)?;
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let context = Context {
+        named: false,
         folder: absolute.parent(),
         environment: &variable,
         overrides,
@@ -178,6 +180,7 @@ fn command_line(
         "upstreams": { name: { "endpoints": [endpoint] } },
     });
     let context = Context {
+        named: true,
         folder: None,
         environment: &variable,
         overrides,

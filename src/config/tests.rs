@@ -49,6 +49,7 @@ fn read_with(text: &str, overrides: &Overrides) -> Result<(Config, Vec<Warning>)
         text,
         "z.yaml",
         &Context {
+            named: false,
             folder: None,
             environment: &variables,
             overrides,

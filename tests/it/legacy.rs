@@ -95,7 +95,12 @@ async fn a_whole_session(target: Target) {
 
     // A call that is cancelled gets no answer; the session lives on.
     let mut endless = session
-        .call_with_token(4, "e", "progress", json!({"steps": 100_000, "interval_ms": 20}))
+        .call_with_token(
+            4,
+            "e",
+            "progress",
+            json!({"steps": 100_000, "interval_ms": 20}),
+        )
         .await;
     endless.next().await;
     session
@@ -152,11 +157,16 @@ async fn a_legacy_client_that_goes_away_does_not_cancel_its_call() {
     call.next().await;
     drop(call);
     until("the client is seen to be gone", async || {
-        z.metrics().await.sum("ziggurat_sse_streams", &["downstream"]) == 0.0
+        z.metrics()
+            .await
+            .sum("ziggurat_sse_streams", &["downstream"])
+            == 0.0
     })
     .await;
     assert_eq!(
-        z.metrics().await.sum("ziggurat_stdio_pending_requests", &[]),
+        z.metrics()
+            .await
+            .sum("ziggurat_stdio_pending_requests", &[]),
         1.0,
         "the child still works on it"
     );
@@ -241,11 +251,18 @@ async fn nothing_said_runs_the_demo_and_a_command_after_dashes_runs_that() {
     assert_eq!(text(&answer.last().await), "demo");
     assert!(z.log().contains("curl"));
 
-    let z = Start::args(&["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--"])
-        .arg(crate::harness::BIN)
-        .arg("demo")
-        .up()
-        .await;
+    let z = Start::args(&[
+        "run",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--",
+    ])
+    .arg(crate::harness::BIN)
+    .arg("demo")
+    .up()
+    .await;
     let session = z.target().session().await;
     let answer = session.call(1, "echo", json!({"text": "quick"})).await;
     assert_eq!(text(&answer.last().await), "quick");

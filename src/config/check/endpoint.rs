@@ -205,7 +205,12 @@ fn check_program(
     };
     if !split_paths(&path).any(|folder| folder.join(program).is_file()) {
         let message = "the program of this command is not installed: no folder of PATH has it";
-        mistakes.warning(place, message, "install it, or write its full path");
+        let cure = "install it, or write its full path";
+        if context.named {
+            mistakes.error(place, message, cure);
+        } else {
+            mistakes.warning(place, message, cure);
+        }
     }
 }
 

@@ -191,6 +191,7 @@ fn a_program_that_is_not_installed_is_a_warning() {
     let warned = |program: &str| {
         let overrides = Overrides::default();
         let context = Context {
+            named: false,
             folder: None,
             environment: &environment,
             overrides: &overrides,

@@ -75,4 +75,3 @@ pub(crate) fn signal(pid: i32, name: &str) {
     };
     rustix::process::kill_process(pid, signal).unwrap();
 }
-
