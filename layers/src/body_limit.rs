@@ -9,7 +9,7 @@
 //!
 //! ```
 //! use tower::{ServiceBuilder, service_fn};
-//! use ziggurat_layers::{Body, BoxError, body_limit::BodyLimitLayer, cap::Capped};
+//! use ziggurat_layers::{Body, BoxError, body_limit::{BodyLimitLayer, Capped}};
 //!
 //! let service = ServiceBuilder::new()
 //!     .layer(BodyLimitLayer::new(Some(4 << 20)))
@@ -29,7 +29,7 @@ use http_body::Body as HttpBody;
 use pin_project::pin_project;
 use tower::{Layer, Service};
 
-pub use crate::cap::BodyTooLarge;
+pub use crate::cap::{BodyTooLarge, Capped};
 use crate::{
     cap::{self, Capped},
     error::BoxError,
