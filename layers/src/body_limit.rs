@@ -31,7 +31,7 @@ use tower::{Layer, Service};
 
 pub use crate::cap::{BodyTooLarge, Capped};
 use crate::{
-    cap::{self, Capped},
+    cap,
     error::BoxError,
 };
 
