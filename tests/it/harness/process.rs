@@ -48,8 +48,17 @@ pub(crate) fn command_line(pid: i32) -> String {
 
 /// Resident memory in bytes.
 pub(crate) fn resident(pid: i32) -> u64 {
+    memory(pid, "VmRSS:")
+}
+
+/// The most memory that was ever resident, in bytes.
+pub(crate) fn peak(pid: i32) -> u64 {
+    memory(pid, "VmHWM:")
+}
+
+fn memory(pid: i32, which: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(which));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
 }
@@ -60,6 +69,7 @@ pub(crate) fn signal(pid: i32, name: &str) {
     let signal = match name {
         "TERM" => rustix::process::Signal::TERM,
         "HUP" => rustix::process::Signal::HUP,
+        "INT" => rustix::process::Signal::INT,
         "KILL" => rustix::process::Signal::KILL,
         "STOP" => rustix::process::Signal::STOP,
         other => panic!("no signal {other}"),
