@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use http::Request;
+use http::{Request, uri::Scheme};
 use hyper::body::Incoming;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::task::TaskTracker;
@@ -250,6 +250,12 @@ fn front(
         let peer = request.extensions().get::<Peer>().copied();
         if let Some(peer) = peer {
             Exchange::of(&mut request).set_client(peer.addr.ip());
+            let scheme = if peer.tls {
+                Scheme::HTTPS
+            } else {
+                Scheme::HTTP
+            };
+            request.extensions_mut().insert(scheme);
         }
         request.map(Body::new)
     })

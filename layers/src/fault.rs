@@ -99,6 +99,8 @@ pub enum Fault {
     },
     /// The server's answer is longer than allowed.
     AnswerTooLong(String),
+    /// The server's answer is not a message.
+    AnswerGarbled(String),
     /// The client reads too slowly.
     SlowReader(String),
     /// The server program has too much to do, or there are too many.
@@ -239,6 +241,7 @@ impl Fault {
                 sent: *sent,
             },
             E::LineTooLong { .. } => Self::AnswerTooLong(message),
+            E::Garbled => Self::AnswerGarbled(message),
             E::RequestTooLong { .. } => Self::BodyTooLarge(message),
             E::SlowReader { .. } => Self::SlowReader(message),
             E::Busy { .. } | E::Full { .. } => Self::ServerBusy(message),

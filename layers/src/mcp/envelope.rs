@@ -15,8 +15,8 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{
-    CallFacts, Era, Id, Kind, META_CAPABILITIES, META_VERSION, MessageFacts, Messages, Method,
-    Span, Verb, headers,
+    CallFacts, Era, Id, Kind, META_CAPABILITIES, META_VERSION, MODERN_VERSION, MessageFacts,
+    Messages, Method, Span, Verb, headers,
 };
 
 /// A request body that is not a JSON-RPC message of MCP.
@@ -85,7 +85,8 @@ impl CallFacts {
         Ok(facts)
     }
 
-    /// Decides the era from what was read: the envelope is the source of truth.
+    /// Decides the era from what was read: the envelope is the source of truth. Without one, a header that names the modern
+    /// revision makes the request a modern one that lacks what it must carry.
     fn settle(&mut self) {
         let Some(message) = self.messages().first() else {
             return;
@@ -98,6 +99,8 @@ impl CallFacts {
         if let Some(version) = message.version.clone() {
             self.era = Era::Modern;
             self.version = Some(version);
+        } else if self.version.as_deref() == Some(MODERN_VERSION) && !self.batch {
+            self.era = Era::Modern;
         }
     }
 }

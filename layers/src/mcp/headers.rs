@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{CallFacts, Era, MODERN_VERSION};
+use super::{CallFacts, Era};
 
 /// `Mcp-Session-Id` (legacy).
 pub const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -61,7 +61,10 @@ pub fn check(facts: &CallFacts, headers: &HeaderMap) -> Result<(), HeaderMismatc
     let Some(message) = facts.request() else {
         return Ok(());
     };
-    let version = message.version.as_deref().unwrap_or(MODERN_VERSION);
+    // Without the envelope there is nothing to agree with: the server says what is missing.
+    let Some(version) = message.version.as_deref() else {
+        return Ok(());
+    };
     agree(headers, &PROTOCOL_VERSION, "MCP-Protocol-Version", version)?;
     if let Some(method) = &message.method {
         agree(headers, &METHOD, "Mcp-Method", method.as_str())?;

@@ -53,6 +53,7 @@ pub(super) const KINDS: &[(&str, &str)] = &[
     ("rescue", "internal_error"),
     ("route", "no_route"),
     ("route", "unsafe_path"),
+    ("stdio", "answer_garbled"),
     ("stdio", "answer_too_long"),
     ("stdio", "legacy_server"),
     ("stdio", "meta_missing"),
@@ -128,6 +129,7 @@ impl Row {
             Fault::Handshake(_) => row("stdio", "start_timeout", 504),
             Fault::ServerGone { sent, .. } => row("stdio", "server_gone", 502).sent(*sent),
             Fault::AnswerTooLong(_) => row("stdio", "answer_too_long", 502),
+            Fault::AnswerGarbled(_) => row("stdio", "answer_garbled", 502),
             Fault::SlowReader(_) => row("stdio", "slow_reader", 503).by(Blame::Client),
             Fault::ServerBusy(_) => row("stdio", "server_busy", 503).unsent().again(SOON),
             Fault::Bug => row("rescue", "internal_error", 500).by(Blame::Proxy),
@@ -214,6 +216,7 @@ pub(super) fn message(fault: &Fault) -> String {
         | Fault::SpawnFailed(text)
         | Fault::Handshake(text)
         | Fault::AnswerTooLong(text)
+        | Fault::AnswerGarbled(text)
         | Fault::SlowReader(text)
         | Fault::ServerBusy(text)
         | Fault::LegacyServer(text)

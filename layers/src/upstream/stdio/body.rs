@@ -14,6 +14,7 @@ use super::{
     call::{Call, Item},
     child::Lease,
     message::Message,
+    session::Session,
 };
 use crate::error::BoxError;
 
@@ -33,7 +34,10 @@ enum Source {
 
 /// A standing stream that somebody reads.
 #[derive(Debug)]
-pub(super) struct Standing(pub(super) Arc<Call>);
+pub(super) struct Standing {
+    pub(super) call: Arc<Call>,
+    pub(super) session: Arc<Session>,
+}
 
 impl StdioBody {
     pub(super) fn empty() -> Self {
@@ -47,6 +51,21 @@ impl StdioBody {
     pub(super) fn json(message: Message) -> Self {
         Self {
             ready: message.into_parts().into(),
+            source: Source::None,
+        }
+    }
+
+    /// The answers to a batch, as one JSON array.
+    pub(super) fn array(answers: Vec<Message>) -> Self {
+        let mut ready = VecDeque::new();
+        for answer in answers {
+            let before: &[u8] = if ready.is_empty() { b"[" } else { b"," };
+            ready.push_back(Bytes::from_static(before));
+            ready.extend(answer.into_parts());
+        }
+        ready.push_back(Bytes::from_static(b"]"));
+        Self {
+            ready,
             source: Source::None,
         }
     }
@@ -105,7 +124,7 @@ impl HttpBody for StdioBody {
             let call = match &self.source {
                 Source::None => return Poll::Ready(None),
                 Source::Call(lease) => &lease.call,
-                Source::Standing(standing) => &standing.0,
+                Source::Standing(standing) => &standing.call,
             };
             match ready!(call.poll_next(cx)) {
                 Some(Ok(Item { message, .. })) => {
@@ -135,6 +154,7 @@ impl HttpBody for StdioBody {
 
 impl Drop for Standing {
     fn drop(&mut self) {
-        self.0.detach();
+        self.call.detach();
+        self.session.touch();
     }
 }

@@ -68,6 +68,7 @@ impl Call {
         cell.bytes += item.message.len();
         if cell.bytes > self.limit && !cell.queue.is_empty() {
             cell.queue.clear();
+            cell.bytes = 0;
             cell.failed = Some(StdioError::SlowReader { limit: self.limit });
             cell.ended = true;
             wake(cell);
@@ -83,6 +84,16 @@ impl Call {
         let mut cell = self.lock();
         if !cell.ended {
             cell.failed = Some(error);
+            cell.ended = true;
+            wake(cell);
+        }
+    }
+
+    /// One of its requests will have no answer; what has no other to wait for ends.
+    pub(super) fn forgo(&self) {
+        let mut cell = self.lock();
+        cell.open = cell.open.saturating_sub(1);
+        if cell.open == 0 {
             cell.ended = true;
             wake(cell);
         }

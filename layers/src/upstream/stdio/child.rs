@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     call::{Call, Item},
     error::{Gone, StdioError},
-    message::{Message, one_line, splice},
+    message::{Message, one_line, splice, unsubscribe},
     meters::Meters,
     session::Session,
     settings::StdioSettings,
@@ -67,9 +67,17 @@ struct Desk {
     /// What came before there was a session to take it.
     early: VecDeque<Message>,
     out: BytesMut,
+    /// The newest request that the writer has taken.
+    taken: u64,
+    /// Requests that were cancelled, and until when their server may still be at them.
+    ghosts: VecDeque<(u64, Instant)>,
+    /// It has closed its stdin.
+    deaf: bool,
     /// Why it ends, once it does.
     end: Option<&'static str>,
     gone: Option<Gone>,
+    /// The gauge of its state.
+    stage: Option<UpWhile>,
 }
 
 /// A request on the wire.
@@ -80,6 +88,8 @@ struct Pending {
     token: Option<Id>,
     session: Option<Arc<Session>>,
     initialize: bool,
+    /// A subscription, or a request of the proxy's own: nothing but what bears its id belongs to it.
+    quiet: bool,
     /// Since when its client is gone, and what is kept for it (permits, the exchange).
     detached: Option<Detached>,
     _gauge: UpWhile,
@@ -93,6 +103,9 @@ struct Detached {
 
 /// How long a call whose client has gone is kept, if it has no deadline.
 const DETACHED: Duration = Duration::from_secs(3600);
+
+/// How long a server may still be at a call that was cancelled, unless it answers before.
+const GHOST: Duration = Duration::from_secs(60);
 
 /// A request that was handed over, for as long as somebody waits for it. Dropping it before its end says so to the child, or
 /// leaves the call with the child, as era and reason have it.
@@ -108,6 +121,8 @@ pub(super) struct Lease {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Origin {
     pub(super) session: Option<Arc<Session>>,
+    /// It is the proxy that asks.
+    pub(super) own: bool,
 }
 
 impl Child {
@@ -129,7 +144,10 @@ impl Child {
             pid: process.pid(),
             settings: settings.clone(),
             meters: meters.clone(),
-            desk: Mutex::default(),
+            desk: Mutex::new(Desk {
+                stage: Some(UpWhile::new(&meters.starting)),
+                ..Desk::default()
+            }),
             write: Notify::new(),
             stop: CancellationToken::new(),
             started: begin,
@@ -152,21 +170,40 @@ impl Child {
     /// It takes requests.
     pub(super) fn is_open(&self) -> bool {
         let desk = self.desk();
-        desk.end.is_none() && desk.gone.is_none()
+        desk.end.is_none() && desk.gone.is_none() && !desk.deaf
     }
 
-    pub(super) fn age(&self) -> Duration {
-        self.started.elapsed()
+    /// It is being stopped.
+    pub(super) fn is_leaving(&self) -> bool {
+        let desk = self.desk();
+        (desk.end.is_some() || desk.gone.is_some()) && desk.stage.is_some()
     }
 
-    /// How long it has had nothing to do.
-    pub(super) fn idle(&self) -> Duration {
-        if self.desk().calls.is_empty() {
-            let used = Duration::from_millis(self.used.load(Ordering::Relaxed));
-            self.started.elapsed().saturating_sub(used)
-        } else {
-            Duration::ZERO
+    /// It has answered its first request.
+    pub(super) fn ready(&self) {
+        let mut desk = self.desk();
+        if desk.gone.is_none() {
+            desk.stage = Some(UpWhile::new(&self.meters.ready));
         }
+    }
+
+    /// Stops it if it has neither sessions nor calls, and has had none for `idle` or is older than `lifetime`.
+    pub(super) fn stop_unused(&self, idle: Duration, lifetime: Option<Duration>) {
+        let mut desk = self.desk();
+        if !desk.calls.is_empty() || !desk.sessions.is_empty() || desk.end.is_some() {
+            return;
+        }
+        let age = self.started.elapsed();
+        let unused = age.saturating_sub(Duration::from_millis(self.used.load(Ordering::Relaxed)));
+        if unused >= idle {
+            desk.end = Some("idle");
+        } else if lifetime.is_some_and(|most| age >= most) {
+            desk.end = Some("lifetime");
+        } else {
+            return;
+        }
+        drop(desk);
+        self.stop.cancel();
     }
 
     /// Requests that have no answer yet.
@@ -179,15 +216,17 @@ impl Child {
         self.used.store(now, Ordering::Relaxed);
     }
 
-    /// Sends requests, and says where their answers come.
+    /// Sends requests, all or none, and says where their answers come. On success the extensions are taken.
     pub(super) fn call(
         self: &Arc<Self>,
         body: &Bytes,
         requests: &[&MessageFacts],
         call: Arc<Call>,
         origin: &Origin,
-        extensions: Extensions,
+        extensions: &mut Extensions,
     ) -> Result<Lease, StdioError> {
+        /// What two numbers of the wire's add to a line, with its end.
+        const GROWTH: usize = 41;
         let mut lines = Vec::with_capacity(requests.len());
         for message in requests {
             lines.push((*message, one_line(body.slice(message.span.clone()))));
@@ -199,6 +238,7 @@ impl Child {
                 what: "unanswered requests",
             });
         }
+        self.room(&desk, lines.iter().map(|(_, l)| l.len() + GROWTH).sum())?;
         for (message, line) in lines {
             let Some((id, span)) = &message.id else {
                 continue;
@@ -214,7 +254,7 @@ impl Child {
                 token.clone()
             });
             edits.sort_by_key(|(span, _)| span.start);
-            self.put(&mut desk, splice(&line, &edits))?;
+            self.write_line(&mut desk, splice(&line, &edits));
             if let Some(session) = &origin.session {
                 session.begin();
             }
@@ -226,6 +266,7 @@ impl Child {
                     token,
                     session: origin.session.clone(),
                     initialize: message.is("initialize"),
+                    quiet: origin.own || message.is("subscriptions/listen"),
                     detached: None,
                     _gauge: UpWhile::new(&self.meters.pending),
                 },
@@ -239,7 +280,7 @@ impl Child {
             child: self.clone(),
             call,
             wires,
-            extensions,
+            extensions: std::mem::take(extensions),
         })
     }
 
@@ -280,13 +321,15 @@ impl Child {
             &mut desk,
             splice(line, &[(span.clone(), &wire.to_string())]),
         );
+        self.haunt(&mut desk, wire, &pending);
         drop(desk);
+        self.touch();
         self.write.notify_one();
         if told.is_err() {
             tracing::debug!(pid = self.pid, "a cancellation found no room");
         }
         // Nothing more is to be sent for it (MCP, cancellation): its response ends without an answer.
-        pending.call.end();
+        pending.call.forgo();
     }
 
     /// Adds a session, whose client gets what belongs to no call.
@@ -306,14 +349,15 @@ impl Child {
         const MOST: usize = 64;
         let mut desk = self.desk();
         if desk.early.len() < MOST {
-            desk.early.push_back(message);
+            desk.early.push_back(message.compact());
         } else {
             self.meters.noise("nobody");
         }
     }
 
-    /// Takes a session away: its calls end.
-    pub(super) fn leave(&self, serial: u64) {
+    /// Takes a session away: its calls fail, and so end its subscriptions at a shared child.
+    pub(super) fn leave(&self, session: &Session) {
+        let serial = session.serial;
         let mut desk = self.desk();
         desk.sessions.remove(&serial);
         let theirs: Vec<u64> = desk
@@ -322,9 +366,54 @@ impl Child {
             .filter(|(_, p)| p.session.as_ref().is_some_and(|s| s.serial == serial))
             .map(|(wire, _)| *wire)
             .collect();
-        for wire in theirs {
-            self.cancel(&mut desk, wire, "the session has ended");
+        let over: Vec<Pending> = theirs
+            .into_iter()
+            .filter_map(|wire| {
+                let pending = desk.calls.get(&wire)?;
+                pending.call.fail(StdioError::SessionGone);
+                self.cancel(&mut desk, wire, "the session has ended")
+            })
+            .collect();
+        for uri in session.subscriptions() {
+            if !desk.sessions.values().any(|s| s.is_subscribed(&uri)) {
+                self.unsubscribe(&mut desk, &uri);
+            }
         }
+        drop(desk);
+        drop(over);
+        self.write.notify_one();
+    }
+
+    /// Tells the child that nobody wants a resource's updates any more.
+    fn unsubscribe(&self, desk: &mut Desk, uri: &str) {
+        if desk.end.is_some() || desk.gone.is_some() {
+            return;
+        }
+        let wire = desk.next + 1;
+        if self
+            .put(desk, Message::One(unsubscribe(wire, uri)))
+            .is_err()
+        {
+            return;
+        }
+        desk.next = wire;
+        desk.calls.insert(
+            wire,
+            Pending {
+                call: Arc::new(Call::new(1, 0)),
+                id: Id::from_number(0),
+                token: None,
+                session: None,
+                initialize: false,
+                quiet: true,
+                // Nobody waits for the answer.
+                detached: Some(Detached {
+                    until: Instant::now() + self.settings.handshake,
+                    _extensions: Extensions::new(),
+                }),
+                _gauge: UpWhile::new(&self.meters.pending),
+            },
+        );
     }
 
     /// Sessions that are there.
@@ -352,36 +441,64 @@ impl Child {
             .filter(|(_, p)| p.detached.as_ref().is_some_and(|d| d.until <= now))
             .map(|(wire, _)| *wire)
             .collect();
-        for wire in over {
-            self.cancel(&mut desk, wire, "timeout");
-        }
+        let over: Vec<Pending> = over
+            .into_iter()
+            .filter_map(|wire| self.cancel(&mut desk, wire, "timeout"))
+            .collect();
         drop(desk);
-        self.write.notify_one();
+        if !over.is_empty() {
+            self.write.notify_one();
+        }
     }
 
-    /// Removes a request and tells the child, unless it is an `initialize`, which cannot be cancelled.
-    fn cancel(&self, desk: &mut Desk, wire: u64, reason: &str) {
-        let Some(pending) = desk.remove(wire) else {
-            return;
-        };
-        pending.call.end();
+    /// Removes a request and tells the child, unless it is an `initialize`, which cannot be cancelled. What the request held
+    /// is to be dropped when the desk is free again.
+    fn cancel(&self, desk: &mut Desk, wire: u64, reason: &str) -> Option<Pending> {
+        let pending = desk.remove(wire)?;
+        self.touch();
+        pending.call.forgo();
+        self.haunt(desk, wire, &pending);
         if !pending.initialize && desk.end.is_none() && desk.gone.is_none() {
             let line = Message::One(wire::cancelled(&Id::from_number(wire), reason));
             if self.put(desk, line).is_err() {
                 tracing::debug!(pid = self.pid, "a cancellation found no room");
             }
         }
+        Some(pending)
+    }
+
+    /// Notes that the server may go on with a request that was cancelled, and speak of it: among several clients, nobody else's
+    /// call is the only one then.
+    fn haunt(&self, desk: &mut Desk, wire: u64, pending: &Pending) {
+        const MOST: usize = 256;
+        if !self.shared || pending.quiet {
+            return;
+        }
+        if desk.ghosts.len() >= MOST {
+            desk.ghosts.pop_front();
+        }
+        desk.ghosts.push_back((wire, Instant::now() + GHOST));
     }
 
     /// Puts a line into the outgoing buffer.
     fn put(&self, desk: &mut Desk, message: Message) -> Result<(), StdioError> {
-        let len = message.len() + 1;
-        // A single line may be longer than the buffer: it is bounded by the line limit.
+        self.room(desk, message.len() + 1)?;
+        self.write_line(desk, message);
+        Ok(())
+    }
+
+    /// Whether the outgoing buffer takes so many bytes. What comes alone may be longer than it: the line limit bounds that.
+    fn room(&self, desk: &Desk, len: usize) -> Result<(), StdioError> {
         if !desk.out.is_empty() && desk.out.len() + len > self.settings.buffer {
             return Err(StdioError::Busy {
                 what: "unread requests",
             });
         }
+        Ok(())
+    }
+
+    fn write_line(&self, desk: &mut Desk, message: Message) {
+        let len = message.len() + 1;
         match message {
             Message::One(bytes) => desk.out.extend_from_slice(&bytes),
             Message::Many(parts) => parts
@@ -391,7 +508,6 @@ impl Child {
         desk.out.extend_from_slice(b"\n");
         #[expect(clippy::cast_precision_loss, reason = "a gauge")]
         self.meters.write_queue.increment(len as f64);
-        Ok(())
     }
 
     fn desk(&self) -> MutexGuard<'_, Desk> {
@@ -407,6 +523,10 @@ impl Child {
                 how: Gone::Stopped,
                 sent: false,
             }),
+            (None, None) if desk.deaf => Err(StdioError::Gone {
+                how: Gone::Stuck,
+                sent: false,
+            }),
             (None, None) => Ok(desk),
         }
     }
@@ -419,6 +539,15 @@ impl Desk {
             session.finish();
         }
         Some(pending)
+    }
+
+    /// The server may be at a call that was cancelled.
+    fn is_haunted(&mut self) -> bool {
+        let now = Instant::now();
+        while self.ghosts.front().is_some_and(|(_, until)| *until <= now) {
+            self.ghosts.pop_front();
+        }
+        !self.ghosts.is_empty()
     }
 }
 
@@ -444,13 +573,12 @@ impl Drop for Lease {
             return;
         }
         self.call.detach();
-        if let Some(why) = why {
+        let modern = self.child.era == Era::Modern || standing;
+        let reason = why.map(|why| why.as_str());
+        let mut over = Vec::new();
+        if let Some(reason) = reason.or(modern.then_some("the client went away")) {
             for wire in &self.wires {
-                self.child.cancel(&mut desk, *wire, why.as_str());
-            }
-        } else if self.child.era == Era::Modern || standing {
-            for wire in &self.wires {
-                self.child.cancel(&mut desk, *wire, "the client went away");
+                over.extend(self.child.cancel(&mut desk, *wire, reason));
             }
         } else {
             // Legacy: going away is not a cancel. The child goes on, and so does what the call holds.

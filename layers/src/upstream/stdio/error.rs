@@ -42,6 +42,9 @@ pub enum StdioError {
         /// The limit.
         limit: usize,
     },
+    /// Its answer was not JSON, or not a message.
+    #[error("the server's answer is not a JSON-RPC message")]
+    Garbled,
     /// The request is longer than allowed.
     #[error("the request is longer than {limit} bytes")]
     RequestTooLong {
@@ -133,6 +136,14 @@ impl fmt::Display for Gone {
 }
 
 impl StdioError {
+    /// The same failure, of a request that the proxy made before it sent the client's.
+    pub(super) fn unsent(self) -> Self {
+        match self {
+            Self::Gone { how, .. } => Self::Gone { how, sent: false },
+            error => error,
+        }
+    }
+
     /// What is known of the call's effect.
     pub fn outcome(&self) -> Outcome {
         match self {
@@ -145,6 +156,7 @@ impl StdioError {
             Self::Handshake { .. }
             | Self::Gone { sent: true, .. }
             | Self::LineTooLong { .. }
+            | Self::Garbled
             | Self::SlowReader { .. } => Outcome::Unknown,
             Self::RequestTooLong { .. }
             | Self::SessionRequired

@@ -15,7 +15,8 @@ use super::{
     error::StdioError,
     message::{Message, one_line, result, result_member, splice},
     params,
-    pool::{Place, Pool},
+    pool::{Place, Pool, Shared},
+    session::level,
     settings::Isolation,
 };
 use crate::{
@@ -101,9 +102,20 @@ impl Incoming {
             return self.initialize(facts).await;
         }
         let place = self.place(facts)?;
+        // A header that is wrong is answered with 400; one that is missing stands for 2025-03-26 (2025-11-25, transports, "Protocol
+        // Version Header").
+        if facts
+            .version
+            .as_deref()
+            .is_some_and(|v| !LEGACY.contains(&v))
+        {
+            let text = "the MCP-Protocol-Version is none that is known";
+            return Err(StdioError::Misplaced(text).into());
+        }
         place.session.touch();
         let origin = Origin {
             session: Some(place.session.clone()),
+            own: false,
         };
         let shared = self.pool.settings.isolation == Isolation::Shared;
         for message in facts.messages().iter().filter(|m| m.kind != Kind::Request) {
@@ -117,11 +129,17 @@ impl Incoming {
             return Ok(json(StatusCode::OK, answer));
         }
         let call = Arc::new(Call::new(requests.len(), self.pool.settings.buffer));
+        let mut extensions = self.extensions;
         let lease = place
             .child
-            .call(&self.body, &requests, call, &origin, self.extensions)?;
+            .call(&self.body, &requests, call, &origin, &mut extensions)
+            .map_err(ended)?;
         // What waits for a stream that this client does not open comes with its next call.
-        let waiting: Vec<Message> = place.session.take_waiting().into();
+        let waiting: Vec<Message> = if accepts(&self.headers, "text/event-stream") {
+            place.session.take_waiting().into()
+        } else {
+            Vec::new()
+        };
         respond(lease, &self.headers, &self.pool, waiting, facts).await
     }
 
@@ -139,9 +157,8 @@ impl Incoming {
             return Err(StdioError::Misplaced("initialize must be a request").into());
         };
         let (place, answer) = if self.pool.settings.isolation == Isolation::Shared {
-            let shared = self.pool.shared().await?;
-            let answer = answer_again(&shared.answer, message, &self.body);
-            (self.pool.begin(&shared.child)?, answer)
+            let (place, shared) = self.begin_shared().await?;
+            (place, answer_again(&shared.answer, message, &self.body))
         } else {
             let (child, item) = self
                 .pool
@@ -163,6 +180,19 @@ impl Incoming {
         Ok(response)
     }
 
+    /// Begins a session with the shared child; with the next one, if it ends just then.
+    async fn begin_shared(&self) -> Result<(Place, Arc<Shared>), StdioError> {
+        let shared = self.pool.shared().await?;
+        match self.pool.begin(&shared.child) {
+            Ok(place) => Ok((place, shared)),
+            Err(StdioError::Gone { .. }) => {
+                let shared = self.pool.shared().await?;
+                Ok((self.pool.begin(&shared.child)?, shared))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Hands over a notification or a response.
     fn tell(&self, place: &Place, message: &MessageFacts, shared: bool) -> Result<(), StdioError> {
         let line = one_line(self.body.slice(message.span.clone()));
@@ -178,7 +208,7 @@ impl Incoming {
         if shared {
             return Ok(());
         }
-        place.child.tell(Message::One(line))
+        place.child.tell(Message::One(line)).map_err(ended)
     }
 
     /// What the proxy itself knows for a client of a shared child.
@@ -236,7 +266,8 @@ impl Incoming {
         }
         let place = self.place(facts)?;
         let call = place.session.open_stream(self.pool.settings.buffer);
-        Ok(events(StdioBody::standing(Standing(call))))
+        let session = place.session;
+        Ok(events(StdioBody::standing(Standing { call, session })))
     }
 
     fn delete(self, facts: &CallFacts) -> Answer {
@@ -250,6 +281,14 @@ impl Incoming {
         let place = self.place(facts)?;
         self.pool.end(&place, None);
         Ok(Response::new(StdioBody::empty()))
+    }
+}
+
+/// A session ends with its child: whoever came just then is told so.
+fn ended(error: StdioError) -> StdioError {
+    match error {
+        StdioError::Gone { sent: false, .. } => StdioError::SessionGone,
+        error => error,
     }
 }
 
@@ -285,35 +324,12 @@ fn asked_version(request: &str) -> Option<&'static str> {
         version: String,
     }
     let request: Request = serde_json::from_str(request).ok()?;
-    ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"]
-        .into_iter()
-        .find(|known| *known == request.params.version)
+    let asked = request.params.version;
+    LEGACY.into_iter().find(|known| **known == *asked)
 }
 
-/// The number of a log level (RFC 5424, from the lowest up).
-fn level(request: &[u8]) -> Option<u8> {
-    const LEVELS: [&str; 8] = [
-        "debug",
-        "info",
-        "notice",
-        "warning",
-        "error",
-        "critical",
-        "alert",
-        "emergency",
-    ];
-    #[derive(serde::Deserialize)]
-    struct Request {
-        params: Params,
-    }
-    #[derive(serde::Deserialize)]
-    struct Params {
-        level: String,
-    }
-    let request: Request = serde_json::from_slice(request).ok()?;
-    let at = LEVELS.iter().position(|l| *l == request.params.level)?;
-    u8::try_from(at).ok()
-}
+/// The revisions with a handshake.
+const LEGACY: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
 
 // === modern ===
 
@@ -333,32 +349,40 @@ impl Incoming {
         if message.is("initialize") {
             return Err(StdioError::NoSuchMethod.into());
         }
+        if message.version.is_none() {
+            return Err(StdioError::MetaMissing(crate::mcp::META_VERSION).into());
+        }
         if !message.client_said {
             return Err(StdioError::MetaMissing(crate::mcp::META_CAPABILITIES).into());
         }
-        let modern = self.pool.modern().await?;
-        if let Some(version) = &message.version
-            && !modern.versions.iter().any(|known| **known == **version)
-        {
-            return Err(StdioError::UnsupportedVersion {
-                requested: version.to_string(),
-                supported: modern.versions.clone(),
+        let mut extensions = self.extensions;
+        // A child may end just when it is asked; nothing was sent then, and the next one is asked.
+        for last in [false, true] {
+            let modern = self.pool.modern().await?;
+            if let Some(version) = &message.version
+                && !modern.versions.iter().any(|known| **known == **version)
+            {
+                return Err(StdioError::UnsupportedVersion {
+                    requested: version.to_string(),
+                    supported: modern.versions.clone(),
+                }
+                .into());
             }
-            .into());
+            if let Some(tool) = message.tool() {
+                let text = std::str::from_utf8(&self.body).unwrap_or_default();
+                params::check(&self.pool, &modern, tool, text, &self.headers).await?;
+            }
+            let call = Arc::new(Call::new(1, self.pool.settings.buffer));
+            let (child, origin) = (&modern.child, Origin::default());
+            match child.call(&self.body, &[message], call, &origin, &mut extensions) {
+                Ok(lease) => {
+                    return respond(lease, &self.headers, &self.pool, Vec::new(), facts).await;
+                }
+                Err(StdioError::Gone { sent: false, .. }) if !last => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        if let Some(tool) = message.tool() {
-            let text = std::str::from_utf8(&self.body).unwrap_or_default();
-            params::check(&self.pool, &modern, tool, text, &self.headers).await?;
-        }
-        let call = Arc::new(Call::new(1, self.pool.settings.buffer));
-        let lease = modern.child.call(
-            &self.body,
-            &[message],
-            call,
-            &Origin::default(),
-            self.extensions,
-        )?;
-        respond(lease, &self.headers, &self.pool, Vec::new(), facts).await
+        Err(StdioError::Closing.into())
     }
 }
 
@@ -385,6 +409,7 @@ async fn respond(
     if streams && !waiting.is_empty() {
         return Ok(events(StdioBody::events(waiting, lease)));
     }
+    let mut answers = Answers::default();
     loop {
         let next = poll_fn(|cx| lease.call.poll_next(cx));
         let first = if streams {
@@ -405,11 +430,14 @@ async fn respond(
             Some(Ok(Item { message, .. })) if streams => {
                 return Ok(events(StdioBody::events([message], lease)));
             }
-            // Whoever takes JSON alone gets the answer alone.
-            Some(Ok(_)) => {}
+            // Whoever takes JSON alone gets the answers alone.
+            Some(Ok(item)) => answers.add(item, pool.settings.buffer)?,
             Some(Err(error)) => return Err(error.into()),
             // Cancelled: there is no answer, and there will be none.
             None => {
+                if !answers.messages.is_empty() {
+                    return Ok(array(answers.messages));
+                }
                 return Ok(if streams {
                     events(StdioBody::empty())
                 } else {
@@ -417,6 +445,27 @@ async fn respond(
                 });
             }
         }
+    }
+}
+
+/// The answers to a batch whose client takes JSON alone.
+#[derive(Default)]
+struct Answers {
+    messages: Vec<Message>,
+    bytes: usize,
+}
+
+impl Answers {
+    fn add(&mut self, item: Item, limit: usize) -> Result<(), StdioError> {
+        if item.answer.is_none() {
+            return Ok(());
+        }
+        self.bytes += item.message.len();
+        if self.bytes > limit && !self.messages.is_empty() {
+            return Err(StdioError::LineTooLong { limit });
+        }
+        self.messages.push(item.message);
+        Ok(())
     }
 }
 
@@ -438,8 +487,17 @@ fn accepted() -> Response<StdioBody> {
 }
 
 fn json(status: StatusCode, message: Message) -> Response<StdioBody> {
-    let mut response = Response::new(StdioBody::json(message));
+    let mut response = as_json(StdioBody::json(message));
     *response.status_mut() = status;
+    response
+}
+
+fn array(answers: Vec<Message>) -> Response<StdioBody> {
+    as_json(StdioBody::array(answers))
+}
+
+fn as_json(body: StdioBody) -> Response<StdioBody> {
+    let mut response = Response::new(body);
     let kind = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response

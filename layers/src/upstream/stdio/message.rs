@@ -24,6 +24,14 @@ impl Message {
         }
     }
 
+    /// The message with memory of its own: what was cut out of a child's output holds on to all that was read with it.
+    pub(super) fn compact(self) -> Self {
+        match self {
+            Self::One(bytes) if bytes.len() <= COPY => Self::One(Bytes::copy_from_slice(&bytes)),
+            other => other,
+        }
+    }
+
     pub(super) fn into_parts(self) -> Vec<Bytes> {
         match self {
             Self::One(bytes) => vec![bytes],
@@ -93,6 +101,14 @@ pub(super) fn one_line(text: Bytes) -> Bytes {
         }
     }
     text.freeze()
+}
+
+/// A request that ends the subscription to a resource.
+pub(super) fn unsubscribe(id: u64, uri: &str) -> Bytes {
+    let uri = serde_json::Value::from(uri);
+    Bytes::from(format!(
+        r#"{{"jsonrpc":"2.0","id":{id},"method":"resources/unsubscribe","params":{{"uri":{uri}}}}}"#
+    ))
 }
 
 /// The subscription that a modern message belongs to, and where its id stands.

@@ -47,6 +47,10 @@ struct Param {
 const CURRENT: Duration = Duration::from_secs(60);
 /// The most pages of a tool list that are read.
 const PAGES: usize = 100;
+/// The most tools with such arguments that are kept.
+const TOOLS: usize = 10_000;
+/// How long a server may take to list its tools; then calls go on without.
+const LIST: Duration = Duration::from_secs(10);
 
 /// The `_meta` of a request of the proxy's own, as `params`.
 pub(super) fn meta() -> String {
@@ -95,15 +99,26 @@ async fn learn(pool: &Pool, modern: &Modern, newer: Option<Instant>) -> Result<K
             return Ok(known.clone());
         }
     }
+    let limit = pool.settings.handshake.min(LIST);
+    let tools = match tokio::time::timeout(limit, list(pool, modern, limit)).await {
+        Ok(Ok(tools)) => Arc::new(tools),
+        Ok(Err(error @ StdioError::Gone { .. })) => return Err(error.unsent()),
+        // It is busy, or does not say: no call waits for that. What was known stands.
+        Ok(Err(_)) | Err(_) => slot.take().map(|known| known.tools).unwrap_or_default(),
+    };
     let known = Known {
-        tools: Arc::new(list(pool, modern).await?),
+        tools,
         learnt: Instant::now(),
     };
     *slot = Some(known.clone());
     Ok(known)
 }
 
-async fn list(pool: &Pool, modern: &Modern) -> Result<HashMap<String, Vec<Param>>, StdioError> {
+async fn list(
+    pool: &Pool,
+    modern: &Modern,
+    limit: Duration,
+) -> Result<HashMap<String, Vec<Param>>, StdioError> {
     #[derive(Deserialize)]
     struct Page {
         #[serde(default)]
@@ -127,7 +142,7 @@ async fn list(pool: &Pool, modern: &Modern) -> Result<HashMap<String, Vec<Param>
             r#"{{"jsonrpc":"2.0","id":0,"method":"tools/list","params":{{{cursor_member}{}}}}}"#,
             meta_member()
         );
-        let answer = pool.ask(&modern.child, request, false).await?;
+        let answer = pool.ask(&modern.child, request, limit).await?;
         let text = answer.message.into_parts().concat();
         let page = std::str::from_utf8(&text)
             .ok()
@@ -138,7 +153,7 @@ async fn list(pool: &Pool, modern: &Modern) -> Result<HashMap<String, Vec<Param>
         for tool in page.tools {
             let mut params = Vec::new();
             collect(&tool.schema, &mut Vec::new(), &mut params);
-            if !params.is_empty() {
+            if !params.is_empty() && tools.len() < TOOLS {
                 tools.insert(tool.name, params);
             }
         }

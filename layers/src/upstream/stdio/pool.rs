@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -31,7 +32,6 @@ use crate::{
 };
 
 /// Everything that belongs to one stdio upstream.
-#[derive(Debug)]
 pub(super) struct Pool {
     pub(super) settings: Arc<StdioSettings>,
     pub(super) meters: Arc<Meters>,
@@ -43,7 +43,7 @@ pub(super) struct Pool {
     shared: Slot<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     sessions: HashMap<Box<str>, Place>,
     children: Vec<Weak<Child>>,
@@ -65,7 +65,7 @@ pub(super) struct Place {
 #[derive(Debug)]
 struct Slot<T> {
     now: Mutex<Option<Arc<T>>>,
-    starting: tokio::sync::Mutex<()>,
+    starting: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The child of modern calls.
@@ -90,6 +90,15 @@ struct Trial(Option<Arc<Child>>);
 
 /// How long the verdict "legacy only" holds: the command may be upgraded beneath us.
 const VERDICT: Duration = Duration::from_secs(600);
+
+/// Without the sessions, whose ids are secrets.
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
 
 impl Pool {
     pub(super) fn new(settings: StdioSettings) -> Self {
@@ -144,7 +153,11 @@ impl Pool {
         };
         state.sessions.insert(id, place.clone());
         drop(state);
-        place.child.join(place.session.clone())?;
+        let joined = place.child.join(place.session.clone());
+        if let Err(error) = joined {
+            self.state().sessions.remove(&place.session.id);
+            return Err(error);
+        }
         Ok(place)
     }
 
@@ -156,7 +169,7 @@ impl Pool {
         if let Some(reason) = reason {
             self.meters.evict(reason);
         }
-        place.child.leave(place.session.serial);
+        place.child.leave(&place.session);
         place.session.end();
         if self.settings.isolation == Isolation::PerSession {
             place.child.stop(reason.unwrap_or("delete"));
@@ -168,14 +181,17 @@ impl Pool {
         self: &Arc<Self>,
         body: &Bytes,
         facts: &crate::mcp::MessageFacts,
-        extensions: Extensions,
+        mut extensions: Extensions,
     ) -> Result<(Arc<Child>, Item), StdioError> {
-        let child = self.start("session", Era::Legacy, false)?;
+        let child = self.start("session", Era::Legacy, false).await?;
         let mut trial = Trial(Some(child.clone()));
-        let began = Instant::now();
         let call = Arc::new(Call::new(1, self.settings.buffer));
-        let lease = child.call(body, &[facts], call, &Origin::default(), extensions)?;
-        let item = self.first_answer(lease, began).await?;
+        let lease = child.call(body, &[facts], call, &Origin::default(), &mut extensions)?;
+        let item = self
+            .greet(&child, lease)
+            .await
+            .inspect_err(|_| self.failed())?;
+        self.came_up();
         if matches!(item.answer, Some(None)) {
             trial.0 = None;
         }
@@ -187,23 +203,37 @@ impl Pool {
         if let Some(shared) = self.shared.get(|s| s.child.is_open()) {
             return Ok(shared);
         }
-        let _turn = self.shared.starting.lock().await;
+        let turn = self.shared.starting.clone().lock_owned().await;
         if let Some(shared) = self.shared.get(|s| s.child.is_open()) {
             return Ok(shared);
         }
-        let child = self.start("shared", Era::Legacy, true)?;
+        let pool = self.clone();
+        let start = async move {
+            let _turn = turn;
+            pool.start_shared().await
+        };
+        self.to_its_end(start).await
+    }
+
+    async fn start_shared(self: &Arc<Self>) -> Result<Arc<Shared>, StdioError> {
+        let child = self.start("shared", Era::Legacy, true).await?;
         let mut trial = Trial(Some(child.clone()));
         let request = format!(
             r#"{{"jsonrpc":"2.0","id":0,"method":"initialize","params":{{"protocolVersion":"2025-11-25","capabilities":{{}},"clientInfo":{CLIENT}}}}}"#,
         );
-        let answer = self.ask(&child, request, true).await?;
-        if answer.answer != Some(None) {
-            self.failed();
-            return Err(StdioError::Gone {
-                how: super::error::Gone::Stopped,
-                sent: true,
-            });
-        }
+        let lease = self.question(&child, request)?;
+        let answer = self
+            .greet(&child, lease)
+            .await
+            .and_then(|item| match item.answer {
+                Some(None) => Ok(item),
+                _ => Err(StdioError::Gone {
+                    how: super::error::Gone::Stopped,
+                    sent: true,
+                }),
+            })
+            .inspect_err(|_| self.failed())?;
+        self.came_up();
         let answer = Bytes::from(answer.message.into_parts().concat());
         let ready = Message::One(Bytes::from_static(
             br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#,
@@ -213,38 +243,60 @@ impl Pool {
         Ok(self.shared.set(Shared { child, answer }))
     }
 
+    /// Runs a start to its end, whether or not the one who began it stays: others wait for it, or will.
+    async fn to_its_end<T: Send + 'static>(
+        &self,
+        start: impl Future<Output = Result<T, StdioError>> + Send + 'static,
+    ) -> Result<T, StdioError> {
+        let done = self.tasks.spawn(start).await;
+        done.unwrap_or(Err(StdioError::Closing))
+    }
+
     /// The child of modern calls.
     pub(super) async fn modern(self: &Arc<Self>) -> Result<Arc<Modern>, StdioError> {
         if let Some(modern) = self.modern.get(|m| m.child.is_open()) {
             return Ok(modern);
         }
-        let _turn = self.modern.starting.lock().await;
+        let turn = self.modern.starting.clone().lock_owned().await;
         if let Some(modern) = self.modern.get(|m| m.child.is_open()) {
             return Ok(modern);
         }
-        if self
-            .state()
-            .legacy_until
-            .is_some_and(|until| until > Instant::now())
-        {
+        let pool = self.clone();
+        let start = async move {
+            let _turn = turn;
+            pool.start_modern().await
+        };
+        self.to_its_end(start).await
+    }
+
+    async fn start_modern(self: &Arc<Self>) -> Result<Arc<Modern>, StdioError> {
+        let verdict = self.state().legacy_until;
+        if verdict.is_some_and(|until| until > Instant::now()) {
             return Err(StdioError::LegacyServer);
         }
-        let child = self.start("modern", Era::Modern, true)?;
+        let known = self.modern.get(|_| true).is_some();
+        let child = self.start("modern", Era::Modern, true).await?;
         let mut trial = Trial(Some(child.clone()));
         // What speaks the modern era answers this; what exits, or answers otherwise, speaks the legacy one.
         let request = format!(
             r#"{{"jsonrpc":"2.0","id":0,"method":"server/discover","params":{META}}}"#,
             META = super::params::meta()
         );
-        let versions = match self.ask(&child, request, false).await {
+        let lease = self.question(&child, request)?;
+        let versions = match self.greet(&child, lease).await {
             Ok(item) => versions(&item),
-            Err(StdioError::Gone { .. } | StdioError::Handshake { .. }) => None,
-            Err(error) => return Err(error),
+            Err(StdioError::Gone { .. } | StdioError::Handshake { .. }) if !known => None,
+            // It has spoken the modern era before: now it does not come up.
+            Err(error) => {
+                self.failed();
+                return Err(error.unsent());
+            }
         };
         let Some(versions) = versions else {
             self.state().legacy_until = Some(Instant::now() + VERDICT);
             return Err(StdioError::LegacyServer);
         };
+        self.came_up();
         trial.0 = None;
         Ok(self.modern.set(Modern {
             child,
@@ -258,46 +310,41 @@ impl Pool {
         &self,
         child: &Arc<Child>,
         request: String,
-        counts: bool,
+        limit: Duration,
     ) -> Result<Item, StdioError> {
-        let began = Instant::now();
+        let lease = self.question(child, request)?;
+        self.answer(&lease, limit).await
+    }
+
+    fn question(&self, child: &Arc<Child>, request: String) -> Result<Lease, StdioError> {
         let body = Bytes::from(request);
         let text = std::str::from_utf8(&body).unwrap_or_default();
         let facts =
             envelope::read_message(text, 0).map_err(|_| StdioError::Misplaced("not a message"))?;
         let call = Arc::new(Call::new(1, self.settings.buffer));
-        let lease = child.call(
-            &body,
-            &[&facts],
-            call,
-            &Origin::default(),
-            Extensions::new(),
-        )?;
-        if counts {
-            self.first_answer(lease, began).await
-        } else {
-            self.answer(lease, began).await
-        }
+        let origin = Origin {
+            session: None,
+            own: true,
+        };
+        child.call(&body, &[&facts], call, &origin, &mut Extensions::new())
     }
 
-    /// Waits for a new child's first answer; whether it comes decides about backoff.
-    async fn first_answer(&self, lease: Lease, began: Instant) -> Result<Item, StdioError> {
-        let answer = self.answer(lease, began).await;
+    /// Waits for a new child's first answer.
+    async fn greet(&self, child: &Child, lease: Lease) -> Result<Item, StdioError> {
+        let began = Instant::now();
+        let answer = self.answer(&lease, self.settings.handshake).await;
+        let took = began.elapsed().as_secs_f64();
+        self.meters.handshake_time.record(took);
         match &answer {
-            Ok(_) => {
-                let mut state = self.state();
-                state.failures = 0;
-                state.not_before = None;
-            }
-            Err(_) => self.failed(),
+            Ok(_) => child.ready(),
+            Err(StdioError::Handshake { .. }) => self.meters.handshake_timeouts.increment(1),
+            Err(_) => {}
         }
         answer
     }
 
-    async fn answer(&self, lease: Lease, began: Instant) -> Result<Item, StdioError> {
-        let limit = self.settings.handshake;
-        let starting = UpWhile::new(&self.meters.starting);
-        let answer = tokio::time::timeout_at(began + limit, async {
+    async fn answer(&self, lease: &Lease, limit: Duration) -> Result<Item, StdioError> {
+        let answer = async {
             loop {
                 match poll_fn(|cx| lease.call.poll_next(cx)).await {
                     Some(Ok(item)) if item.answer.is_none() => {}
@@ -305,20 +352,14 @@ impl Pool {
                     None => return Err(StdioError::Closing),
                 }
             }
-        })
-        .await;
-        drop(starting);
-        self.meters
-            .handshake_time
-            .record(began.elapsed().as_secs_f64());
-        answer.unwrap_or_else(|_| {
-            self.meters.handshake_timeouts.increment(1);
-            Err(StdioError::Handshake { limit })
-        })
+        };
+        tokio::time::timeout(limit, answer)
+            .await
+            .unwrap_or(Err(StdioError::Handshake { limit }))
     }
 
     /// Starts a child, if there is room and it is not to be left alone for a while.
-    fn start(
+    async fn start(
         self: &Arc<Self>,
         reason: &'static str,
         era: Era,
@@ -331,7 +372,7 @@ impl Pool {
         if let Some(again) = self.backoff() {
             return Err(StdioError::Backoff { again });
         }
-        let place = self.place()?;
+        let place = self.place().await?;
         self.meters.spawn(reason);
         let child = Child::start(
             &self.settings,
@@ -345,17 +386,36 @@ impl Pool {
         let mut state = self.state();
         state.children.retain(|c| c.strong_count() > 0);
         state.children.push(Arc::downgrade(&child));
+        drop(state);
+        // Whoever closes stops those that are listed; it may have looked just before.
+        if self.closing.is_cancelled() {
+            child.stop("drain");
+            return Err(StdioError::Closing);
+        }
         Ok(child)
     }
 
-    fn place(&self) -> Result<OwnedSemaphorePermit, StdioError> {
-        self.places
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_| StdioError::Full {
-                limit: self.settings.max_children.get(),
-                what: "server processes",
-            })
+    /// A place for a child. One that is on its way out is waited for.
+    async fn place(&self) -> Result<OwnedSemaphorePermit, StdioError> {
+        const GRACE: Duration = Duration::from_secs(1);
+        let places = self.places.clone();
+        if let Ok(place) = places.clone().try_acquire_owned() {
+            return Ok(place);
+        }
+        let limit = self.settings.max_children.get();
+        let full = StdioError::Full {
+            limit,
+            what: "server processes",
+        };
+        if !self.children().iter().any(|c| c.is_leaving()) {
+            return Err(full);
+        }
+        let steps = self.settings.stop;
+        let leaving = steps.stdin + steps.term + GRACE;
+        match tokio::time::timeout(leaving, places.acquire_owned()).await {
+            Ok(Ok(place)) => Ok(place),
+            _ => Err(full),
+        }
     }
 
     /// How long no child is to be started, if so.
@@ -364,6 +424,13 @@ impl Pool {
         until
             .checked_duration_since(Instant::now())
             .filter(|d| !d.is_zero())
+    }
+
+    /// A child has come up.
+    fn came_up(&self) {
+        let mut state = self.state();
+        state.failures = 0;
+        state.not_before = None;
     }
 
     /// A child could not be started, or did not come up: the next try comes later each time, with jitter.
@@ -375,6 +442,8 @@ impl Pool {
         let most = (FIRST * 2_f64.powi(state.failures.min(20) as i32 - 1)).min(MOST);
         let wait = Duration::from_secs_f64(most * (0.5 + fastrand::f64() / 2.0));
         state.not_before = Some(Instant::now() + wait);
+        // That it did not answer as a modern server does says nothing, if it does not answer as a legacy one either.
+        state.legacy_until = None;
     }
 
     /// Ends what is idle or too old, for as long as the upstream is there.
@@ -385,17 +454,19 @@ impl Pool {
         let every =
             (self.settings.idle / 8).clamp(Duration::from_millis(20), Duration::from_secs(15));
         let (pool, closing) = (Arc::downgrade(self), self.closing.clone());
+        let meters = self.meters.clone();
         self.tasks.spawn(async move {
             loop {
                 tokio::select! {
-                    () = closing.cancelled() => return,
+                    () = closing.cancelled() => break,
                     () = tokio::time::sleep(every) => {}
                 }
                 match pool.upgrade() {
                     Some(pool) => pool.sweep(),
-                    None => return,
+                    None => break,
                 }
             }
+            meters.memory.set(0.0);
         });
     }
 
@@ -416,17 +487,10 @@ impl Pool {
         let children = self.children();
         for child in &children {
             child.sweep();
-            let unused = child.idle();
-            if unused.is_zero() || !child.sessions().is_empty() || !child.is_open() {
-                continue;
-            }
-            if unused >= idle {
-                child.stop("idle");
-            } else if too_old(child.age()) {
-                child.stop("lifetime");
-            }
+            child.stop_unused(idle, lifetime);
         }
-        let memory: u64 = children.iter().filter_map(|c| resident(c.pid())).sum();
+        let open = children.iter().filter(|c| c.is_open());
+        let memory: u64 = open.filter_map(|c| resident(c.pid())).sum();
         #[expect(clippy::cast_precision_loss, reason = "a gauge")]
         self.meters.memory.set(memory as f64);
     }
@@ -478,7 +542,11 @@ impl Pool {
         for child in self.children() {
             child.stop(reason);
         }
-        self.state().sessions.clear();
+        let places = std::mem::take(&mut self.state().sessions);
+        for place in places.values() {
+            let ended = place.session.is_ended();
+            self.meters.evict(if ended { "exit" } else { reason });
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -520,7 +588,7 @@ impl<T> Default for Slot<T> {
     fn default() -> Self {
         Self {
             now: Mutex::new(None),
-            starting: tokio::sync::Mutex::new(()),
+            starting: Arc::default(),
         }
     }
 }

@@ -98,6 +98,11 @@ impl Process {
         self.child.wait().await.map_or(Gone::Closed, gone)
     }
 
+    /// How the process ended, if it has.
+    pub(super) fn ended(&mut self) -> Option<Gone> {
+        self.child.try_wait().ok().flatten().map(gone)
+    }
+
     /// Stops the process, whose stdin has been closed: it has time to leave by itself, then gets SIGTERM, then SIGKILL. What is left
     /// of its group is killed in any case.
     pub(super) async fn stop(mut self, steps: Stop) -> Gone {

@@ -7,9 +7,10 @@
 //! reach of a terminal's Ctrl-C.
 
 use std::{
-    io::Write,
-    process::{ChildStdin, Command, Stdio},
-    sync::{Mutex, OnceLock, PoisonError},
+    collections::BTreeSet,
+    io::{self, Write},
+    process::{Child, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::process::Pid;
@@ -31,51 +32,89 @@ for id in $groups; do kill -s KILL -- "-$id" 2>/dev/null; done
 #[derive(Debug)]
 pub(super) struct Watched(Pid);
 
+/// The reaper, and what it is to know.
+#[derive(Debug, Default)]
+struct Reaper {
+    process: Option<Child>,
+    groups: BTreeSet<i32>,
+    /// It cannot be started.
+    given_up: bool,
+}
+
 /// Puts a process group under the reaper's watch.
 pub(super) fn watch(group: Pid) -> Watched {
-    tell('+', group);
+    let id = group.as_raw_nonzero().get();
+    let mut reaper = reaper();
+    reaper.groups.insert(id);
+    reaper.tell('+', id);
     Watched(group)
+}
+
+/// The process id of the reaper.
+#[cfg(test)]
+pub(super) fn pid() -> Option<u32> {
+    reaper().process.as_ref().map(Child::id)
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        tell('-', self.0);
+        let id = self.0.as_raw_nonzero().get();
+        let mut reaper = reaper();
+        reaper.groups.remove(&id);
+        reaper.tell('-', id);
     }
 }
 
-/// The pipe to the reaper; `None` where it could not be started, or has gone.
-fn pipe() -> &'static Mutex<Option<ChildStdin>> {
-    static PIPE: OnceLock<Mutex<Option<ChildStdin>>> = OnceLock::new();
-    PIPE.get_or_init(|| Mutex::new(start()))
+fn reaper() -> MutexGuard<'static, Reaper> {
+    static REAPER: Mutex<Reaper> = Mutex::new(Reaper {
+        process: None,
+        groups: BTreeSet::new(),
+        given_up: false,
+    });
+    REAPER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn start() -> Option<ChildStdin> {
-    use std::os::unix::process::CommandExt;
-    let started = Command::new("/bin/sh")
-        .args(["-c", SCRIPT, "ziggurat-reaper"])
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn();
-    match started {
-        Ok(mut child) => child.stdin.take(),
-        Err(error) => {
+impl Reaper {
+    /// Tells it of one change; a new one is told everything.
+    fn tell(&mut self, op: char, id: i32) {
+        if self.given_up || self.write(&format!("{op} {id}\n")).is_ok() {
+            return;
+        }
+        let told = self.start().and_then(|()| {
+            let all: String = self.groups.iter().map(|id| format!("+ {id}\n")).collect();
+            self.write(&all)
+        });
+        if let Err(error) = told {
+            self.given_up = true;
             tracing::warn!(%error, "no reaper: children may outlive a proxy that is killed hard");
-            None
         }
     }
-}
 
-fn tell(op: char, group: Pid) {
-    let mut pipe = pipe().lock().unwrap_or_else(PoisonError::into_inner);
-    // A line is far below PIPE_BUF, and the reaper always reads: this does not block.
-    let line = format!("{op} {}\n", group.as_raw_nonzero());
-    let told = pipe.as_mut().map(|pipe| pipe.write_all(line.as_bytes()));
-    if let Some(Err(error)) = told {
-        tracing::warn!(%error, "the reaper is gone: children may outlive a proxy that is killed hard");
-        *pipe = None;
+    /// A line is far below PIPE_BUF, and the reaper always reads: this does not block.
+    fn write(&mut self, lines: &str) -> io::Result<()> {
+        let pipe = self.process.as_mut().and_then(|p| p.stdin.as_mut());
+        let pipe = pipe.ok_or(io::ErrorKind::NotConnected)?;
+        pipe.write_all(lines.as_bytes())
+    }
+
+    fn start(&mut self) -> io::Result<()> {
+        use std::os::unix::process::CommandExt;
+        if let Some(mut dead) = self.process.take() {
+            // It reads no more, so it is dead or about to be.
+            dead.kill()?;
+            dead.wait()?;
+            tracing::warn!("the reaper has died; another takes its place");
+        }
+        let started = Command::new("/bin/sh")
+            .args(["-c", SCRIPT, "ziggurat-reaper"])
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()?;
+        self.process = Some(started);
+        Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -18,7 +19,6 @@ use super::{
 use crate::metrics::UpWhile;
 
 /// A legacy client's session with a child.
-#[derive(Debug)]
 pub(super) struct Session {
     /// Tells sessions apart within the process.
     pub(super) serial: u64,
@@ -47,6 +47,15 @@ const WAITING: usize = 256;
 
 /// The most resources that a session may subscribe to at a shared child.
 pub(super) const SUBSCRIPTIONS: usize = 1000;
+
+/// Without the id.
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("serial", &self.serial)
+            .finish_non_exhaustive()
+    }
+}
 
 impl Session {
     pub(super) fn new(id: Box<str>, gauge: UpWhile) -> Self {
@@ -147,15 +156,17 @@ impl Session {
     pub(super) fn deliver(&self, message: Message, limit: usize) {
         let mut state = self.state();
         if let Some(stream) = state.stream.as_ref().filter(|s| s.is_live()) {
-            let stream = stream.clone();
-            drop(state);
-            // A stream that overflows ends; its client comes back for a new one.
-            let _fits = stream.push(Item {
-                message,
+            // A stream that overflows ends, and its client comes back for a new one; what finds it ended waits for that.
+            let item = Item {
+                message: message.clone(),
                 answer: None,
-            });
-            return;
+            };
+            if stream.push(item) {
+                return;
+            }
         }
+        // It may wait for long, so it holds no more than its own bytes.
+        let message = message.compact();
         state.bytes += message.len();
         state.waiting.push_back(message);
         while state.waiting.len() > WAITING || (state.bytes > limit && state.waiting.len() > 1) {
@@ -199,6 +210,10 @@ impl Session {
         self.state().subscriptions.remove(uri);
     }
 
+    pub(super) fn subscriptions(&self) -> Vec<Box<str>> {
+        self.state().subscriptions.iter().cloned().collect()
+    }
+
     pub(super) fn set_level(&self, level: u8) {
         self.state().level = Some(level);
     }
@@ -216,4 +231,29 @@ impl State {
     fn has_stream(&self) -> bool {
         self.stream.as_ref().is_some_and(|s| s.is_live())
     }
+}
+
+/// The number of the log level that a message names in its `params` (RFC 5424, from the lowest up).
+pub(super) fn level(message: &[u8]) -> Option<u8> {
+    const LEVELS: [&str; 8] = [
+        "debug",
+        "info",
+        "notice",
+        "warning",
+        "error",
+        "critical",
+        "alert",
+        "emergency",
+    ];
+    #[derive(serde::Deserialize)]
+    struct Message {
+        params: Params,
+    }
+    #[derive(serde::Deserialize)]
+    struct Params {
+        level: String,
+    }
+    let message: Message = serde_json::from_slice(message).ok()?;
+    let at = LEVELS.iter().position(|l| *l == message.params.level)?;
+    u8::try_from(at).ok()
 }

@@ -1,9 +1,9 @@
 //! What a stdio upstream is told.
 
-use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{ffi::OsString, fmt, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 /// The settings of a [`StdioUpstream`](super::StdioUpstream).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct StdioSettings {
     /// The upstream's name, the label of its metrics.
     pub name: Arc<str>,
@@ -81,6 +81,19 @@ pub const INHERITED: &[&str] = &[
     "XDG_CONFIG_HOME",
     "XDG_DATA_HOME",
 ];
+
+/// Without arguments and the values of variables, which may be secrets.
+impl fmt::Debug for StdioSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.env.iter().map(|(name, _)| name).collect();
+        f.debug_struct("StdioSettings")
+            .field("name", &self.name)
+            .field("program", &self.program())
+            .field("env", &names)
+            .field("isolation", &self.isolation)
+            .finish_non_exhaustive()
+    }
+}
 
 impl StdioSettings {
     /// This command with the defaults: a child per session, idle 10 minutes, at most 32 children, 10,000 sessions and 1,024

@@ -2,12 +2,12 @@ use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 
 use super::*;
 
-const ASK: &str =
+pub(super) const ASK: &str =
     "GET /ws HTTP/1.1\r\nhost: h\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\n\r\n";
-const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nx-a: 1\r\n\r\n";
+pub(super) const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nx-a: 1\r\n\r\n";
 
 /// A client's connection to a server in front of the upstream.
-async fn front(upstream: HttpUpstream) -> Conn {
+pub(super) async fn front(upstream: HttpUpstream) -> Conn {
     let front = Peer::start().await;
     let (client, server) = tokio::join!(TcpStream::connect(front.address()), front.0.accept());
     let (server, _) = server.expect("a connection");

@@ -100,7 +100,12 @@ async fn dropping_an_http2_response_resets_its_stream() {
             let frames = futures_util::stream::unfold(Some(first), move |first| {
                 let _held = &gone;
                 let frame = first.map(|f| (Ok::<_, Infallible>(f), None));
-                async { Some(frame.unwrap_or(std::future::pending().await)) }
+                async {
+                    match frame {
+                        Some(frame) => Some(frame),
+                        None => std::future::pending().await,
+                    }
+                }
             });
             let body = BodyExt::boxed_unsync(http_body_util::StreamBody::new(frames));
             std::future::ready(Ok::<_, Infallible>(Response::new(body)))
@@ -147,6 +152,40 @@ async fn tls_with_a_private_authority_and_a_client_certificate() {
         settings.tls.identity = None;
         assert!(answer(settings).await.is_err(), "no certificate");
     }
+}
+
+#[tokio::test]
+async fn an_upgrade_over_tls_speaks_http1_though_the_server_prefers_http2() {
+    let authority = authority();
+    let (chain, key) = certificate(&authority);
+    let peer = Peer::start().await;
+    let mut settings = peer.settings("");
+    let url = format!("https://{}", peer.address());
+    settings.url = url.parse().expect("a URL");
+    settings.tls.ca = Some(Pem::Text(authority.pem().into()));
+    settings.tls.identity = Some(ClientIdentity {
+        chain: Pem::Text(chain.pem().into()),
+        key: Pem::Text(key.serialize_pem().into()),
+    });
+    let upstream = HttpUpstream::new(settings).expect("of use");
+    let mut client = upgrade::front(upstream.clone()).await;
+    client.write(upgrade::ASK).await;
+    let (stream, _) = peer.0.accept().await.expect("a connection");
+    let tls = acceptor(&authority, &[b"h2", b"http/1.1"]);
+    let mut server = BufReader::new(tls.accept(stream).await.expect("a handshake"));
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        server.read_line(&mut line).await.expect("text");
+    }
+    server
+        .write_all(upgrade::SWITCH.as_bytes())
+        .await
+        .expect("open");
+    server.write_all(b"hello").await.expect("open");
+    server.flush().await.expect("open");
+    assert_eq!(client.head().await.line, "HTTP/1.1 101 Switching Protocols");
+    assert_eq!(client.bytes(5).await, "hello");
 }
 
 #[tokio::test]

@@ -1,20 +1,43 @@
 //! What a child writes: cut into lines, and each line handed to whom it belongs.
 
+use std::sync::Arc;
+
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Child, Era, Id, Item, Message, Pending, StdioError, splice};
+use super::{Call, Child, Era, Id, Item, Message, Pending, Session, StdioError, splice};
 use crate::{
-    mcp::{Kind, MessageFacts, envelope, peek::Peek, wire},
-    upstream::stdio::message::{one_line, subscription},
+    mcp::{
+        Kind, MessageFacts, envelope,
+        peek::{Peek, Seen},
+        wire,
+    },
+    upstream::stdio::{
+        message::{one_line, subscription},
+        session::level,
+    },
 };
 
-/// Cuts a child's output into lines, and passes over those that are too long.
+/// Cuts a child's output into lines, and skims those that are too long.
 pub(super) struct Lines {
     limit: usize,
     /// Bytes of the current line that are known to have no line end.
     scanned: usize,
     /// The current line is too long: it is only looked at.
-    oversized: Option<Box<Peek>>,
+    oversized: Option<Skimmed>,
+}
+
+/// A line, without its end.
+#[derive(Debug)]
+pub(super) enum Cut {
+    Line(Bytes),
+    TooLong(Skimmed),
+}
+
+/// What is known of a line that could not be read.
+#[derive(Debug, Default)]
+pub(super) struct Skimmed {
+    peek: Box<Peek>,
+    seen: Option<Seen>,
 }
 
 impl Lines {
@@ -26,47 +49,46 @@ impl Lines {
         }
     }
 
-    /// Takes the whole lines out of `buffer`.
-    pub(super) fn take(&mut self, buffer: &mut BytesMut, child: &Child) {
-        loop {
-            let end = memchr::memchr(b'\n', &buffer[self.scanned..]).map(|at| self.scanned + at);
-            if let Some(peek) = &mut self.oversized {
-                let till = end.unwrap_or(buffer.len());
-                peek.feed(&buffer[..till], |_| {});
-                buffer.advance(till);
-                self.scanned = 0;
-                if end.is_none() {
-                    return;
-                }
-                buffer.advance(1);
-                child.oversized(peek.answered(), self.limit);
-                self.oversized = None;
-                continue;
-            }
-            let Some(end) = end else {
-                self.scanned = buffer.len();
-                if buffer.len() > self.limit {
-                    self.scanned = 0;
-                    self.oversized = Some(Box::default());
-                    continue;
-                }
-                return;
-            };
+    /// Takes the next whole line out of `buffer`, if there is one.
+    pub(super) fn next(&mut self, buffer: &mut BytesMut) -> Option<Cut> {
+        let end = memchr::memchr(b'\n', &buffer[self.scanned..]).map(|at| self.scanned + at);
+        let len = end.unwrap_or(buffer.len());
+        if self.oversized.is_some() || len > self.limit {
             self.scanned = 0;
-            let line = buffer.split_to(end).freeze();
+            let skimmed = self.oversized.get_or_insert_default();
+            skimmed.feed(&buffer[..len]);
+            buffer.advance(len);
+            end?;
             buffer.advance(1);
-            if line.len() > self.limit {
-                let mut peek = Peek::default();
-                peek.feed(&line, |_| {});
-                child.oversized(peek.answered(), self.limit);
-            } else {
-                child.line(line);
-            }
+            return self.oversized.take().map(Cut::TooLong);
         }
+        self.scanned = if end.is_some() { 0 } else { len };
+        let line = buffer.split_to(end?).freeze();
+        buffer.advance(1);
+        Some(Cut::Line(line))
+    }
+}
+
+impl Skimmed {
+    fn feed(&mut self, bytes: &[u8]) {
+        self.peek.feed(bytes, |seen| self.seen = Some(seen));
+    }
+
+    /// The wire's number of the request that the line answers.
+    fn answers(&self) -> Option<u64> {
+        self.peek.answered().and_then(Id::as_number)
     }
 }
 
 impl Child {
+    /// Hands what was cut to whom it belongs.
+    pub(super) fn take(&self, cut: Cut) {
+        match cut {
+            Cut::Line(line) => self.line(line),
+            Cut::TooLong(skimmed) => self.oversized(&skimmed),
+        }
+    }
+
     /// Hands a line to whom it belongs.
     fn line(&self, line: Bytes) {
         let line = one_line(trim(line));
@@ -77,13 +99,7 @@ impl Child {
             .ok()
             .and_then(|text| envelope::read_message(text, 0).ok());
         let Some(facts) = facts else {
-            self.meters.noise("not_json");
-            tracing::debug!(
-                upstream = &*self.settings.name,
-                pid = self.pid,
-                bytes = line.len(),
-                "the server wrote a line that is no message"
-            );
+            self.garbled(&line);
             return;
         };
         match facts.kind {
@@ -99,8 +115,25 @@ impl Child {
         }
     }
 
-    /// A line that was too long: the call that it answers fails.
-    fn oversized(&self, answered: Option<&Id>, limit: usize) {
+    /// A line that is no message: a call that it was to answer fails.
+    fn garbled(&self, line: &Bytes) {
+        self.meters.noise("not_json");
+        tracing::debug!(
+            upstream = &*self.settings.name,
+            pid = self.pid,
+            bytes = line.len(),
+            "the server wrote a line that is no message"
+        );
+        let mut skimmed = Skimmed::default();
+        skimmed.feed(line);
+        if let Some(wire) = skimmed.answers() {
+            self.fail(wire, StdioError::Garbled);
+        }
+    }
+
+    /// A line that was too long: the call that it answers fails. A request is answered, since nobody else can.
+    fn oversized(&self, skimmed: &Skimmed) {
+        let limit = self.settings.line_limit;
         self.meters.noise("too_long");
         tracing::warn!(
             upstream = &*self.settings.name,
@@ -108,18 +141,40 @@ impl Child {
             limit,
             "the server wrote a line that is too long"
         );
-        let mut desk = self.desk();
-        let wire = match answered.and_then(Id::as_number) {
-            Some(wire) => Some(wire),
-            // With one call in flight it can be no other's.
-            None if desk.calls.len() == 1 => desk.calls.keys().next().copied(),
-            None => None,
-        };
-        let failed = wire.and_then(|wire| desk.remove(wire));
-        drop(desk);
-        if let Some(pending) = failed {
-            pending.call.fail(StdioError::LineTooLong { limit });
+        match &skimmed.seen {
+            Some(Seen::Request { id, .. }) if self.era == Era::Legacy => {
+                self.reply(wire::error(
+                    Some(id),
+                    -32603,
+                    "the request is too long",
+                    None::<()>,
+                ));
+            }
+            Some(Seen::Request { .. } | Seen::Notification { .. }) => {}
+            Some(Seen::Response(_)) | None => {
+                // With one call in flight it can be no other's.
+                if let Some(wire) = skimmed.answers().or_else(|| self.only_wire()) {
+                    self.fail(wire, StdioError::LineTooLong { limit });
+                }
+            }
         }
+    }
+
+    /// A call has failed.
+    fn fail(&self, wire: u64, error: StdioError) {
+        let failed = self.desk().remove(wire);
+        self.touch();
+        if let Some(pending) = failed {
+            pending.call.fail(error);
+        }
+    }
+
+    fn only_wire(&self) -> Option<u64> {
+        let mut desk = self.desk();
+        let mut wires = desk.calls.keys().copied();
+        let only = wires.next().filter(|_| wires.next().is_none());
+        drop(wires);
+        only.filter(|_| !desk.is_haunted())
     }
 
     fn response(&self, line: &Bytes, facts: &MessageFacts) {
@@ -128,7 +183,11 @@ impl Child {
             return;
         };
         let mut desk = self.desk();
-        let pending = id.as_number().and_then(|wire| desk.remove(wire));
+        let wire = id.as_number();
+        let pending = wire.and_then(|wire| desk.remove(wire));
+        if pending.is_none() {
+            desk.ghosts.retain(|(ghost, _)| Some(*ghost) != wire);
+        }
         drop(desk);
         self.touch();
         // One that is unknown was cancelled, or is made up.
@@ -177,7 +236,8 @@ impl Child {
                 .and_then(|wire| desk.remove(wire));
             drop(desk);
             if let Some(pending) = ended {
-                pending.call.end();
+                self.touch();
+                pending.call.forgo();
             }
         } else if !self.shared {
             self.unsolicited(line.clone(), true);
@@ -217,7 +277,7 @@ impl Child {
             return;
         }
         match self.only_call() {
-            Some(call) => self.give(&call, Message::One(line.clone())),
+            Some((call, _)) => self.give(&call, Message::One(line.clone())),
             None => self.meters.noise("nobody"),
         }
     }
@@ -226,7 +286,9 @@ impl Child {
     fn shared_notification(&self, line: Bytes, facts: &MessageFacts, general: bool) {
         if !general {
             match self.only_call() {
-                Some(call) => self.give(&call, Message::One(line)),
+                // The child logs at the lowest level that anybody wants; this client may want less.
+                Some((_, Some(session))) if is_below(&line, facts, session.level()) => {}
+                Some((call, _)) => self.give(&call, Message::One(line)),
                 None => self.meters.noise("nobody"),
             }
             return;
@@ -248,14 +310,28 @@ impl Child {
             self.unsolicited(line, true);
             return;
         }
-        // A modern server must not ask; of a shared one nobody knows whom it asks.
+        // A modern server must not ask, and is not to be answered.
+        if self.era == Era::Modern {
+            self.meters.noise("nobody");
+            tracing::debug!(
+                upstream = &*self.settings.name,
+                pid = self.pid,
+                "the server sent a request, which its revision does not have"
+            );
+            return;
+        }
+        // Of a shared server nobody knows whom it asks.
         let Some(id) = facts.id() else { return };
-        let answer = if facts.is("ping") && self.era == Era::Legacy {
+        self.reply(if facts.is("ping") {
             wire::empty_result(id)
         } else {
             let text = "clients cannot be asked through this connection";
             wire::error(Some(id), -32601, text, None::<()>)
-        };
+        });
+    }
+
+    /// Answers a request of the server.
+    fn reply(&self, answer: Bytes) {
         if self.tell(Message::One(answer)).is_err() {
             self.meters.noise("nobody");
         }
@@ -270,6 +346,7 @@ impl Child {
         let standing = session.is_some_and(|s| s.has_stream());
         let call = if about_call {
             self.only_call()
+                .map(|(call, _)| call)
                 .or_else(|| (!standing).then(|| self.newest_call()).flatten())
         } else {
             None
@@ -281,20 +358,24 @@ impl Child {
         }
     }
 
-    /// The call in flight, if it is the only one and somebody reads it.
-    fn only_call(&self) -> Option<std::sync::Arc<super::Call>> {
-        let desk = self.desk();
-        let mut live = desk
+    /// The call in flight, if it is the only one and somebody reads it, and its session. Where clients share the child, a call whose
+    /// client has gone counts as well: what the server says may be about that.
+    fn only_call(&self) -> Option<(Arc<Call>, Option<Arc<Session>>)> {
+        let mut desk = self.desk();
+        if self.shared && desk.is_haunted() {
+            return None;
+        }
+        let mut calls = desk
             .calls
             .values()
-            .filter(|p| p.call.is_live() && !p.initialize);
-        match (live.next(), live.next()) {
-            (Some(pending), None) => Some(pending.call.clone()),
+            .filter(|p| !p.initialize && !p.quiet && (self.shared || p.call.is_live()));
+        match (calls.next(), calls.next()) {
+            (Some(p), None) if p.call.is_live() => Some((p.call.clone(), p.session.clone())),
             _ => None,
         }
     }
 
-    fn newest_call(&self) -> Option<std::sync::Arc<super::Call>> {
+    fn newest_call(&self) -> Option<Arc<Call>> {
         let desk = self.desk();
         let live = desk
             .calls
@@ -304,7 +385,7 @@ impl Child {
             .map(|(_, p)| p.call.clone())
     }
 
-    fn give(&self, call: &super::Call, message: Message) {
+    fn give(&self, call: &Call, message: Message) {
         if !call.push(Item {
             message,
             answer: None,
@@ -334,6 +415,12 @@ fn trim(mut line: Bytes) -> Bytes {
     }
 }
 
+/// A log message below this level.
+fn is_below(line: &[u8], facts: &MessageFacts, least: Option<u8>) -> bool {
+    facts.is("notifications/message")
+        && least.is_some_and(|least| level(line).is_some_and(|level| level < least))
+}
+
 /// The resource that a `notifications/resources/updated` is about.
 fn updated_uri(line: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
@@ -347,4 +434,73 @@ fn updated_uri(line: &[u8]) -> Option<String> {
     serde_json::from_slice::<Message>(line)
         .ok()
         .map(|m| m.params.uri)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMIT: usize = 40;
+
+    /// What is cut out of `pieces`: the lines, and `None` for one that is too long, with the request that it answers.
+    fn cut(pieces: &[Vec<u8>]) -> Vec<Result<Vec<u8>, Option<u64>>> {
+        let (mut lines, mut buffer, mut out) = (Lines::new(LIMIT), BytesMut::new(), Vec::new());
+        for piece in pieces {
+            buffer.extend_from_slice(piece);
+            while let Some(cut) = lines.next(&mut buffer) {
+                out.push(match cut {
+                    Cut::Line(line) => Ok(line.to_vec()),
+                    Cut::TooLong(skimmed) => Err(skimmed.answers()),
+                });
+            }
+            assert!(buffer.len() <= LIMIT, "no more than a line is kept");
+        }
+        out
+    }
+
+    fn line() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            prop::collection::vec(
+                any::<u8>().prop_filter("no end", |b| *b != b'\n'),
+                0..2 * LIMIT
+            ),
+            (0..100_u64, 0..2 * LIMIT).prop_map(|(id, pad)| {
+                format!(r#"{{"id":{id},"result":"{}"}}"#, "x".repeat(pad)).into_bytes()
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn lines_do_not_depend_on_how_the_output_is_cut(
+            whole in prop::collection::vec(line(), 0..8),
+            cuts in prop::collection::vec(1..60_usize, 1..40),
+        ) {
+            let mut text: Vec<u8> = whole.iter().flat_map(|l| [l.as_slice(), b"\n"].concat()).collect();
+            let mut pieces = Vec::new();
+            for at in cuts.iter().cycle() {
+                if text.is_empty() {
+                    break;
+                }
+                pieces.push(text.drain(..(*at).min(text.len())).collect());
+            }
+            let out = cut(&pieces);
+            prop_assert_eq!(out.len(), whole.len());
+            for (out, line) in out.iter().zip(&whole) {
+                match out {
+                    Ok(out) => prop_assert_eq!(out, line),
+                    Err(answers) => {
+                        prop_assert!(line.len() > LIMIT);
+                        if let Some(rest) = line.strip_prefix(br#"{"id":"#) {
+                            let digits: Vec<u8> = rest.iter().copied().take_while(u8::is_ascii_digit).collect();
+                            let id = String::from_utf8(digits).expect("digits").parse().ok();
+                            prop_assert_eq!(*answers, id);
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

@@ -17,6 +17,21 @@ use crate::upstream::stdio::process::{Pipes, Process, drain};
 /// How long a child that closed its stdout has to say how it ended, and one that ended to have its last words read.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// Why the writer ended by itself.
+enum Deaf {
+    /// The child has closed its stdin, or ended.
+    Closed,
+    /// It has not read for too long.
+    Stuck,
+}
+
+/// The tasks that the supervisor has.
+struct Tasks {
+    writer: JoinSet<Deaf>,
+    reader: JoinSet<()>,
+    errors: JoinSet<()>,
+}
+
 /// Starts the tasks. The supervisor belongs to `owner`, the others to the supervisor.
 pub(super) fn start(
     child: &Arc<Child>,
@@ -25,72 +40,47 @@ pub(super) fn start(
     owner: &TaskTracker,
     place: OwnedSemaphorePermit,
 ) {
-    let mut parts = JoinSet::new();
-    parts.spawn(write(child.clone(), pipes.stdin));
-    let mut reader = JoinSet::new();
-    reader.spawn(read(child.clone(), pipes.stdout));
+    let mut tasks = Tasks {
+        writer: JoinSet::new(),
+        reader: JoinSet::new(),
+        errors: JoinSet::new(),
+    };
+    tasks.writer.spawn(write(child.clone(), pipes.stdin));
+    tasks.reader.spawn(read(child.clone(), pipes.stdout));
     let (name, pid) = (child.settings.name.clone(), child.pid);
-    parts.spawn(async move {
-        drain(pipes.stderr, &name, pid).await;
-        None
-    });
+    tasks
+        .errors
+        .spawn(async move { drain(pipes.stderr, &name, pid).await });
     let child = child.clone();
     owner.spawn(async move {
-        supervise(child, process, parts, reader).await;
+        supervise(child, process, tasks).await;
         drop(place);
     });
 }
 
 /// Waits for the end of the process, brings it about when asked to, and then ends everything that is left.
-async fn supervise(
-    child: Arc<Child>,
-    mut process: Process,
-    mut parts: JoinSet<Option<Gone>>,
-    mut reader: JoinSet<()>,
-) {
-    let ready = UpWhile::new(&child.meters.ready);
-    let mut stuck = None;
-    let ended = loop {
-        tokio::select! {
-            how = process.wait() => {
-                // What it wrote before its end is still to be read, unless a grandchild keeps the pipe open.
-                let _late = tokio::time::timeout(LAST_WORDS, reader.join_next()).await;
-                break Some(how);
-            }
-            _ = reader.join_next(), if !reader.is_empty() => {
-                break tokio::time::timeout(LAST_WORDS, process.wait()).await.ok();
-            }
-            Some(part) = parts.join_next() => {
-                // The writer ends early only if the child does not read, or has closed its stdin.
-                if let Ok(Some(how)) = part {
-                    stuck = Some(how);
-                    break None;
-                }
-            }
-            () = child.stop.cancelled() => break None,
-        }
-    };
-    drop(ready);
-    let stopping = UpWhile::new(&child.meters.stopping);
+async fn supervise(child: Arc<Child>, mut process: Process, mut tasks: Tasks) {
+    let (ended, stuck) = watch(&child, &mut process, &mut tasks).await;
     let asked = child.stop.is_cancelled();
-    let (how, reason) = match (ended, stuck) {
-        (Some(how), _) => (how, "exited"),
-        (None, Some(how)) => (how, "stuck"),
-        (None, None) if asked => (Gone::Stopped, ""),
-        (None, None) => (Gone::Closed, "closed"),
+    let (how, reason) = match ended {
+        Some(how) => (how, "exited"),
+        None if stuck => (Gone::Stuck, "stuck"),
+        None if asked => (Gone::Stopped, ""),
+        None => (Gone::Closed, "closed"),
     };
     let reason = child.end(how, reason);
+    // Ending the writer closes stdin, which is the first step.
+    tasks.writer.shutdown().await;
     if ended.is_none() {
-        // Ending the writer closes stdin, which is the first step.
-        parts.abort_all();
-        while parts.join_next().await.is_some() {}
         process.stop(child.settings.stop).await;
     } else {
         drop(process);
     }
-    reader.shutdown().await;
-    parts.shutdown().await;
-    drop(stopping);
+    tasks.reader.shutdown().await;
+    // What it said last is worth a log line, unless somebody else keeps the pipe open.
+    let _late = tokio::time::timeout(LAST_WORDS, tasks.errors.join_next()).await;
+    tasks.errors.shutdown().await;
+    child.desk().stage = None;
     child.meters.exit(reason);
     if reason == "exited" || reason == "closed" || reason == "stuck" {
         tracing::warn!(
@@ -108,26 +98,66 @@ async fn supervise(
     }
 }
 
+/// Waits until the process ends (then it says how) or is to be ended, perhaps because it does not read.
+async fn watch(child: &Child, process: &mut Process, tasks: &mut Tasks) -> (Option<Gone>, bool) {
+    tokio::select! {
+        how = process.wait() => {
+            // What it wrote before its end is still to be read, unless a grandchild keeps the pipe open.
+            let _late = tokio::time::timeout(LAST_WORDS, tasks.reader.join_next()).await;
+            (Some(how), false)
+        }
+        _ = tasks.reader.join_next(), if !tasks.reader.is_empty() => {
+            (tokio::time::timeout(LAST_WORDS, process.wait()).await.ok(), false)
+        }
+        Some(deaf) = tasks.writer.join_next() => {
+            child.desk().deaf = true;
+            if !matches!(deaf, Ok(Deaf::Closed)) {
+                return (None, true);
+            }
+            // It may be about to end, and may still answer what it has read.
+            let ended = tokio::time::timeout(LAST_WORDS, async {
+                let how = process.wait().await;
+                let _read = tasks.reader.join_next().await;
+                how
+            });
+            match ended.await {
+                Ok(how) => (Some(how), false),
+                // The process may have ended in that time, and left its pipe to somebody else.
+                Err(_) => (process.ended(), true),
+            }
+        }
+        () = child.stop.cancelled() => (None, false),
+    }
+}
+
+/// Bytes that are being written, for the gauge.
+struct Queued<'a>(&'a Child, usize);
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+        self.0.meters.write_queue.decrement(self.1 as f64);
+    }
+}
+
 /// Writes what gathers, until the child stops reading.
-async fn write(child: Arc<Child>, mut stdin: ChildStdin) -> Option<Gone> {
+async fn write(child: Arc<Child>, mut stdin: ChildStdin) -> Deaf {
     let mut lines = BytesMut::new();
     loop {
         child.write.notified().await;
         loop {
             lines.clear();
-            std::mem::swap(&mut lines, &mut child.desk().out);
+            child.hand_over(&mut lines);
             if lines.is_empty() {
                 break;
             }
-            let wrote = write_all(&mut stdin, &lines, child.settings.stuck).await;
-            #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-            child.meters.write_queue.decrement(lines.len() as f64);
-            match wrote {
+            let queued = Queued(&child, lines.len());
+            match write_all(&mut stdin, &lines, child.settings.stuck).await {
                 Some(Ok(())) => {}
-                // It has closed its stdin. Its answers may still come; if it ends, the supervisor sees that.
-                Some(Err(_)) => return Some(Gone::Stuck),
-                None => return Some(Gone::Stuck),
+                Some(Err(_)) => return Deaf::Closed,
+                None => return Deaf::Stuck,
             }
+            drop(queued);
             if lines.capacity() > 1024 * 1024 {
                 lines = BytesMut::new();
             }
@@ -163,31 +193,45 @@ async fn read(child: Arc<Child>, mut stdout: ChildStdout) {
         }
         match stdout.read_buf(&mut buffer).await {
             Ok(0) | Err(_) => return,
-            Ok(_) => lines.take(&mut buffer, &child),
+            Ok(_) => {
+                while let Some(cut) = lines.next(&mut buffer) {
+                    child.take(cut);
+                }
+            }
         }
     }
 }
 
 impl Child {
+    /// Gives the writer what has gathered.
+    fn hand_over(&self, lines: &mut BytesMut) {
+        let mut desk = self.desk();
+        desk.taken = desk.next;
+        std::mem::swap(lines, &mut desk.out);
+    }
+
     /// The process has ended, or is made to: its calls fail, its sessions are over. Returns the reason for the metrics.
     fn end(&self, how: Gone, reason: &'static str) -> &'static str {
         let mut desk = self.desk();
         desk.gone = Some(how);
         let reason = *desk.end.get_or_insert(reason);
-        let calls: Vec<_> = desk.calls.drain().map(|(_, pending)| pending).collect();
+        desk.stage = Some(UpWhile::new(&self.meters.stopping));
+        let taken = desk.taken;
+        let calls: Vec<_> = desk.calls.drain().collect();
         let sessions: Vec<_> = desk.sessions.drain().map(|(_, session)| session).collect();
         #[expect(clippy::cast_precision_loss, reason = "a gauge")]
         self.meters.write_queue.decrement(desk.out.len() as f64);
         desk.out.clear();
         drop(desk);
-        for pending in calls {
+        for session in sessions {
+            session.end();
+        }
+        for (wire, pending) in calls {
             if let Some(session) = &pending.session {
                 session.finish();
             }
-            pending.call.fail(StdioError::Gone { how, sent: true });
-        }
-        for session in sessions {
-            session.end();
+            let sent = wire <= taken;
+            pending.call.fail(StdioError::Gone { how, sent });
         }
         reason
     }

@@ -1,0 +1,570 @@
+//! The lives of children: start, end, and everything between.
+
+use super::*;
+
+/// Whether a process (not a zombie) has this id.
+fn lives(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .starts_with(" Z")
+    })
+}
+
+fn pid(text: &str) -> i32 {
+    text.trim().parse().expect("a process id")
+}
+
+#[tokio::test]
+async fn a_session_has_a_child_of_its_own_and_delete_ends_it() {
+    let rig = Rig::plain();
+    let (one, other) = (rig.open().await, rig.open().await);
+    assert_eq!(rig.upstream.report().children.len(), 2);
+    rig.reply(delete(&one)).await;
+    rig.until("ended", |rig| rig.noted("ends").len() == 1).await;
+    rig.reply(post(&other, tool(1, "echo", 0))).await;
+    assert_eq!(rig.upstream.report().sessions, 1);
+}
+
+#[tokio::test]
+async fn a_crash_fails_the_calls_at_once_and_ends_the_session() {
+    let rig = Rig::plain();
+    let session = rig.open().await;
+    let stream = rig.send(get(&session)).await.expect("a stream");
+    let held = rig.start(post(&session, tool(1, "hold", 0)));
+    rig.pending(1).await;
+    let error = rig.error(post(&session, tool(2, "crash", 0))).await;
+    assert!(
+        matches!(
+            error,
+            StdioError::Gone {
+                how: Gone::Exited(7),
+                sent: true
+            }
+        ),
+        "{error}"
+    );
+    let error = held.await.expect("no panic").expect_err("it has failed");
+    assert!(matches!(
+        stdio(&*error),
+        StdioError::Gone {
+            how: Gone::Exited(7),
+            ..
+        }
+    ));
+    assert!(read(stream).await.messages.is_empty());
+    assert!(matches!(
+        rig.error(post(&session, tool(1, "echo", 0))).await,
+        StdioError::SessionGone
+    ));
+    let new = rig.open().await;
+    rig.reply(post(&new, tool(1, "echo", 0))).await;
+}
+
+#[tokio::test]
+async fn the_last_answer_of_a_child_that_exits_is_not_lost() {
+    let rig = Rig::plain();
+    for _ in 0..5 {
+        let session = rig.open().await;
+        let reply = rig.reply(post(&session, tool(1, "bye", 0))).await;
+        assert_eq!(reply.json()["result"]["bye"], true);
+        rig.until("gone", |rig| rig.upstream.report().children.is_empty())
+            .await;
+        assert!(matches!(
+            rig.error(post(&session, tool(1, "echo", 0))).await,
+            StdioError::SessionGone
+        ));
+    }
+    for _ in 0..3 {
+        assert_eq!(
+            rig.reply(modern_tool(1, "bye", 0)).await.json()["result"]["bye"],
+            true
+        );
+        rig.until("gone", |rig| rig.upstream.report().children.is_empty())
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_child_that_closes_stdout_fails_its_calls() {
+    let rig = Rig::new(r#"*'"name":"mute"'*) exec >&-; await never ;;"#, |_| {});
+    let session = rig.open().await;
+    let error = rig.error(post(&session, tool(1, "mute", 0))).await;
+    assert!(
+        matches!(
+            error,
+            StdioError::Gone {
+                how: Gone::Closed,
+                sent: true
+            }
+        ),
+        "{error}"
+    );
+    rig.upstream.close().await;
+}
+
+#[tokio::test]
+async fn a_child_that_closes_stdin_may_finish_what_it_has_read() {
+    let arms = r#"*'"name":"deaf"'*) exec <&-; note x deaf; await gate; answer '{"heard":true}'; exit 3 ;;"#;
+    let rig = Rig::new(arms, |_| {});
+    let session = rig.open().await;
+    let first = rig.start(post(&session, tool(1, "deaf", 0)));
+    rig.until("deaf", |rig| rig.noted("deaf").len() == 1).await;
+    let second = rig.start(post(&session, tool(2, "echo", 0)));
+    rig.pending(2).await;
+    rig.gate("gate");
+    let reply = first.await.expect("no panic").expect("a reply");
+    assert_eq!(reply.json()["result"]["heard"], true);
+    let error = second.await.expect("no panic").expect_err("nobody read it");
+    assert!(
+        matches!(
+            stdio(&*error),
+            StdioError::Gone {
+                how: Gone::Exited(3),
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_child_that_closes_stdin_and_stays_is_ended() {
+    let rig = Rig::new(
+        r#"*'"name":"deaf"'*) exec <&-; note x deaf; exec sleep 1000 ;;"#,
+        |_| {},
+    );
+    let session = rig.open().await;
+    let first = rig.start(post(&session, tool(1, "deaf", 0)));
+    rig.until("deaf", |rig| rig.noted("deaf").len() == 1).await;
+    let error = rig.error(post(&session, tool(2, "echo", 0))).await;
+    assert!(
+        matches!(
+            error,
+            StdioError::Gone {
+                how: Gone::Stuck,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(first.await.expect("no panic").is_err());
+}
+
+#[tokio::test]
+async fn a_child_that_does_not_read_fails_its_calls_after_a_while() {
+    let arms = r#"*'"name":"sleepy"'*) exec sleep 1000 ;;"#;
+    let rig = Rig::new(arms, |s| s.stuck = Duration::from_millis(100));
+    let session = rig.open().await;
+    let sleepy = rig.start(post(&session, tool(1, "sleepy", 0)));
+    rig.pending(1).await;
+    let error = rig
+        .error(post(&session, tool(2, "echo", "x".repeat(1_000_000))))
+        .await;
+    assert!(
+        matches!(
+            error,
+            StdioError::Gone {
+                how: Gone::Stuck,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(sleepy.await.expect("no panic").is_err());
+    rig.upstream.close().await;
+    assert_eq!(
+        rig.metric("ziggurat_stdio_write_queue_bytes", ""),
+        Some(0.0)
+    );
+}
+
+#[tokio::test]
+async fn requests_that_nobody_reads_are_bounded() {
+    let arms = r#"*'"name":"sleepy"'*) exec sleep 1000 ;;"#;
+    let rig = Rig::new(arms, |s| s.buffer = 300_000);
+    let session = rig.open().await;
+    let mut calls = vec![rig.start(post(&session, tool(1, "sleepy", 0)))];
+    rig.pending(1).await;
+    for _ in 0..6 {
+        calls.push(rig.start(post(&session, tool(1, "echo", "x".repeat(100_000)))));
+        tokio::task::yield_now().await;
+    }
+    let refused = rig
+        .error(post(&session, tool(1, "echo", "x".repeat(300_000))))
+        .await;
+    assert!(matches!(refused, StdioError::Busy { .. }), "{refused}");
+    rig.upstream.close().await;
+    for call in calls {
+        assert!(call.await.expect("no panic").is_err());
+    }
+    assert_eq!(
+        rig.metric("ziggurat_stdio_write_queue_bytes", ""),
+        Some(0.0)
+    );
+}
+
+#[tokio::test]
+async fn a_child_that_ignores_sigterm_is_killed_with_its_children() {
+    let arms = r#"*'"name":"stubborn"'*) trap '' TERM; (trap '' TERM; while :; do sleep 1000; done) & note $! grandchild; answer '{}'; while :; do sleep 1000; done ;;"#;
+    let rig = Rig::new(arms, |s| {
+        s.stop = Stop {
+            stdin: Duration::from_millis(50),
+            term: Duration::from_millis(50),
+        };
+    });
+    let session = rig.open().await;
+    rig.reply(post(&session, tool(1, "stubborn", 0))).await;
+    let child = rig.upstream.report().children[0];
+    let grandchild = pid(&rig.noted("grandchild")[0]);
+    assert!(lives(child) && lives(grandchild));
+    let began = std::time::Instant::now();
+    rig.upstream.close().await;
+    assert!(began.elapsed() >= Duration::from_millis(100));
+    assert!(!lives(child));
+    rig.until("the grandchild is gone", |_| !lives(grandchild))
+        .await;
+}
+
+#[tokio::test]
+async fn a_child_is_asked_before_it_is_killed() {
+    let arms = r#"*'"name":"trap"'*) trap 'note x term; exit 0' TERM; answer '{}'; while :; do sleep 0.01; done ;;"#;
+    let rig = Rig::new(arms, |s| s.stop.stdin = Duration::from_millis(20));
+    let session = rig.open().await;
+    rig.reply(post(&session, tool(1, "trap", 0))).await;
+    rig.upstream.close().await;
+    assert_eq!(rig.noted("term"), ["x"]);
+}
+
+#[tokio::test]
+async fn stderr_is_read_until_the_end() {
+    // More than a pipe holds, before and while it is stopped.
+    let arms = r#"*'"name":"noisy"'*) head -c 300000 /dev/zero >&2; answer '{}'; cat >/dev/null; head -c 300000 /dev/zero >&2; note x clean; exit 0 ;;"#;
+    let rig = Rig::new(arms, |s| s.stop.stdin = Duration::from_secs(10));
+    let session = rig.open().await;
+    rig.reply(post(&session, tool(1, "noisy", 0))).await;
+    rig.upstream.close().await;
+    assert_eq!(rig.noted("clean"), ["x"]);
+}
+
+#[tokio::test]
+async fn grandchildren_of_a_child_that_exits_are_killed() {
+    // It keeps stdout open, so the end of the child is not the end of its output.
+    let arms = r#"*'"name":"leave"'*) sleep 1000 & note $! grandchild; answer '{}'; exit 0 ;;"#;
+    let rig = Rig::new(arms, |_| {});
+    let session = rig.open().await;
+    rig.reply(post(&session, tool(1, "leave", 0))).await;
+    let grandchild = pid(&rig.noted("grandchild")[0]);
+    rig.until("the grandchild is gone", |_| !lives(grandchild))
+        .await;
+}
+
+#[tokio::test]
+async fn the_last_clone_ends_the_children() {
+    let mut rig = Rig::plain();
+    let session = rig.open().await;
+    let call = rig.send(post(&session, with_token(tool(1, "hold", 0), 1)));
+    let call = tokio::time::timeout(Duration::from_millis(50), call).await;
+    assert!(call.is_err());
+    let child = rig.upstream.report().children[0];
+    rig.upstream = StdioUpstream::new(StdioSettings::new("none", ["true"]));
+    rig.until("ended", |_| !lives(child)).await;
+}
+
+#[tokio::test]
+async fn a_shared_start_goes_on_when_the_one_who_began_it_leaves() {
+    for isolation in [Isolation::Shared, Isolation::PerSession] {
+        let arms = r#"*'"method":"initialize"'*|*server/discover*) note x asked; await gate
+            answer '{"protocolVersion":"2025-11-25","supportedVersions":["2026-07-28"],"capabilities":{},"serverInfo":{"name":"sh","version":"1"}}' ;;"#;
+        let rig = Rig::new(arms, |s| s.isolation = isolation);
+        let ask = || {
+            if isolation == Isolation::Shared {
+                initialize()
+            } else {
+                modern_tool(1, "echo", 0)
+            }
+        };
+        let first = rig.start(ask());
+        rig.until("asked", |rig| rig.noted("asked").len() == 1)
+            .await;
+        let second = rig.start(ask());
+        tokio::task::yield_now().await;
+        first.abort();
+        let _gone = first.await;
+        rig.gate("gate");
+        second.await.expect("no panic").expect("a reply");
+        assert_eq!(rig.noted("starts").len(), 1);
+        // Even with nobody left who waits.
+        let rig = Rig::new(arms, |s| s.isolation = isolation);
+        let only = rig.start(ask());
+        rig.until("asked", |rig| rig.noted("asked").len() == 1)
+            .await;
+        only.abort();
+        let _gone = only.await;
+        rig.gate("gate");
+        rig.reply(ask()).await;
+        assert_eq!(rig.noted("starts").len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn many_who_come_at_once_start_one_child() {
+    let rig = Rig::new("", |s| s.isolation = Isolation::Shared);
+    let calls: Vec<_> = (0..10)
+        .flat_map(|_| {
+            [
+                rig.start(initialize()),
+                rig.start(modern_tool(1, "echo", 0)),
+            ]
+        })
+        .collect();
+    for call in calls {
+        call.await.expect("no panic").expect("a reply");
+    }
+    assert_eq!(rig.noted("starts").len(), 2, "one of each era");
+}
+
+#[tokio::test]
+async fn a_program_that_is_not_there_is_told_and_left_alone_for_a_while() {
+    let mut rig = Rig::plain();
+    rig.upstream = StdioUpstream::new(StdioSettings::new("none", ["/no/such/program"]));
+    let error = rig.error(initialize()).await;
+    assert!(
+        matches!(error, StdioError::Spawn { ref program, .. } if program == "program"),
+        "{error}"
+    );
+    assert!(!error.to_string().contains("/no"));
+    assert!(!rig.upstream.is_usable());
+    assert!(
+        matches!(rig.error(initialize()).await, StdioError::Backoff { again } if again <= Duration::from_millis(200))
+    );
+    rig.until("usable", |rig| rig.upstream.is_usable()).await;
+    assert!(matches!(
+        rig.error(initialize()).await,
+        StdioError::Spawn { .. }
+    ));
+}
+
+#[tokio::test]
+async fn a_handshake_has_a_clock_and_a_child_that_misses_it_is_ended() {
+    let rig = Rig::new(r#"*'"method":"initialize"'*) ;;"#, |s| {
+        s.handshake = Duration::from_millis(100)
+    });
+    assert!(matches!(
+        rig.error(initialize()).await,
+        StdioError::Handshake { .. }
+    ));
+    rig.until("ended", |rig| rig.noted("ends").len() == 1).await;
+    assert!(!rig.upstream.is_usable());
+}
+
+#[tokio::test]
+async fn a_child_that_refuses_initialize_is_ended_and_its_error_passes() {
+    let rig = Rig::new(r#"*'"method":"initialize"'*) fail -32602 ;;"#, |_| {});
+    let reply = rig.reply(initialize()).await;
+    assert_eq!(reply.json()["error"]["code"], -32602);
+    assert!(reply.headers.get("mcp-session-id").is_none());
+    rig.until("ended", |rig| rig.noted("ends").len() == 1).await;
+    assert!(rig.upstream.is_usable());
+}
+
+#[tokio::test]
+async fn children_and_sessions_are_bounded_and_their_places_given_back() {
+    let one = || std::num::NonZeroUsize::MIN;
+    let rig = Rig::new("", |s| s.max_children = one());
+    let session = rig.open().await;
+    assert!(matches!(
+        rig.error(initialize()).await,
+        StdioError::Full {
+            limit: 1,
+            what: "server processes"
+        }
+    ));
+    rig.reply(delete(&session)).await;
+    // A child that is on its way out is waited for.
+    rig.open().await;
+
+    let rig = Rig::new("", |s| {
+        s.max_sessions = one();
+        s.isolation = Isolation::Shared;
+    });
+    let session = rig.open().await;
+    assert!(matches!(
+        rig.error(initialize()).await,
+        StdioError::Full {
+            limit: 1,
+            what: "sessions"
+        }
+    ));
+    rig.reply(delete(&session)).await;
+    rig.open().await;
+}
+
+#[tokio::test]
+async fn a_legacy_server_is_found_out_with_a_child_that_is_thrown_away() {
+    for arm in ["fail -32601", "exit 1", "fail -32602"] {
+        let arms = format!("*server/discover*) {arm} ;;");
+        let rig = Rig::new(&arms, |s| s.max_children = std::num::NonZeroUsize::MIN);
+        assert!(matches!(
+            rig.error(modern_tool(1, "echo", 0)).await,
+            StdioError::LegacyServer
+        ));
+        assert!(matches!(
+            rig.error(modern_tool(1, "echo", 0)).await,
+            StdioError::LegacyServer
+        ));
+        assert_eq!(rig.noted("starts").len(), 1, "the verdict is kept");
+        let session = rig.open().await;
+        rig.reply(post(&session, tool(1, "echo", 0))).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_come_up_is_not_taken_for_a_legacy_one() {
+    // Known to be modern, then broken.
+    let arms = r#"*server/discover*) [ -e "$DIR/broken" ] && exit 1; answer '{"supportedVersions":["2026-07-28"]}' ;;"#;
+    let rig = Rig::new(arms, |_| {});
+    rig.reply(modern_tool(1, "bye", 0)).await;
+    rig.until("gone", |rig| rig.upstream.report().children.is_empty())
+        .await;
+    rig.gate("broken");
+    let error = rig.error(modern_tool(1, "echo", 0)).await;
+    assert!(
+        matches!(
+            error,
+            StdioError::Gone {
+                how: Gone::Exited(1),
+                sent: false
+            }
+        ),
+        "{error:?}"
+    );
+    assert!(matches!(
+        rig.error(modern_tool(1, "echo", 0)).await,
+        StdioError::Backoff { .. }
+    ));
+
+    // Never seen to work: `initialize` fails as well, so there is no verdict.
+    let arms = r#"*) [ -e "$DIR/broken" ] && exit 1; case $line in *server/discover*) answer '{"supportedVersions":["2026-07-28"]}' ;; *) answer '{}' ;; esac ;;"#;
+    let rig = Rig::new(arms, |_| {});
+    rig.gate("broken");
+    assert!(matches!(
+        rig.error(modern_tool(1, "echo", 0)).await,
+        StdioError::LegacyServer
+    ));
+    assert!(matches!(
+        rig.error(initialize()).await,
+        StdioError::Gone { .. }
+    ));
+    std::fs::remove_file(rig.path("broken")).expect("removed");
+    rig.until("usable", |rig| rig.upstream.is_usable()).await;
+    rig.reply(modern(1, "tools/list", json!({}))).await;
+}
+
+#[tokio::test]
+async fn idle_children_and_sessions_end_and_busy_ones_do_not() {
+    let rig = Rig::new("", |s| s.idle = Duration::from_millis(300));
+    let (idle, streaming, calling) = (rig.open().await, rig.open().await, rig.open().await);
+    let stream = rig.send(get(&streaming)).await.expect("a stream");
+    let call = rig.start(post(&calling, tool(1, "hold", 0)));
+    rig.reply(modern_tool(1, "echo", 0)).await;
+    rig.until("two end", |rig| rig.noted("ends").len() == 2)
+        .await;
+    assert!(matches!(
+        rig.error(post(&idle, tool(1, "echo", 0))).await,
+        StdioError::SessionGone
+    ));
+    tokio::time::sleep(Duration::from_millis(350)).await;
+    // From the end of use they have the whole time again.
+    drop(stream);
+    call.abort();
+    tokio::time::sleep(Duration::from_millis(120)).await;
+    rig.reply(post(&streaming, tool(1, "echo", 0))).await;
+    rig.reply(post(&calling, tool(1, "release", 0))).await;
+    rig.until("all end", |rig| rig.noted("ends").len() == 4)
+        .await;
+    assert_eq!(rig.upstream.report().sessions, 0);
+    assert_eq!(
+        rig.metric("ziggurat_session_evictions_total", "reason=\"idle\""),
+        Some(3.0)
+    );
+}
+
+#[tokio::test]
+async fn an_old_child_ends_when_it_has_nothing_to_do() {
+    let rig = Rig::new("", |s| {
+        s.idle = Duration::from_secs(1);
+        s.lifetime = Some(Duration::from_millis(200));
+    });
+    let session = rig.open().await;
+    let call = rig.start(post(&session, tool(1, "hold", 0)));
+    rig.reply(modern_tool(1, "echo", 0)).await;
+    rig.until("the modern child ends", |rig| rig.noted("ends").len() == 1)
+        .await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    rig.reply(post(&session, tool(2, "release", 0))).await;
+    call.await.expect("no panic").expect("a reply");
+    rig.until("the session ends", |rig| {
+        rig.upstream.report().sessions == 0
+    })
+    .await;
+    rig.reply(modern_tool(1, "echo", 0)).await;
+}
+
+#[tokio::test]
+async fn the_environment_is_the_allow_list_and_what_is_set() {
+    let arms = r#"*'"name":"env"'*) answer "{\"home\":\"${HOME:+yes}\",\"cargo\":\"${CARGO_MANIFEST_DIR:+yes}\",\"own\":\"$OWN\",\"cwd\":\"$(pwd)\"}" ;;"#;
+    let rig = Rig::new(arms, |s| {
+        s.env.push(("OWN".into(), "é 1".into()));
+        s.cwd = Some("/".into());
+    });
+    let session = rig.open().await;
+    let reply = rig.reply(post(&session, tool(1, "env", 0))).await;
+    let home = if std::env::var_os("HOME").is_some() {
+        "yes"
+    } else {
+        ""
+    };
+    assert_eq!(
+        reply.json()["result"],
+        json!({"home": home, "cargo": "", "own": "é 1", "cwd": "/"})
+    );
+}
+
+#[tokio::test]
+async fn a_closed_upstream_refuses_and_close_may_come_at_any_time() {
+    let rig = Rig::plain();
+    rig.open().await;
+    rig.upstream.close().await;
+    assert!(matches!(rig.error(initialize()).await, StdioError::Closing));
+    assert_eq!(
+        rig.upstream.report(),
+        Report {
+            children: vec![],
+            sessions: 0,
+            streams: 0,
+            pending: 0,
+            backoff: None
+        }
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_while_a_child_starts_leaves_none() {
+    for round in 0..20 {
+        let upstream = StdioUpstream::new(StdioSettings::new("cat", ["/bin/cat"]));
+        let start = {
+            let upstream = upstream.clone();
+            tokio::spawn(async move { upstream.oneshot(initialize()).await })
+        };
+        for _ in 0..round {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::timeout(PATIENCE, upstream.close())
+            .await
+            .expect("closed");
+        assert!(start.await.expect("no panic").is_err());
+    }
+}
