@@ -1,1 +1,125 @@
-//! todo
+//! SIGTERM, and being full.
+
+use serde_json::json;
+
+use crate::harness::{
+    Ziggurat, config, demo,
+    mcp::text,
+    process, stdio, until,
+};
+
+async fn readiness(z: &Ziggurat) -> u16 {
+    z.admin().get("/readyz").await.status.as_u16()
+}
+
+#[tokio::test]
+async fn a_drain_finishes_calls_sends_streams_away_and_exits_with_0() {
+    let mut z = Ziggurat::yaml(&config("drain: { delay: 200ms, limit: 20s }", "", "", &demo(""))).await;
+    assert_eq!(readiness(&z).await, 200);
+    let session = z.target().session().await;
+    let mut stream = session.stream().await;
+    let mut running = session
+        .call_with_token("r", 1, "progress", json!({"steps": 10, "interval_ms": 100}))
+        .await;
+    running.next().await;
+    let family = process::descendants(z.pid());
+
+    process::signal(z.pid(), "TERM");
+    until("readiness goes", async || readiness(&z).await == 503).await;
+    assert_eq!(z.admin().get("/livez").await.status, 200);
+    let told = stream.event().await.expect("retry");
+    assert!(told.retry.is_some(), "{told:?}");
+    assert_eq!(stream.event().await, None, "then it closes");
+    assert_eq!(text(&running.last().await), "10 steps done");
+    assert_eq!(z.ended().await.code(), Some(0));
+    until("nobody is left", async || {
+        !family.iter().any(|pid| process::is_alive(*pid))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_call_that_outlives_the_drain_fails_clearly() {
+    let mut z = Ziggurat::yaml(&config("drain: { limit: 300ms }", "", "", &demo(""))).await;
+    let session = z.target().session().await;
+    let mut streaming = session
+        .call_with_token("s", 1, "progress", json!({"steps": 100_000, "interval_ms": 50}))
+        .await;
+    streaming.next().await;
+    let target = session.clone();
+    let silent = tokio::spawn(async move {
+        target.call("q", "sleep", json!({"ms": 3_600_000})).await.last().await
+    });
+    until("both are under way", async || {
+        z.metrics().await.sum("ziggurat_stdio_pending_requests", &[]) == 2.0
+    })
+    .await;
+    process::signal(z.pid(), "TERM");
+    let last = streaming.last().await;
+    assert_eq!(last["id"], "s");
+    for (error, id) in [(last, "s"), (silent.await.unwrap(), "q")] {
+        assert_eq!(error["id"], id);
+        assert_eq!(error["error"]["code"], 503, "{error}");
+        assert_eq!(error["error"]["data"]["kind"], "draining");
+    }
+    assert_eq!(z.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn an_idle_ziggurat_ends_at_once_also_on_sigint() {
+    for signal in ["TERM", "INT"] {
+        let mut z = Ziggurat::yaml(&stdio("")).await;
+        z.target().session().await;
+        process::signal(z.pid(), signal);
+        assert_eq!(z.ended().await.code(), Some(0), "{signal}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_over_the_limit_fails_clearly_and_what_it_waits_for_passes() {
+    let z = Ziggurat::yaml(&config("concurrency: 1, streams: 1", "", "", &demo(""))).await;
+    let session = z.target().session().await;
+    let before = z.baseline().await;
+    let mut asking = session.call(1, "ask", json!({})).await;
+    let question = asking.next().await;
+    let over = session.call("over", "echo", json!({"text": "x"})).await;
+    assert_eq!(over.status, 200);
+    let error = over.last().await;
+    assert_eq!(error["id"], "over");
+    assert_eq!(error["error"]["code"], 503);
+    assert_eq!(error["error"]["data"]["kind"], "overloaded");
+    assert_eq!(error["error"]["data"]["outcome"], "not_sent");
+    assert!(error["error"]["data"]["retry_after_ms"].is_u64());
+    // A stream has its own place, and an answer to the server needs none.
+    let stream = session.stream().await;
+    assert_eq!(stream.status, 200);
+    assert_eq!(session.stream().await.status, 503);
+    let answer = json!({"jsonrpc": "2.0", "id": question["id"], "result": {"action": "decline"}});
+    assert_eq!(session.post(&answer).await.status, 202);
+    asking.last().await;
+    drop(stream);
+    z.assert_back_to(&before).await;
+    let fine = session.call(2, "echo", json!({"text": "room"})).await;
+    assert_eq!(text(&fine.last().await), "room");
+}
+
+#[tokio::test]
+async fn an_upstream_has_a_limit_of_its_own() {
+    let z = Ziggurat::yaml(&config("", "", "concurrency: 1,", &demo(""))).await;
+    let session = z.target().session().await;
+    let mut running = session
+        .call_with_token(1, 1, "progress", json!({"steps": 100_000, "interval_ms": 50}))
+        .await;
+    running.next().await;
+    let error = session.call(2, "echo", json!({"text": "x"})).await.last().await;
+    assert_eq!(error["error"]["data"]["kind"], "overloaded", "{error}");
+    session
+        .tell("notifications/cancelled", json!({"requestId": 1}))
+        .await;
+    while running.event().await.is_some() {}
+    until("there is room", async || {
+        let answer = session.call(3, "echo", json!({"text": "x"})).await;
+        answer.last().await.get("result").is_some()
+    })
+    .await;
+}

@@ -248,6 +248,13 @@ impl Ziggurat {
         Target::new(self.admin)
     }
 
+    /// The token of the admin API, as the banner tells it.
+    pub(crate) fn admin_token(&self) -> String {
+        let log = self.log();
+        let (_, rest) = log.split_once("authorization: Bearer ").unwrap();
+        rest.split('\'').next().unwrap().to_owned()
+    }
+
     /// What it says on /metrics now.
     pub(crate) async fn metrics(&self) -> Metrics {
         Metrics::read(&self.admin().get("/metrics").await.text().await)

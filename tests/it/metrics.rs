@@ -1,1 +1,203 @@
-//! todo
+//! A metric that exists is moved by real traffic: each one, with just the labels that it is documented to have.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use ziggurat_layers::metrics::names::{ALL, Kind};
+
+use crate::harness::{
+    Ziggurat, demo,
+    mcp::{Session, initialize},
+    metrics::Metrics,
+    upstream::{Received, Upstream, Wire},
+    until,
+};
+
+/// What cannot be moved in a test, and why. Empty is best.
+const EXCUSED: &[(&str, &str)] = &[];
+
+/// What has moved so far, against how it stood before any traffic.
+struct Moved {
+    first: Metrics,
+    names: BTreeSet<&'static str>,
+}
+
+/// The series of a metric, as they are written out.
+fn written(name: &str, kind: Kind) -> String {
+    match kind {
+        Kind::Histogram => format!("{name}_count"),
+        Kind::Counter | Kind::Gauge => name.to_owned(),
+    }
+}
+
+impl Moved {
+    fn look(&mut self, now: &Metrics) {
+        for metric in ALL {
+            let written = written(metric.name, metric.kind);
+            if now.sum(&written, &[]) != self.first.sum(&written, &[]) {
+                self.names.insert(metric.name);
+            }
+        }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+}
+
+/// A server that has every tool, with one that says something first.
+async fn any_tool(received: Received, wire: Wire) -> Option<Wire> {
+    let body: Value = serde_json::from_str(&received.body).unwrap_or_default();
+    let result = json!({"jsonrpc": "2.0", "id": body["id"], "result": {"content": []}});
+    wire.json(&result.to_string()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_is_moved_by_real_traffic() {
+    let upstream = Upstream::start(any_tool).await;
+    let z = Ziggurat::yaml(&format!(
+        "server: {{ body_limit: 1MiB }}\n\
+         routes:\n\
+         - {{ match: {{ path: /mcp }}, upstream: tools, deadline: 1s }}\n\
+         - {{ match: {{ path: /any }}, upstream: any }}\n\
+         - {{ match: {{ path: /plain }}, protocol: http, upstream: any }}\n\
+         upstreams:\n  \
+         tools: {{ endpoints: [{{ {} }}] }}\n  \
+         any: {{ endpoints: [{{ url: \"{}\" }}] }}\n",
+        demo("idle: 800ms, stop: { stdin: 50ms, term: 50ms }"),
+        upstream.url("/x")
+    ))
+    .await;
+    let first = z.metrics().await;
+    let mut moved = Moved {
+        first,
+        names: BTreeSet::new(),
+    };
+
+    // Calls, streams and sessions, looked at while they are under way.
+    let session = z.target().session().await;
+    let stream = session.stream().await;
+    let mut running = session
+        .call_with_token(1, 1, "progress", json!({"steps": 8, "interval_ms": 50}))
+        .await;
+    running.next().await;
+    until("the gauges of what is under way are up", async || {
+        moved.look(&z.metrics().await);
+        ["ziggurat_inflight", "ziggurat_sse_streams", "ziggurat_sessions"]
+            .iter()
+            .chain(&["ziggurat_stdio_pending_requests", "ziggurat_stdio_processes"])
+            .chain(&["ziggurat_stdio_resident_memory_bytes"])
+            .all(|name| moved.has(name))
+    })
+    .await;
+    running.messages().await;
+    drop(stream);
+    session.call(2, "garbage", json!({})).await.last().await;
+
+    // A plain exchange, and names beyond those that may be labels.
+    z.target().get("/plain").await.text().await;
+    let any = Session {
+        target: z.target(),
+        path: "/any".to_owned(),
+        id: String::new(),
+        version: "2025-11-25".to_owned(),
+    };
+    for chunk in (0..300).collect::<Vec<u32>>().chunks(30) {
+        let calls = chunk.iter().map(|tool| {
+            let any = any.clone();
+            async move {
+                let tool = format!("tool_{tool}");
+                any.call(1, &tool, json!({})).await.last().await;
+            }
+        });
+        join_all(calls).await;
+    }
+
+    // A refusal, a clock that runs out, and a child that does not read what is written to it.
+    let foreign = [("origin", "http://evil.example")];
+    let body = initialize("2025-11-25").to_string();
+    z.target().post("/mcp", &foreign, body).await;
+    let late = z.target().session().await;
+    late.call(1, "sleep", json!({"ms": 3_600_000})).await.last().await;
+    late.call(2, "hang_stdin", json!({})).await.last().await;
+    let big = "x".repeat(500_000);
+    let unread = tokio::spawn(async move {
+        late.call(3, "echo", json!({"text": big})).await.last().await;
+    });
+    until("bytes wait for the child", async || {
+        moved.look(&z.metrics().await);
+        moved.has("ziggurat_stdio_write_queue_bytes")
+    })
+    .await;
+    unread.await.unwrap();
+
+    // Nobody uses the sessions any more.
+    until("they are evicted", async || {
+        moved.look(&z.metrics().await);
+        moved.has("ziggurat_session_evictions_total") && moved.has("ziggurat_stdio_exits_total")
+    })
+    .await;
+
+    let missing: Vec<_> = ALL
+        .iter()
+        .map(|metric| metric.name)
+        .filter(|name| !moved.has(name) && !EXCUSED.iter().any(|(excused, _)| excused == name))
+        .collect();
+    assert!(missing.is_empty(), "never moved: {missing:?}");
+
+    let now = z.metrics().await;
+    for metric in ALL {
+        let mut expected = metric.labels.to_vec();
+        expected.sort_unstable();
+        for (series, labels, _) in now.series(&written(metric.name, metric.kind)) {
+            let mut found: Vec<&str> = labels
+                .split("\",")
+                .filter_map(|label| Some(label.split_once('=')?.0))
+                .filter(|name| *name != "le" && *name != "quantile")
+                .collect();
+            found.sort_unstable();
+            assert_eq!(found, expected, "{series}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_a_client_makes_up_is_no_label() {
+    let z = Ziggurat::yaml(&crate::harness::stdio("")).await;
+    let session = z.target().session().await;
+    session.call(1, "made_up_by_a_client", json!({})).await.last().await;
+    session.ask(2, "made/up", json!({})).await.last().await;
+    let path = z.target().request("GET", "/made-up-path", &[], "").await;
+    assert_eq!(path.status, 404);
+    let text = z.admin().get("/metrics").await.text().await;
+    assert!(text.contains("other"), "{text}");
+    assert!(!text.contains("made"), "{text}");
+}
+
+#[tokio::test]
+async fn a_scrape_is_text_that_prometheus_reads() {
+    let z = Ziggurat::yaml(&crate::harness::stdio("")).await;
+    z.target().session().await.delete().await;
+    let answer = z.admin().get("/metrics").await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.header("content-type").starts_with("text/plain"));
+    let text = answer.text().await;
+    let mut types = BTreeMap::new();
+    for line in text.lines() {
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|l| l.split_once(' ')) {
+            assert!(types.insert(name, kind).is_none(), "{name} stands twice");
+            assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");
+        }
+    }
+    for metric in ALL {
+        if let Some(kind) = types.get(metric.name) {
+            let expected = match metric.kind {
+                Kind::Counter => "counter",
+                Kind::Gauge => "gauge",
+                Kind::Histogram => "histogram",
+            };
+            assert_eq!(*kind, expected, "{}", metric.name);
+        }
+    }
+}

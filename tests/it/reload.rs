@@ -1,1 +1,105 @@
-//! todo
+//! SIGHUP: the file is read again.
+
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+
+use crate::harness::{
+    Ziggurat,
+    client::read_until,
+    demo,
+    mcp::text,
+    process,
+    upstream::{Received, Upstream, Wire},
+    until,
+};
+
+async fn named(name: &'static str) -> Upstream {
+    Upstream::start(async move |_: Received, wire: Wire| wire.answer("200 OK", "", name).await).await
+}
+
+/// A config with the demo server at /mcp, and a plain upstream at /.
+fn both(plain: &Upstream, more: &str) -> String {
+    format!(
+        "routes:\n- {{ match: {{ path: /mcp }}, upstream: tools, {more} }}\n\
+         - {{ match: {{ path: / }}, protocol: http, upstream: plain }}\n\
+         upstreams:\n  tools: {{ endpoints: [{{ {} }}] }}\n  \
+         plain: {{ endpoints: [{{ url: \"{}\" }}] }}\n",
+        demo(""),
+        plain.url("")
+    )
+}
+
+async fn reloads(z: &Ziggurat, result: &str) -> f64 {
+    z.metrics()
+        .await
+        .sum("ziggurat_config_reloads_total", &[result])
+}
+
+#[tokio::test]
+async fn a_good_config_takes_over_on_open_connections_and_sessions_live_on() {
+    let (old, new) = (named("old").await, named("new").await);
+    let z = Ziggurat::yaml(&both(&old, "deadline: 5m")).await;
+    let session = z.target().session().await;
+    let stream = session.stream().await;
+    let servers = z.servers();
+    let mut kept = z.target().connect().await;
+    let ask = "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    kept.write_all(ask.as_bytes()).await.unwrap();
+    read_until(&mut kept, "old").await;
+    // A call that is under way stays with the tower on which it began.
+    let mut running = session
+        .call_with_token(1, 1, "progress", json!({"steps": 3, "interval_ms": 150}))
+        .await;
+    running.next().await;
+
+    z.reload(&both(&new, "deadline: 10m"));
+    until("the config is in force", async || reloads(&z, "ok").await == 1.0).await;
+    kept.write_all(ask.as_bytes()).await.unwrap();
+    read_until(&mut kept, "new").await;
+    assert_eq!(text(&running.last().await), "3 steps done");
+    let answer = session.call(2, "tick", json!({"list": "tools"})).await;
+    answer.last().await;
+    let mut stream = stream;
+    stream.next().await;
+    assert_eq!(z.servers(), servers, "what an upstream is has not changed");
+    assert_eq!(old.received().len(), 1);
+    assert_eq!(new.received().len(), 1);
+}
+
+#[tokio::test]
+async fn an_upstream_that_was_removed_finishes_its_calls_and_ends() {
+    let plain = named("plain").await;
+    let z = Ziggurat::yaml(&both(&plain, "")).await;
+    let session = z.target().session().await;
+    let mut running = session
+        .call_with_token(1, 1, "progress", json!({"steps": 4, "interval_ms": 100}))
+        .await;
+    running.next().await;
+    z.reload(&format!(
+        "routes: [{{ match: {{ path: / }}, protocol: http, upstream: plain }}]\n\
+         upstreams: {{ plain: {{ endpoints: [{{ url: \"{}\" }}] }} }}",
+        plain.url("")
+    ));
+    until("the config is in force", async || reloads(&z, "ok").await == 1.0).await;
+    assert_eq!(text(&running.last().await), "4 steps done");
+    until("its child has ended", async || z.servers().is_empty()).await;
+    assert_eq!(session.ask(2, "ping", json!({})).await.text().await, "plain");
+}
+
+#[tokio::test]
+async fn a_bad_config_is_refused_with_its_error_and_the_old_tower_stays() {
+    let plain = named("plain").await;
+    let z = Ziggurat::yaml(&both(&plain, "")).await;
+    let session = z.target().session().await;
+    for bad in ["routes: [", "routs: []\n", &both(&plain, "deadlin: 1s")] {
+        let before = reloads(&z, "refused").await;
+        z.reload(bad);
+        until("it is refused", async || reloads(&z, "refused").await > before).await;
+    }
+    let log = z.log();
+    assert!(log.contains("the old one stays"), "{log}");
+    assert!(log.contains("did you mean") && log.contains("ziggurat.yaml:"), "{log}");
+    assert_eq!(session.ask(2, "ping", json!({})).await.status, 200);
+    assert_eq!(z.target().get("/").await.text().await, "plain");
+    assert!(process::is_alive(z.pid()));
+}

@@ -69,6 +69,7 @@ pub(crate) fn signal(pid: i32, name: &str) {
     let signal = match name {
         "TERM" => rustix::process::Signal::TERM,
         "HUP" => rustix::process::Signal::HUP,
+        "INT" => rustix::process::Signal::INT,
         "KILL" => rustix::process::Signal::KILL,
         "STOP" => rustix::process::Signal::STOP,
         other => panic!("no signal {other}"),
