@@ -30,10 +30,7 @@ use pin_project::pin_project;
 use tower::{Layer, Service};
 
 pub use crate::cap::{BodyTooLarge, Capped};
-use crate::{
-    cap,
-    error::BoxError,
-};
+use crate::{cap, error::BoxError};
 
 /// Caps request bodies. `None` is off.
 #[derive(Debug, Clone, Copy)]
