@@ -204,7 +204,7 @@ fn check_program(
         return;
     };
     if !split_paths(&path).any(|folder| folder.join(program).is_file()) {
-        let message = "the program of this command is not installed: no folder of PATH has it";
+        let message = format!("the program `{program}` is not installed: no folder of PATH has it");
         let cure = "install it, or write its full path";
         if context.named {
             mistakes.error(place, message, cure);
