@@ -104,8 +104,9 @@ struct Detached {
 /// How long a call whose client has gone is kept, if it has no deadline.
 const DETACHED: Duration = Duration::from_secs(3600);
 
-/// How long a server may still be at a call that was cancelled, unless it answers before.
-const GHOST: Duration = Duration::from_secs(60);
+/// How long a server may still be at a call that was cancelled, unless it answers before. Servers that heed a cancellation never answer,
+/// so that this is how long a cancellation keeps log messages from everybody else.
+const GHOST: Duration = Duration::from_millis(500);
 
 /// A request that was handed over, for as long as somebody waits for it. Dropping it before its end says so to the child, or
 /// leaves the call with the child, as era and reason have it.
