@@ -17,7 +17,7 @@ use super::{
     Upstream,
 };
 
-pub(super) use self::endpoint::SEVERAL;
+pub(super) use self::endpoint::{SEVERAL, is_missing};
 pub(super) use self::route::default_name;
 
 mod endpoint;

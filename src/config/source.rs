@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::check::{Context, SEVERAL, check};
+use super::check::{Context, SEVERAL, check, is_missing};
 use super::mistake::Mistakes;
 use super::node::Node;
 use super::{Config, ConfigErrors, Warning};
@@ -75,7 +75,16 @@ impl Quick {
                     "give one URL",
                 )),
             },
-            Self::Command(command) => Ok(json!({ "command": command })),
+            // Whoever names it here wants it now: what is a warning in a file is an error.
+            Self::Command(command) => match command.first() {
+                Some(program) if is_missing(program, &variable) => {
+                    let message =
+                        format!("the command `{program}` is not found: no folder of PATH has it");
+                    let cure = "check its name, install it, or write its full path";
+                    Err(ConfigErrors::single(COMMAND_LINE, message, cure))
+                }
+                _ => Ok(json!({ "command": command })),
+            },
         }
     }
 }

@@ -13,10 +13,18 @@ async fn a_crash_fails_its_calls_at_once_and_ends_the_session() {
     let z = Ziggurat::yaml(&stdio("")).await;
     let session = z.target().session().await;
     let waiting = session
-        .call_with_token("w", 1, "progress", json!({"steps": 100_000, "interval_ms": 36}))
+        .call_with_token(
+            "w",
+            1,
+            "progress",
+            json!({"steps": 100_000, "interval_ms": 36}),
+        )
         .await;
     let crashed = session.call("c", "crash", json!({})).await;
-    assert_eq!(crashed.status, 200, "a failed call costs no transport error");
+    assert_eq!(
+        crashed.status, 200,
+        "a failed call costs no transport error"
+    );
     for (answer, id) in [(crashed, "c"), (waiting, "w")] {
         let error = answer.last().await;
         assert_eq!(error["id"], id);
@@ -59,13 +67,7 @@ async fn a_modern_call_after_a_crash_has_a_new_child() {
 
 #[tokio::test]
 async fn a_command_that_does_not_start_is_told_clearly_and_left_alone_for_a_while() {
-    let z = Ziggurat::yaml(&config(
-        "",
-        "",
-        "",
-        "command: [sh, -c, \"exit 7\"]",
-    ))
-    .await;
+    let z = Ziggurat::yaml(&config("", "", "", "command: [sh, -c, \"exit 7\"]")).await;
     let post = async || {
         let answer = z
             .target()
@@ -98,7 +100,10 @@ async fn a_command_that_does_not_exist_is_named_when_it_is_needed() {
     let error = answer.last().await;
     assert_eq!(error["error"]["data"]["kind"], "start_failed", "{error}");
     assert!(
-        error["error"]["message"].as_str().unwrap().contains("no-such-program-here"),
+        error["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("no-such-program-here"),
         "{error}"
     );
 }
@@ -210,7 +215,11 @@ async fn a_child_that_stops_reading_fails_what_is_asked_of_it_without_hurting_a_
     let before = z.warm().await;
     let (hung, neighbour) = (z.target().session().await, z.target().session().await);
     hung.call(1, "hang_stdin", json!({})).await.last().await;
-    let error = hung.call(2, "echo", json!({"text": "x"})).await.last().await;
+    let error = hung
+        .call(2, "echo", json!({"text": "x"}))
+        .await
+        .last()
+        .await;
     assert_eq!(error["id"], 2);
     assert_eq!(error["error"]["code"], 504, "{error}");
     let fine = neighbour.call(2, "echo", json!({"text": "y"})).await;
@@ -225,16 +234,19 @@ async fn nothing_outlives_a_ziggurat_that_is_killed_hard() {
     let mut z = Ziggurat::yaml(&stdio("")).await;
     let session = z.target().session().await;
     let spawned = session.call(1, "spawn_child", json!({})).await.last().await;
-    let grandchild = spawned["result"]["structuredContent"]["pid"].as_i64().unwrap();
+    let grandchild = spawned["result"]["structuredContent"]["pid"]
+        .as_i64()
+        .unwrap();
     let grandchild = i32::try_from(grandchild).unwrap();
     let mut family = process::descendants(z.pid());
     assert!(family.contains(&grandchild) || process::is_alive(grandchild));
     family.push(grandchild);
     process::signal(z.pid(), "KILL");
     z.ended().await;
-    until("children, grandchildren and the reaper are gone", async || {
-        !family.iter().any(|pid| process::is_alive(*pid))
-    })
+    until(
+        "children, grandchildren and the reaper are gone",
+        async || !family.iter().any(|pid| process::is_alive(*pid)),
+    )
     .await;
 }
 
@@ -245,10 +257,15 @@ async fn nothing_outlives_a_session() {
     let session = z.target().session().await;
     let held = json!({"inherit_stdout": true});
     let spawned = session.call(1, "spawn_child", held).await.last().await;
-    let grandchild = spawned["result"]["structuredContent"]["pid"].as_i64().unwrap();
+    let grandchild = spawned["result"]["structuredContent"]["pid"]
+        .as_i64()
+        .unwrap();
     session.delete().await;
     let grandchild = i32::try_from(grandchild).unwrap();
-    until("the grandchild is gone", async || !process::is_alive(grandchild)).await;
+    until("the grandchild is gone", async || {
+        !process::is_alive(grandchild)
+    })
+    .await;
     z.assert_back_to(&before).await;
 }
 
@@ -264,7 +281,12 @@ async fn a_child_that_never_answers_its_first_request_is_given_up() {
     let body = initialize("2025-11-25").to_string();
     let error = z.target().post("/mcp", &[], body).await.last().await;
     assert_eq!(error["error"]["data"]["kind"], "start_timeout", "{error}");
-    assert!(z.metrics().await.sum("ziggurat_timeouts_total", &["phase=\"handshake\""]) >= 1.0);
+    assert!(
+        z.metrics()
+            .await
+            .sum("ziggurat_timeouts_total", &["phase=\"handshake\""])
+            >= 1.0
+    );
     until("it is gone", async || {
         !process::children(z.pid())
             .iter()

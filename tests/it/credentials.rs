@@ -3,8 +3,9 @@
 use serde_json::json;
 
 use crate::harness::{
-    Start, Ziggurat, config,
+    Start, Ziggurat,
     client::Target,
+    config,
     mcp::initialize,
     upstream::{Received, Upstream, Wire},
 };

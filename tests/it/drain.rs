@@ -2,11 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{
-    Ziggurat, config, demo,
-    mcp::text,
-    process, stdio, until,
-};
+use crate::harness::{Ziggurat, config, demo, mcp::text, process, stdio, until};
 
 async fn readiness(z: &Ziggurat) -> u16 {
     z.admin().get("/readyz").await.status.as_u16()
@@ -14,7 +10,13 @@ async fn readiness(z: &Ziggurat) -> u16 {
 
 #[tokio::test]
 async fn a_drain_finishes_calls_sends_streams_away_and_exits_with_0() {
-    let mut z = Ziggurat::yaml(&config("drain: { delay: 200ms, limit: 20s }", "", "", &demo(""))).await;
+    let mut z = Ziggurat::yaml(&config(
+        "drain: { delay: 200ms, limit: 20s }",
+        "",
+        "",
+        &demo(""),
+    ))
+    .await;
     assert_eq!(readiness(&z).await, 200);
     let session = z.target().session().await;
     let mut stream = session.stream().await;
@@ -43,15 +45,27 @@ async fn a_call_that_outlives_the_drain_fails_clearly() {
     let mut z = Ziggurat::yaml(&config("drain: { limit: 300ms }", "", "", &demo(""))).await;
     let session = z.target().session().await;
     let mut streaming = session
-        .call_with_token("s", 1, "progress", json!({"steps": 100_000, "interval_ms": 50}))
+        .call_with_token(
+            "s",
+            1,
+            "progress",
+            json!({"steps": 100_000, "interval_ms": 50}),
+        )
         .await;
     streaming.next().await;
     let target = session.clone();
     let silent = tokio::spawn(async move {
-        target.call("q", "sleep", json!({"ms": 3_600_000})).await.last().await
+        target
+            .call("q", "sleep", json!({"ms": 3_600_000}))
+            .await
+            .last()
+            .await
     });
     until("both are under way", async || {
-        z.metrics().await.sum("ziggurat_stdio_pending_requests", &[]) == 2.0
+        z.metrics()
+            .await
+            .sum("ziggurat_stdio_pending_requests", &[])
+            == 2.0
     })
     .await;
     process::signal(z.pid(), "TERM");
@@ -108,10 +122,19 @@ async fn an_upstream_has_a_limit_of_its_own() {
     let z = Ziggurat::yaml(&config("", "", "concurrency: 1,", &demo(""))).await;
     let session = z.target().session().await;
     let mut running = session
-        .call_with_token(1, 1, "progress", json!({"steps": 100_000, "interval_ms": 50}))
+        .call_with_token(
+            1,
+            1,
+            "progress",
+            json!({"steps": 100_000, "interval_ms": 50}),
+        )
         .await;
     running.next().await;
-    let error = session.call(2, "echo", json!({"text": "x"})).await.last().await;
+    let error = session
+        .call(2, "echo", json!({"text": "x"}))
+        .await
+        .last()
+        .await;
     assert_eq!(error["error"]["data"]["kind"], "overloaded", "{error}");
     session
         .tell("notifications/cancelled", json!({"requestId": 1}))

@@ -158,8 +158,8 @@ impl Start {
 
     /// Runs a command that ends by itself.
     pub(crate) async fn ends(self) -> Output {
-        let mut command = self.command();
-        let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+        let mut command = tokio::process::Command::from(self.command());
+        let output = command.kill_on_drop(true).output();
         within("the program ends by itself", output).await.unwrap()
     }
 
@@ -174,7 +174,10 @@ impl Start {
             let mut lines = BufReader::new(stderr);
             let mut line = Vec::new();
             while lines.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
-                writer.lock().unwrap().push_str(&String::from_utf8_lossy(&line));
+                writer
+                    .lock()
+                    .unwrap()
+                    .push_str(&String::from_utf8_lossy(&line));
                 line.clear();
             }
         });
@@ -187,7 +190,9 @@ impl Start {
             // Nothing may block on a full pipe.
             let _rest = stdout.read_to_end(&mut Vec::new());
         });
-        let line = within("ziggurat says where it listens", line).await.unwrap();
+        let line = within("ziggurat says where it listens", line)
+            .await
+            .unwrap();
         let said: Value = serde_json::from_str(&line)
             .unwrap_or_else(|_| panic!("no addresses in {line:?}; log: {}", log.lock().unwrap()));
         let address = |name: &str| said[name].as_str().unwrap().parse().unwrap();
@@ -283,7 +288,10 @@ impl Ziggurat {
     /// Uses it once, so that what is started once and kept (the reaper, the sweeper) is there.
     pub(crate) async fn warm(&self) -> Baseline {
         self.target().session().await.delete().await;
-        until("the first child is gone", async || self.servers().is_empty()).await;
+        until("the first child is gone", async || {
+            self.servers().is_empty()
+        })
+        .await;
         self.baseline().await
     }
 
@@ -344,7 +352,10 @@ impl Drop for Ziggurat {
         if std::thread::panicking() {
             let log = self.log();
             let from = log.len().saturating_sub(4000);
-            eprintln!("--- the end of its log\n{}", log.get(from..).unwrap_or(&log));
+            eprintln!(
+                "--- the end of its log\n{}",
+                log.get(from..).unwrap_or(&log)
+            );
         }
     }
 }

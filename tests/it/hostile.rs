@@ -62,7 +62,9 @@ async fn what_is_not_a_message_is_refused_and_starts_nothing() {
     for (what, body) in bodies {
         let (status, error) = post(&z, body).await;
         assert_eq!(status, 400, "{what}: {error}");
-        let kind = error["kind"].as_str().or(error["error"]["data"]["kind"].as_str());
+        let kind = error["kind"]
+            .as_str()
+            .or(error["error"]["data"]["kind"].as_str());
         assert_eq!(kind, Some("bad_message"), "{what}: {error}");
     }
     z.assert_back_to(&before).await;
@@ -75,7 +77,10 @@ async fn a_tool_call_whose_name_stands_twice_is_refused() {
     let session = z.target().session().await;
     let before = z.baseline().await;
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"text":"x"},"name":"env"}}"#;
-    let headers = [("mcp-session-id", &*session.id), ("mcp-protocol-version", "2025-11-25")];
+    let headers = [
+        ("mcp-session-id", &*session.id),
+        ("mcp-protocol-version", "2025-11-25"),
+    ];
     let answer = z.target().post("/mcp", &headers, body).await;
     assert_eq!(answer.status, 400);
     z.assert_back_to(&before).await;
@@ -163,7 +168,10 @@ async fn a_head_that_can_be_read_in_two_ways_is_refused() {
     // RFC 9112, 6.3: it is refused, or the length is ignored and the connection closed after it; never read twice.
     let both = format!(
         "{}0\r\n\r\n{smuggled}",
-        head(&z, "content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n")
+        head(
+            &z,
+            "content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
     );
     let answer = z.target().raw(both).await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
@@ -176,7 +184,9 @@ async fn a_head_that_does_not_come_costs_its_connection_alone() {
     let z = Ziggurat::yaml(&config("header_timeout: 200ms", "", "", &demo(""))).await;
     let before = z.warm().await;
     let mut slow = z.target().connect().await;
-    slow.write_all(b"POST /mcp HTTP/1.1\r\nhost: loc").await.unwrap();
+    slow.write_all(b"POST /mcp HTTP/1.1\r\nhost: loc")
+        .await
+        .unwrap();
     let mut silent = z.target().connect().await;
     read_all(&mut slow).await;
     read_all(&mut silent).await;
@@ -201,7 +211,10 @@ async fn a_head_that_is_too_large_is_refused() {
 #[tokio::test]
 async fn a_body_that_breaks_off_leaves_nothing_behind() {
     let (z, before) = calm().await;
-    for framing in ["content-length: 1000\r\n\r\n{", "transfer-encoding: chunked\r\n\r\n5\r\n{"] {
+    for framing in [
+        "content-length: 1000\r\n\r\n{",
+        "transfer-encoding: chunked\r\n\r\n5\r\n{",
+    ] {
         let mut stream = z.target().connect().await;
         stream
             .write_all(head(&z, framing).as_bytes())
@@ -245,7 +258,12 @@ async fn a_body_that_comes_byte_by_byte_is_taken() {
 }
 
 /// Asks for something large, and takes nothing of the answer but its head.
-async fn slow_reader(z: &Ziggurat, session: &Session, tool: &str, arguments: Value) -> tokio::net::TcpStream {
+async fn slow_reader(
+    z: &Ziggurat,
+    session: &Session,
+    tool: &str,
+    arguments: Value,
+) -> tokio::net::TcpStream {
     let params = json!({"name": tool, "arguments": arguments, "_meta": {"progressToken": 1}});
     let body = request(&json!("slow"), "tools/call", &params).to_string();
     let more = format!(
@@ -268,7 +286,11 @@ async fn a_slow_reader_of_a_shared_child_stalls_nobody() {
     let z = Ziggurat::yaml(&stdio("isolation: shared")).await;
     let other = z.target().session().await;
     let session = z.target().session().await;
-    other.call(0, "echo", json!({"text": "warm"})).await.last().await;
+    other
+        .call(0, "echo", json!({"text": "warm"}))
+        .await
+        .last()
+        .await;
     let before = z.baseline().await;
     let flood = slow_reader(&z, &session, "flood", json!({"lines": 300_000})).await;
     let big = slow_reader(&z, &session, "big", json!({"bytes": 12_000_000})).await;
@@ -287,7 +309,10 @@ async fn a_flood_that_nobody_reads_fails_its_own_call_at_a_bound() {
     let mut flood = slow_reader(&z, &session, "flood", json!({"lines": 300_000})).await;
     // It is past the bound of what waits for one reader; only then does it read.
     until("the call has failed", async || {
-        z.metrics().await.sum("ziggurat_stdio_pending_requests", &[]) == 0.0
+        z.metrics()
+            .await
+            .sum("ziggurat_stdio_pending_requests", &[])
+            == 0.0
     })
     .await;
     let rest = read_until(&mut flood, "0\r\n\r\n").await;
@@ -365,7 +390,8 @@ async fn a_child_that_floods_its_stdout_with_anything_is_bounded() {
     assert_eq!(error["error"]["data"]["kind"], "start_timeout", "{error}");
     until("it is gone", async || {
         z.metrics().await.sum("ziggurat_stdio_processes", &[]) == 0.0
-    }).await;
+    })
+    .await;
     assert!(z.metrics().await.sum("ziggurat_stdio_noise_total", &[]) > 100.0);
 }
 
@@ -388,7 +414,11 @@ async fn a_host_that_is_not_served_is_refused_before_anything_else() {
     assert_eq!(ask("").await, "400");
     assert_eq!(ask("host: localhost\r\nhost: localhost\r\n").await, "400");
     assert_eq!(ask("host: a b\r\n").await, "400");
-    for origin in ["null", "http://evil.example", "http://localhost.evil.example"] {
+    for origin in [
+        "null",
+        "http://evil.example",
+        "http://localhost.evil.example",
+    ] {
         let lines = format!("host: localhost\r\norigin: {origin}\r\n");
         assert_eq!(ask(&lines).await, "403", "{origin}");
     }
@@ -406,13 +436,22 @@ async fn a_page_of_an_allowed_origin_is_answered_as_browsers_need_it() {
     let headers = [
         origin,
         ("access-control-request-method", "POST"),
-        ("access-control-request-headers", "content-type, mcp-session-id, mcp-protocol-version"),
+        (
+            "access-control-request-headers",
+            "content-type, mcp-session-id, mcp-protocol-version",
+        ),
     ];
     let preflight = z.target().request("OPTIONS", "/mcp", &headers, "").await;
     assert!(preflight.status.is_success(), "{}", preflight.status);
     assert_eq!(preflight.header("access-control-allow-origin"), origin.1);
-    assert!(preflight.header("access-control-allow-methods").contains("DELETE"));
-    let allowed = preflight.header("access-control-allow-headers").to_lowercase();
+    assert!(
+        preflight
+            .header("access-control-allow-methods")
+            .contains("DELETE")
+    );
+    let allowed = preflight
+        .header("access-control-allow-headers")
+        .to_lowercase();
     for name in ["content-type", "mcp-session-id", "mcp-protocol-version"] {
         assert!(allowed.contains(name), "{allowed}");
     }
@@ -421,7 +460,9 @@ async fn a_page_of_an_allowed_origin_is_answered_as_browsers_need_it() {
     let answer = z.target().post("/mcp", &[origin], body).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("access-control-allow-origin"), origin.1);
-    let exposed = answer.header("access-control-expose-headers").to_lowercase();
+    let exposed = answer
+        .header("access-control-expose-headers")
+        .to_lowercase();
     assert!(exposed.contains("mcp-session-id"), "{exposed}");
     let id = answer.header("mcp-session-id").to_owned();
     drop(answer);
@@ -439,11 +480,17 @@ async fn a_body_that_is_encoded_or_of_another_type_is_refused() {
     let (z, before) = calm().await;
     let body = initialize("2025-11-25").to_string();
     for (name, value) in [("content-encoding", "gzip"), ("content-type", "text/plain")] {
-        let mut headers = vec![("accept", "application/json, text/event-stream"), (name, value)];
+        let mut headers = vec![
+            ("accept", "application/json, text/event-stream"),
+            (name, value),
+        ];
         if name != "content-type" {
             headers.push(("content-type", "application/json"));
         }
-        let answer = z.target().request("POST", "/mcp", &headers, body.clone()).await;
+        let answer = z
+            .target()
+            .request("POST", "/mcp", &headers, body.clone())
+            .await;
         assert_eq!(answer.status, 415, "{name}");
     }
     z.assert_back_to(&before).await;

@@ -122,7 +122,12 @@ async fn a_cancellation_reaches_its_own_senders_call_only() {
         .call_with_token(7, "t", "progress", json!({"steps": 2, "interval_ms": 400}))
         .await;
     let mut cancelled = other
-        .call_with_token(7, "t", "progress", json!({"steps": 1000, "interval_ms": 400}))
+        .call_with_token(
+            7,
+            "t",
+            "progress",
+            json!({"steps": 1000, "interval_ms": 400}),
+        )
         .await;
     cancelled.next().await;
     other

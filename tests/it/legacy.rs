@@ -1,52 +1,21 @@
 //! The revisions with a handshake, over stdio and over HTTP.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::harness::{
     Start, Ziggurat,
     client::Target,
     http,
     mcp::{LEGACY, initialize, request, text},
+    process::Server,
     stdio, until,
 };
 
 /// The demo server over HTTP, as a process of its own behind ziggurat.
-async fn over_http() -> (DemoServer, Ziggurat) {
-    let demo = DemoServer::start();
+async fn over_http() -> (Server, Ziggurat) {
+    let demo = Server::demo();
     let z = Ziggurat::yaml(&http(&format!("http://{}/mcp", demo.address))).await;
     (demo, z)
-}
-
-/// A demo server over HTTP; dropping it kills it.
-pub(crate) struct DemoServer {
-    child: std::process::Child,
-    pub(crate) address: std::net::SocketAddr,
-}
-
-impl DemoServer {
-    pub(crate) fn start() -> Self {
-        use std::io::BufRead;
-        let mut child = std::process::Command::new(crate::harness::BIN)
-            .args(["demo", "--http", "127.0.0.1:0"])
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        std::io::BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let said: Value = serde_json::from_str(&line).unwrap();
-        let address = said["listen"].as_str().unwrap().parse().unwrap();
-        Self { child, address }
-    }
-}
-
-impl Drop for DemoServer {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _status = self.child.wait();
-    }
 }
 
 /// What a session can do, whatever is behind it.
@@ -95,7 +64,12 @@ async fn a_whole_session(target: Target) {
 
     // A call that is cancelled gets no answer; the session lives on.
     let mut endless = session
-        .call_with_token(4, "e", "progress", json!({"steps": 100_000, "interval_ms": 20}))
+        .call_with_token(
+            4,
+            "e",
+            "progress",
+            json!({"steps": 100_000, "interval_ms": 20}),
+        )
         .await;
     endless.next().await;
     session
@@ -152,11 +126,16 @@ async fn a_legacy_client_that_goes_away_does_not_cancel_its_call() {
     call.next().await;
     drop(call);
     until("the client is seen to be gone", async || {
-        z.metrics().await.sum("ziggurat_sse_streams", &["downstream"]) == 0.0
+        z.metrics()
+            .await
+            .sum("ziggurat_sse_streams", &["downstream"])
+            == 0.0
     })
     .await;
     assert_eq!(
-        z.metrics().await.sum("ziggurat_stdio_pending_requests", &[]),
+        z.metrics()
+            .await
+            .sum("ziggurat_stdio_pending_requests", &[]),
         1.0,
         "the child still works on it"
     );
@@ -241,11 +220,18 @@ async fn nothing_said_runs_the_demo_and_a_command_after_dashes_runs_that() {
     assert_eq!(text(&answer.last().await), "demo");
     assert!(z.log().contains("curl"));
 
-    let z = Start::args(&["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--"])
-        .arg(crate::harness::BIN)
-        .arg("demo")
-        .up()
-        .await;
+    let z = Start::args(&[
+        "run",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--",
+    ])
+    .arg(crate::harness::BIN)
+    .arg("demo")
+    .up()
+    .await;
     let session = z.target().session().await;
     let answer = session.call(1, "echo", json!({"text": "quick"})).await;
     assert_eq!(text(&answer.last().await), "quick");

@@ -10,8 +10,8 @@ use crate::harness::{
     Ziggurat, demo,
     mcp::{Session, initialize},
     metrics::Metrics,
-    upstream::{Received, Upstream, Wire},
     until,
+    upstream::{Received, Upstream, Wire},
 };
 
 /// What cannot be moved in a test, and why. Empty is best.
@@ -84,11 +84,18 @@ async fn every_metric_is_moved_by_real_traffic() {
     running.next().await;
     until("the gauges of what is under way are up", async || {
         moved.look(&z.metrics().await);
-        ["ziggurat_inflight", "ziggurat_sse_streams", "ziggurat_sessions"]
-            .iter()
-            .chain(&["ziggurat_stdio_pending_requests", "ziggurat_stdio_processes"])
-            .chain(&["ziggurat_stdio_resident_memory_bytes"])
-            .all(|name| moved.has(name))
+        [
+            "ziggurat_inflight",
+            "ziggurat_sse_streams",
+            "ziggurat_sessions",
+        ]
+        .iter()
+        .chain(&[
+            "ziggurat_stdio_pending_requests",
+            "ziggurat_stdio_processes",
+        ])
+        .chain(&["ziggurat_stdio_resident_memory_bytes"])
+        .all(|name| moved.has(name))
     })
     .await;
     running.messages().await;
@@ -119,11 +126,17 @@ async fn every_metric_is_moved_by_real_traffic() {
     let body = initialize("2025-11-25").to_string();
     z.target().post("/mcp", &foreign, body).await;
     let late = z.target().session().await;
-    late.call(1, "sleep", json!({"ms": 3_600_000})).await.last().await;
+    late.call(1, "sleep", json!({"ms": 3_600_000}))
+        .await
+        .last()
+        .await;
     late.call(2, "hang_stdin", json!({})).await.last().await;
     let big = "x".repeat(500_000);
     let unread = tokio::spawn(async move {
-        late.call(3, "echo", json!({"text": big})).await.last().await;
+        late.call(3, "echo", json!({"text": big}))
+            .await
+            .last()
+            .await;
     });
     until("bytes wait for the child", async || {
         moved.look(&z.metrics().await);
@@ -166,7 +179,11 @@ async fn every_metric_is_moved_by_real_traffic() {
 async fn a_name_that_a_client_makes_up_is_no_label() {
     let z = Ziggurat::yaml(&crate::harness::stdio("")).await;
     let session = z.target().session().await;
-    session.call(1, "made_up_by_a_client", json!({})).await.last().await;
+    session
+        .call(1, "made_up_by_a_client", json!({}))
+        .await
+        .last()
+        .await;
     session.ask(2, "made/up", json!({})).await.last().await;
     let path = z.target().request("GET", "/made-up-path", &[], "").await;
     assert_eq!(path.status, 404);
@@ -187,7 +204,10 @@ async fn a_scrape_is_text_that_prometheus_reads() {
     for line in text.lines() {
         if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|l| l.split_once(' ')) {
             assert!(types.insert(name, kind).is_none(), "{name} stands twice");
-            assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");
+            assert!(
+                text.contains(&format!("# HELP {name} ")),
+                "{name} has no help"
+            );
         }
     }
     for metric in ALL {

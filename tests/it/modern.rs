@@ -2,15 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::{
-    harness::{
-        Ziggurat,
-        client::Target,
-        http,
-        mcp::{MODERN, call, modern_params, request, text},
-        stdio, until,
-    },
-    legacy::DemoServer,
+use crate::harness::{
+    Ziggurat,
+    client::Target,
+    http,
+    mcp::{MODERN, call, modern_params, request, text},
+    process::Server,
+    stdio, until,
 };
 
 /// What a modern client can do, whatever is behind the proxy.
@@ -30,7 +28,11 @@ async fn all_modern_things(target: Target) {
         .filter_map(|m| m["params"]["progress"].as_u64())
         .collect();
     assert_eq!(seen, [1, 2, 3]);
-    assert!(messages[..3].iter().all(|m| m["params"]["progressToken"] == 9));
+    assert!(
+        messages[..3]
+            .iter()
+            .all(|m| m["params"]["progressToken"] == 9)
+    );
     assert_eq!(messages.last().unwrap()["id"], "p");
 
     // What the server needs to know comes back as a result, and the client calls again.
@@ -39,8 +41,7 @@ async fn all_modern_things(target: Target) {
     assert_eq!(asked["result"]["resultType"], "input_required");
     let mut again = call("ask", json!({"question": "Who?"}));
     again["requestState"] = asked["result"]["requestState"].clone();
-    again["inputResponses"] =
-        json!({"answer": {"action": "accept", "content": {"name": "Grace"}}});
+    again["inputResponses"] = json!({"answer": {"action": "accept", "content": {"name": "Grace"}}});
     let answered = target.modern(3, "tools/call", again).await.last().await;
     assert!(text(&answered).contains("Grace"), "{answered}");
 
@@ -66,7 +67,9 @@ async fn all_modern_things(target: Target) {
 #[tokio::test]
 async fn a_modern_client_over_stdio_does_all_that_it_may() {
     let z = Ziggurat::yaml(&stdio("")).await;
-    z.target().modern_call(0, "echo", json!({"text": "warm"})).await;
+    z.target()
+        .modern_call(0, "echo", json!({"text": "warm"}))
+        .await;
     let before = z.baseline().await;
     all_modern_things(z.target()).await;
     z.assert_back_to(&before).await;
@@ -74,7 +77,7 @@ async fn a_modern_client_over_stdio_does_all_that_it_may() {
 
 #[tokio::test]
 async fn a_modern_client_over_http_does_all_that_it_may() {
-    let demo = DemoServer::start();
+    let demo = Server::demo();
     let z = Ziggurat::yaml(&http(&format!("http://{}/mcp", demo.address))).await;
     let before = z.baseline().await;
     all_modern_things(z.target()).await;
@@ -146,7 +149,10 @@ async fn a_revision_that_nobody_knows_is_refused_with_those_that_are_known() {
     let mut params = modern_params(json!({}));
     params["_meta"]["io.modelcontextprotocol/protocolVersion"] = json!("2099-01-01");
     let body = request(&json!(1), "tools/list", &params);
-    let headers = [("mcp-protocol-version", "2099-01-01"), ("mcp-method", "tools/list")];
+    let headers = [
+        ("mcp-protocol-version", "2099-01-01"),
+        ("mcp-method", "tools/list"),
+    ];
     let (status, error) = posted(&z, &headers, &body).await;
     assert_eq!(status, 400);
     assert_eq!(error["error"]["code"], -32022);
@@ -171,7 +177,10 @@ async fn a_method_that_the_revision_has_not_is_404() {
 async fn get_and_delete_are_not_allowed() {
     let z = Ziggurat::yaml(&stdio("")).await;
     for method in ["GET", "DELETE"] {
-        let headers = [("mcp-protocol-version", MODERN), ("accept", "text/event-stream")];
+        let headers = [
+            ("mcp-protocol-version", MODERN),
+            ("accept", "text/event-stream"),
+        ];
         let answer = z.target().request(method, "/mcp", &headers, "").await;
         assert_eq!(answer.status, 405, "{method}");
     }
@@ -200,7 +209,9 @@ async fn a_posted_cancellation_names_nobody_and_has_no_effect() {
 #[tokio::test]
 async fn a_modern_client_that_goes_away_cancels_its_call_at_the_child() {
     let z = Ziggurat::yaml(&stdio("")).await;
-    z.target().modern_call(0, "echo", json!({"text": "warm"})).await;
+    z.target()
+        .modern_call(0, "echo", json!({"text": "warm"}))
+        .await;
     let before = z.baseline().await;
     // It would run for an hour.
     let mut params = call("progress", json!({"steps": 100_000, "interval_ms": 36}));
@@ -224,7 +235,11 @@ async fn a_client_of_each_era_can_use_the_same_route() {
     let session = z.target().session().await;
     let old = session.call(1, "whoami", json!({})).await.last().await;
     let target = z.target();
-    let new = target.modern_call(1, "whoami", json!({})).await.last().await;
+    let new = target
+        .modern_call(1, "whoami", json!({}))
+        .await
+        .last()
+        .await;
     assert_eq!(old["result"]["structuredContent"]["era"], "legacy");
     assert_eq!(new["result"]["structuredContent"]["era"], "modern");
     assert_eq!(z.servers().len(), 2, "a child speaks one era");

@@ -1,12 +1,15 @@
 //! Routes without MCP: bodies pass unread, both ways, as they come.
 
+use std::sync::Arc;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::{
     Ziggurat,
     client::read_until,
+    until,
     upstream::{Received, Upstream, Wire},
-    until, within,
+    within,
 };
 
 /// A ziggurat that leads /api to the upstream's /v1, and everything else to it as it is.
@@ -24,7 +27,8 @@ async fn before(upstream: &Upstream) -> Ziggurat {
 }
 
 async fn echo(received: Received, wire: Wire) -> Option<Wire> {
-    let headers = "x-answer: kept\r\nset-cookie: a=1\r\nset-cookie: b=2\r\ncontent-type: text/plain\r\n";
+    let headers =
+        "x-answer: kept\r\nset-cookie: a=1\r\nset-cookie: b=2\r\ncontent-type: text/plain\r\n";
     let body = format!("{} {} {}", received.method, received.path, received.body);
     wire.answer("207 Multi-Status", headers, &body).await
 }
@@ -33,8 +37,15 @@ async fn echo(received: Received, wire: Wire) -> Option<Wire> {
 async fn status_headers_path_query_and_body_pass() {
     let upstream = Upstream::start(echo).await;
     let z = before(&upstream).await;
-    let headers = [("x-custom", "kept"), ("connection", "x-hop"), ("x-hop", "gone")];
-    let answer = z.target().request("PUT", "/a%20b?c=d%2F", &headers, "body").await;
+    let headers = [
+        ("x-custom", "kept"),
+        ("connection", "x-hop"),
+        ("x-hop", "gone"),
+    ];
+    let answer = z
+        .target()
+        .request("PUT", "/a%20b?c=d%2F", &headers, "body")
+        .await;
     assert_eq!(answer.status, 207);
     assert_eq!(answer.header("x-answer"), "kept");
     let cookies: Vec<_> = answer.headers.get_all("set-cookie").iter().collect();
@@ -62,7 +73,13 @@ async fn a_path_in_the_url_takes_the_place_of_the_routes() {
         let answer = z.target().get(asked).await.text().await;
         assert_eq!(answer, format!("GET {sent} "));
     }
-    for evil in ["/api/../secret", "/api/%2e%2e/secret", "/%61pi/x", "//api", "/other/..%2fapi"] {
+    for evil in [
+        "/api/../secret",
+        "/api/%2e%2e/secret",
+        "/%61pi/x",
+        "//api",
+        "/other/..%2fapi",
+    ] {
         let status = z.target().get(evil).await.status;
         assert_eq!(status, 400, "{evil}");
     }
@@ -118,7 +135,9 @@ async fn events_pass_one_by_one_and_a_client_that_leaves_is_seen_upstream() {
     .await;
     let z = before(&upstream).await;
     let baseline = z.baseline().await;
-    send.send(": a comment\n\nid: 1\ndata: one\n\n").await.unwrap();
+    send.send(": a comment\n\nid: 1\ndata: one\n\n")
+        .await
+        .unwrap();
     let mut stream = z.target().get("/events").await;
     assert!(stream.is_stream());
     let first = stream.event().await.unwrap();
@@ -139,7 +158,8 @@ async fn an_upgrade_joins_both_sides_until_one_leaves() {
     let z = before(&upstream).await;
     let baseline = z.baseline().await;
     let mut client = z.target().connect().await;
-    let head = "GET /ws HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+    let head =
+        "GET /ws HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
     client.write_all(head.as_bytes()).await.unwrap();
     let answer = read_until(&mut client, "\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
@@ -154,17 +174,26 @@ async fn an_upgrade_joins_both_sides_until_one_leaves() {
 
 #[tokio::test]
 async fn an_upstream_that_resets_or_breaks_off_is_a_clear_error() {
-    let upstream = Upstream::start(async |received: Received, wire: Wire| {
-        match &*received.path {
-            "/reset" => wire.reset(),
-            "/close" => wire.close(),
-            "/half" => wire.sse().await.drip("data: half\n").await.close(),
-            _ => {
-                let mut wire = wire.sse().await;
-                for at in 0..3 {
-                    wire = wire.event(&at.to_string()).await;
+    let now = Arc::new(tokio::sync::Notify::new());
+    let cut = now.clone();
+    let upstream = Upstream::start(move |received: Received, wire: Wire| {
+        let now = now.clone();
+        async move {
+            match &*received.path {
+                "/reset" => wire.reset(),
+                "/close" => wire.close(),
+                "/half" => {
+                    let wire = wire.sse().await.drip("data: half\n").await;
+                    now.notified().await;
+                    wire.close()
                 }
-                wire.end().await
+                _ => {
+                    let mut wire = wire.sse().await;
+                    for at in 0..3 {
+                        wire = wire.event(&at.to_string()).await;
+                    }
+                    wire.end().await
+                }
             }
         }
     })
@@ -179,6 +208,7 @@ async fn an_upstream_that_resets_or_breaks_off_is_a_clear_error() {
         assert_eq!(problem["outcome"], "unknown", "{path}");
     }
     let mut half = z.target().get("/half").await;
+    cut.notify_one();
     let mut end = half.chunk().await;
     while let Some(Ok(_)) = end {
         end = half.chunk().await;

@@ -8,13 +8,13 @@ use crate::harness::{
     client::read_until,
     demo,
     mcp::text,
-    process,
+    process, until,
     upstream::{Received, Upstream, Wire},
-    until,
 };
 
 async fn named(name: &'static str) -> Upstream {
-    Upstream::start(async move |_: Received, wire: Wire| wire.answer("200 OK", "", name).await).await
+    Upstream::start(async move |_: Received, wire: Wire| wire.answer("200 OK", "", name).await)
+        .await
 }
 
 /// A config with the demo server at /mcp, and a plain upstream at /.
@@ -53,7 +53,10 @@ async fn a_good_config_takes_over_on_open_connections_and_sessions_live_on() {
     running.next().await;
 
     z.reload(&both(&new, "deadline: 10m"));
-    until("the config is in force", async || reloads(&z, "ok").await == 1.0).await;
+    until("the config is in force", async || {
+        reloads(&z, "ok").await == 1.0
+    })
+    .await;
     kept.write_all(ask.as_bytes()).await.unwrap();
     read_until(&mut kept, "new").await;
     assert_eq!(text(&running.last().await), "3 steps done");
@@ -80,10 +83,16 @@ async fn an_upstream_that_was_removed_finishes_its_calls_and_ends() {
          upstreams: {{ plain: {{ endpoints: [{{ url: \"{}\" }}] }} }}",
         plain.url("")
     ));
-    until("the config is in force", async || reloads(&z, "ok").await == 1.0).await;
+    until("the config is in force", async || {
+        reloads(&z, "ok").await == 1.0
+    })
+    .await;
     assert_eq!(text(&running.last().await), "4 steps done");
     until("its child has ended", async || z.servers().is_empty()).await;
-    assert_eq!(session.ask(2, "ping", json!({})).await.text().await, "plain");
+    assert_eq!(
+        session.ask(2, "ping", json!({})).await.text().await,
+        "plain"
+    );
 }
 
 #[tokio::test]
@@ -94,11 +103,17 @@ async fn a_bad_config_is_refused_with_its_error_and_the_old_tower_stays() {
     for bad in ["routes: [", "routs: []\n", &both(&plain, "deadlin: 1s")] {
         let before = reloads(&z, "refused").await;
         z.reload(bad);
-        until("it is refused", async || reloads(&z, "refused").await > before).await;
+        until("it is refused", async || {
+            reloads(&z, "refused").await > before
+        })
+        .await;
     }
     let log = z.log();
     assert!(log.contains("the old one stays"), "{log}");
-    assert!(log.contains("did you mean") && log.contains("ziggurat.yaml:"), "{log}");
+    assert!(
+        log.contains("did you mean") && log.contains("ziggurat.yaml:"),
+        "{log}"
+    );
     assert_eq!(session.ask(2, "ping", json!({})).await.status, 200);
     assert_eq!(z.target().get("/").await.text().await, "plain");
     assert!(process::is_alive(z.pid()));

@@ -2,13 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::{
-    harness::{
-        Ziggurat, config, demo,
-        mcp::{call, initialize, text},
-        upstream::{Received, Upstream, Wire},
-    },
-    legacy::DemoServer,
+use crate::harness::{
+    Ziggurat, config, demo,
+    mcp::{call, initialize, text},
+    process::Server,
+    upstream::{Received, Upstream, Wire},
 };
 
 /// A stdio server that is slow, and a copy of all that it was told in a file.
@@ -29,7 +27,9 @@ async fn a_deadline_in_the_middle_of_a_stream_is_its_last_event_and_the_child_is
     ))
     .await;
     let session = z.target().session().await;
-    let slow = session.call("slow", "sleep", json!({"ms": 3_600_000})).await;
+    let slow = session
+        .call("slow", "sleep", json!({"ms": 3_600_000}))
+        .await;
     assert!(slow.is_stream(), "after the silence it is a stream");
     let last = slow.last().await;
     assert_eq!(last["id"], "slow");
@@ -77,7 +77,12 @@ async fn progress_extends_the_deadline_up_to_its_cap() {
         .await;
     assert_eq!(text(&fine.last().await), "8 steps done");
     let endless = session
-        .call_with_token(2, 2, "progress", json!({"steps": 100_000, "interval_ms": 80}))
+        .call_with_token(
+            2,
+            2,
+            "progress",
+            json!({"steps": 100_000, "interval_ms": 80}),
+        )
         .await;
     let last = endless.last().await;
     assert_eq!(last["error"]["data"]["kind"], "deadline_exceeded", "{last}");
@@ -118,7 +123,12 @@ async fn silent_legacy(received: Received, wire: Wire) -> Option<Wire> {
                 "jsonrpc": "2.0", "method": "notifications/message",
                 "params": {"level": "info", "data": "working"},
             });
-            wire.sse().await.event(&progress.to_string()).await.stall().await
+            wire.sse()
+                .await
+                .event(&progress.to_string())
+                .await
+                .stall()
+                .await
         }
         Some("ping") => {
             let body = json!({"jsonrpc": "2.0", "id": id, "result": {}}).to_string();
@@ -158,7 +168,12 @@ async fn a_legacy_http_server_is_told_by_a_posted_cancellation_and_keeps_its_ses
 async fn a_modern_http_server_is_told_by_a_closed_stream_alone() {
     let upstream = Upstream::start(async |_received: Received, wire: Wire| {
         let message = json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {}});
-        wire.sse().await.event(&message.to_string()).await.stall().await
+        wire.sse()
+            .await
+            .event(&message.to_string())
+            .await
+            .stall()
+            .await
     })
     .await;
     let endpoint = format!("url: \"{}\", pool_idle: 50ms", upstream.url("/mcp"));
@@ -175,7 +190,8 @@ async fn a_modern_http_server_is_told_by_a_closed_stream_alone() {
 
 #[tokio::test]
 async fn an_initialize_that_takes_too_long_is_not_cancelled() {
-    let upstream = Upstream::start(async |_received: Received, wire: Wire| wire.stall().await).await;
+    let upstream =
+        Upstream::start(async |_received: Received, wire: Wire| wire.stall().await).await;
     let endpoint = format!("url: \"{}\", pool_idle: 50ms", upstream.url("/mcp"));
     let z = Ziggurat::yaml(&config("", "deadline: 200ms", "", &endpoint)).await;
     let before = z.baseline().await;
@@ -189,7 +205,7 @@ async fn an_initialize_that_takes_too_long_is_not_cancelled() {
 
 #[tokio::test]
 async fn one_failed_call_costs_no_session_over_http() {
-    let demo = DemoServer::start();
+    let demo = Server::demo();
     let endpoint = format!("url: \"http://{}/mcp\"", demo.address);
     let z = Ziggurat::yaml(&config("", "deadline: 300ms", "", &endpoint)).await;
     let session = z.target().session().await;
@@ -207,7 +223,13 @@ async fn one_failed_call_costs_no_session_over_http() {
 
 #[tokio::test]
 async fn errors_as_status_are_the_same_errors_with_their_status() {
-    let z = Ziggurat::yaml(&config("", "deadline: 200ms, errors: status", "", &demo(""))).await;
+    let z = Ziggurat::yaml(&config(
+        "",
+        "deadline: 200ms, errors: status",
+        "",
+        &demo(""),
+    ))
+    .await;
     let session = z.target().session().await;
     let failed = session.call(1, "sleep", json!({"ms": 3_600_000})).await;
     assert_eq!(failed.status, 504);

@@ -18,7 +18,8 @@ async fn secure() -> (Ziggurat, RootCertStore) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();
-    let listen = "listen: { address: \"127.0.0.1:0\", tls: { certificate: cert.pem, key: key.pem } }";
+    let listen =
+        "listen: { address: \"127.0.0.1:0\", tls: { certificate: cert.pem, key: key.pem } }";
     let z = Start::yaml(&format!("{listen}\n{}", stdio("")))
         .file("cert.pem", &made.cert.pem())
         .file("key.pem", &made.signing_key.serialize_pem())
@@ -71,7 +72,9 @@ async fn a_session_begins_over_http1_and_over_http2() {
         .unwrap();
     let connection = tokio::spawn(connection);
     let mut first = request("/mcp");
-    first.headers_mut().insert("host", "localhost".parse().unwrap());
+    first
+        .headers_mut()
+        .insert("host", "localhost".parse().unwrap());
     let answer = within("an answer", sender.send_request(first)).await;
     check(answer.unwrap(), Version::HTTP_11).await;
     connection.abort();
@@ -103,5 +106,8 @@ async fn what_is_no_tls_is_turned_away_and_costs_nothing() {
         .await;
     assert!(!answer.contains("HTTP/1.1 200"), "{answer:?}");
     z.assert_back_to(&before).await;
-    assert!(z.log().contains("https://"), "the banner says how to come in");
+    assert!(
+        z.log().contains("https://"),
+        "the banner says how to come in"
+    );
 }

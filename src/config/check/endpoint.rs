@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::Context;
 use crate::config::endpoint::RawEndpoint;
+use crate::config::interpolate::Environment;
 use crate::config::mistake::Mistakes;
 use crate::config::node::Place;
 use crate::config::raw::{RawClientTls, RawHttp, RawStdio};
@@ -199,14 +200,17 @@ fn check_program(
         );
         return;
     }
-    // A path is found from the folder that the command runs in, and without PATH there is nothing to search.
-    let Some(path) = (context.environment)("PATH").filter(|_| !program.contains('/')) else {
-        return;
-    };
-    if !split_paths(&path).any(|folder| folder.join(program).is_file()) {
+    if is_missing(program, context.environment) {
         let message = "the program of this command is not installed: no folder of PATH has it";
         mistakes.warning(place, message, "install it, or write its full path");
     }
+}
+
+/// Whether no folder of PATH has a program. A path is found from the folder that the command runs in, and without PATH there is
+/// nothing to search: of these it is not known.
+pub(in crate::config) fn is_missing(program: &str, environment: Environment<'_>) -> bool {
+    let path = environment("PATH").filter(|_| !program.contains('/'));
+    path.is_some_and(|path| !split_paths(&path).any(|folder| folder.join(program).is_file()))
 }
 
 /// `explain` prints a mask in place of a secret that the file spells out.

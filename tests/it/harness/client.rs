@@ -162,7 +162,11 @@ pub(crate) async fn read_until(stream: &mut TcpStream, what: &str) -> String {
                 return text.into_owned();
             }
             let n = stream.read_buf(&mut all).await.unwrap();
-            assert!(n > 0, "closed before {what:?}: {}", String::from_utf8_lossy(&all));
+            assert!(
+                n > 0,
+                "closed before {what:?}: {}",
+                String::from_utf8_lossy(&all)
+            );
         }
     })
     .await

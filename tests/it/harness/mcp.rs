@@ -85,7 +85,10 @@ impl Target {
         headers: &[(&str, &str)],
     ) -> Answer {
         let body = request(&id.into(), method, &modern_params(params));
-        let name = body["params"]["name"].as_str().unwrap_or_default().to_owned();
+        let name = body["params"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         let mut all = vec![("mcp-protocol-version", MODERN), ("mcp-method", method)];
         if !name.is_empty() {
             all.push(("mcp-name", &name));

@@ -37,7 +37,11 @@ impl Metrics {
             };
             let (name, labels) = series.split_once('{').unwrap_or((series, ""));
             let value = value.parse().unwrap();
-            samples.push((name.to_owned(), labels.trim_end_matches('}').to_owned(), value));
+            samples.push((
+                name.to_owned(),
+                labels.trim_end_matches('}').to_owned(),
+                value,
+            ));
         }
         Self { gauges, samples }
     }

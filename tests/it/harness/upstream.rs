@@ -201,7 +201,8 @@ impl Wire {
 
     /// A message event.
     pub(crate) async fn event(self, data: &str) -> Self {
-        self.drip(&format!("event: message\ndata: {data}\n\n")).await
+        self.drip(&format!("event: message\ndata: {data}\n\n"))
+            .await
     }
 
     /// The end of the body.
@@ -221,8 +222,13 @@ impl Wire {
 
     /// Cuts the connection with a reset.
     pub(crate) fn reset(self) -> Option<Self> {
-        #[expect(deprecated, reason = "lingering for no time is how a reset is sent; it does not block")]
-        self.stream.set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        #[expect(
+            deprecated,
+            reason = "lingering for no time is how a reset is sent; it does not block"
+        )]
+        self.stream
+            .set_linger(Some(std::time::Duration::ZERO))
+            .unwrap();
         None
     }
 
@@ -233,7 +239,8 @@ impl Wire {
 
     /// Switches protocols and echoes.
     pub(crate) async fn upgrade_and_echo(mut self) -> Option<Self> {
-        let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+        let head =
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
         self.stream.write_all(head.as_bytes()).await.ok()?;
         let mut chunk = [0; 1024];
         while let Ok(n @ 1..) = self.stream.read(&mut chunk).await {
