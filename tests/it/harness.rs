@@ -158,8 +158,8 @@ impl Start {
 
     /// Runs a command that ends by itself.
     pub(crate) async fn ends(self) -> Output {
-        let mut command = self.command();
-        let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+        let mut command = tokio::process::Command::from(self.command());
+        let output = command.kill_on_drop(true).output();
         within("the program ends by itself", output).await.unwrap()
     }
 

@@ -292,8 +292,8 @@ async fn a_slow_reader_of_a_shared_child_stalls_nobody() {
         .last()
         .await;
     let before = z.baseline().await;
-    let flood = slow_reader(&z, &session, "flood", json!({"lines": 300_000})).await;
-    let big = slow_reader(&z, &session, "big", json!({"bytes": 12_000_000})).await;
+    let flood = slow_reader(&z, &session, "flood", json!({"lines": 60_000})).await;
+    let big = slow_reader(&z, &session, "big", json!({"bytes": 6_000_000})).await;
     for round in 0..5 {
         let answer = other.call(round, "echo", json!({"text": "quick"})).await;
         assert_eq!(text(&answer.last().await), "quick");
@@ -306,7 +306,7 @@ async fn a_slow_reader_of_a_shared_child_stalls_nobody() {
 async fn a_flood_that_nobody_reads_fails_its_own_call_at_a_bound() {
     let (z, before) = calm().await;
     let session = z.target().session().await;
-    let mut flood = slow_reader(&z, &session, "flood", json!({"lines": 300_000})).await;
+    let mut flood = slow_reader(&z, &session, "flood", json!({"lines": 150_000})).await;
     // It is past the bound of what waits for one reader; only then does it read.
     until("the call has failed", async || {
         z.metrics()

@@ -1,52 +1,21 @@
 //! The revisions with a handshake, over stdio and over HTTP.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::harness::{
     Start, Ziggurat,
     client::Target,
     http,
     mcp::{LEGACY, initialize, request, text},
+    process::Server,
     stdio, until,
 };
 
 /// The demo server over HTTP, as a process of its own behind ziggurat.
-async fn over_http() -> (DemoServer, Ziggurat) {
-    let demo = DemoServer::start();
+async fn over_http() -> (Server, Ziggurat) {
+    let demo = Server::demo();
     let z = Ziggurat::yaml(&http(&format!("http://{}/mcp", demo.address))).await;
     (demo, z)
-}
-
-/// A demo server over HTTP; dropping it kills it.
-pub(crate) struct DemoServer {
-    child: std::process::Child,
-    pub(crate) address: std::net::SocketAddr,
-}
-
-impl DemoServer {
-    pub(crate) fn start() -> Self {
-        use std::io::BufRead;
-        let mut child = std::process::Command::new(crate::harness::BIN)
-            .args(["demo", "--http", "127.0.0.1:0"])
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        std::io::BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let said: Value = serde_json::from_str(&line).unwrap();
-        let address = said["listen"].as_str().unwrap().parse().unwrap();
-        Self { child, address }
-    }
-}
-
-impl Drop for DemoServer {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _status = self.child.wait();
-    }
 }
 
 /// What a session can do, whatever is behind it.

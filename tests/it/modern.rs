@@ -2,15 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::{
-    harness::{
-        Ziggurat,
-        client::Target,
-        http,
-        mcp::{MODERN, call, modern_params, request, text},
-        stdio, until,
-    },
-    legacy::DemoServer,
+use crate::harness::{
+    Ziggurat,
+    client::Target,
+    http,
+    mcp::{MODERN, call, modern_params, request, text},
+    process::Server,
+    stdio, until,
 };
 
 /// What a modern client can do, whatever is behind the proxy.
@@ -79,7 +77,7 @@ async fn a_modern_client_over_stdio_does_all_that_it_may() {
 
 #[tokio::test]
 async fn a_modern_client_over_http_does_all_that_it_may() {
-    let demo = DemoServer::start();
+    let demo = Server::demo();
     let z = Ziggurat::yaml(&http(&format!("http://{}/mcp", demo.address))).await;
     let before = z.baseline().await;
     all_modern_things(z.target()).await;

@@ -1,5 +1,7 @@
 //! Routes without MCP: bodies pass unread, both ways, as they come.
 
+use std::sync::Arc;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::{
@@ -172,20 +174,29 @@ async fn an_upgrade_joins_both_sides_until_one_leaves() {
 
 #[tokio::test]
 async fn an_upstream_that_resets_or_breaks_off_is_a_clear_error() {
-    let upstream = Upstream::start(
-        async |received: Received, wire: Wire| match &*received.path {
-            "/reset" => wire.reset(),
-            "/close" => wire.close(),
-            "/half" => wire.sse().await.drip("data: half\n").await.close(),
-            _ => {
-                let mut wire = wire.sse().await;
-                for at in 0..3 {
-                    wire = wire.event(&at.to_string()).await;
+    let now = Arc::new(tokio::sync::Notify::new());
+    let cut = now.clone();
+    let upstream = Upstream::start(move |received: Received, wire: Wire| {
+        let now = now.clone();
+        async move {
+            match &*received.path {
+                "/reset" => wire.reset(),
+                "/close" => wire.close(),
+                "/half" => {
+                    let wire = wire.sse().await.drip("data: half\n").await;
+                    now.notified().await;
+                    wire.close()
                 }
-                wire.end().await
+                _ => {
+                    let mut wire = wire.sse().await;
+                    for at in 0..3 {
+                        wire = wire.event(&at.to_string()).await;
+                    }
+                    wire.end().await
+                }
             }
-        },
-    )
+        }
+    })
     .await;
     let z = before(&upstream).await;
     let baseline = z.baseline().await;
@@ -197,6 +208,7 @@ async fn an_upstream_that_resets_or_breaks_off_is_a_clear_error() {
         assert_eq!(problem["outcome"], "unknown", "{path}");
     }
     let mut half = z.target().get("/half").await;
+    cut.notify_one();
     let mut end = half.chunk().await;
     while let Some(Ok(_)) = end {
         end = half.chunk().await;

@@ -2,13 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::{
-    harness::{
-        Ziggurat, config, demo,
-        mcp::{call, initialize, text},
-        upstream::{Received, Upstream, Wire},
-    },
-    legacy::DemoServer,
+use crate::harness::{
+    Ziggurat, config, demo,
+    mcp::{call, initialize, text},
+    process::Server,
+    upstream::{Received, Upstream, Wire},
 };
 
 /// A stdio server that is slow, and a copy of all that it was told in a file.
@@ -207,7 +205,7 @@ async fn an_initialize_that_takes_too_long_is_not_cancelled() {
 
 #[tokio::test]
 async fn one_failed_call_costs_no_session_over_http() {
-    let demo = DemoServer::start();
+    let demo = Server::demo();
     let endpoint = format!("url: \"http://{}/mcp\"", demo.address);
     let z = Ziggurat::yaml(&config("", "deadline: 300ms", "", &endpoint)).await;
     let session = z.target().session().await;

@@ -76,3 +76,36 @@ pub(crate) fn signal(pid: i32, name: &str) {
     };
     rustix::process::kill_process(pid, signal).unwrap();
 }
+
+/// A demo server over HTTP; dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: std::process::Child,
+    pub(crate) address: std::net::SocketAddr,
+}
+
+impl Server {
+    pub(crate) fn demo() -> Self {
+        use std::io::BufRead;
+        let mut child = std::process::Command::new(super::BIN)
+            .args(["demo", "--http", "127.0.0.1:0"])
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        std::io::BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let said: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let address = said["listen"].as_str().unwrap().parse().unwrap();
+        Self { child, address }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
