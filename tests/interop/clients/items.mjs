@@ -174,7 +174,7 @@ const items = {
     assert(status === 404 || (status === 400 && !stdio && !profile.again), `a call of the ended session got ${status}`);
     return stdio ? 'closed' : status;
   },
-  // Through ziggurat only, with a deadline of one second: the call fails, the session does not.
+  // Through ziggurat only, with a deadline that is shorter than the call: the call fails, the session does not.
   async fail({ failing, profile }) {
     const before = failing.info().session;
     const started = Date.now();

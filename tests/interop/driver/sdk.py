@@ -115,7 +115,7 @@ async def drive(row, target, proxy, report):
         stdio = row.transport == "stdio"
         through = await ask(f"{row.file}-through", row.client, row.task(row.items(), url=proxy, stdio=stdio))
         if not (row.auto and row.era == "legacy"):
-            async with ziggurat(f"{row.file}-deadline", target, report, route={"deadline": "3s"}) as failing:
+            async with ziggurat(f"{row.file}-deadline", target, report, route={"deadline": "8s"}) as failing:
                 through |= await ask(f"{row.file}-fail", row.client, row.task(row.proxy_items(), url=failing, failing=failing, stdio=stdio))
     row.judge(report, direct, through)
 
