@@ -2,7 +2,7 @@
 //!
 //! A call may take `limit`; each progress notification starts that anew, up to `cap` in all. While a request of the server
 //! waits for its client's answer no clock runs, and afterwards the call has at least `limit` again. Standing
-//! streams (GET, `subscriptions/listen`) have no deadline. (MCP 2025-11-25, lifecycle, "Timeouts"; 2026-07-28, cancellation, "Timeouts":
+//! streams (GET, `subscriptions/listen`; without MCP any event stream, once it has begun) have no deadline. (MCP 2025-11-25, lifecycle, "Timeouts"; 2026-07-28, cancellation, "Timeouts":
 //! progress may reset the clock, a maximum stays.)
 //!
 //! Place: outside retry, so that all attempts share it. Readiness: the inner service's. Errors: [`DeadlineExceeded`], from the call
@@ -40,6 +40,7 @@ use crate::{
     clock::{self, Clock, Due},
     error::BoxError,
     exchange::{Exchange, GiveUp},
+    observe::Media,
 };
 
 /// The two times; `cap` is not shorter than `limit`.
@@ -201,7 +202,12 @@ where
         if let Poll::Ready(result) = this.inner.poll(cx) {
             let watch = this.watch.take();
             return Poll::Ready(match result {
-                Ok(response) => Ok(response.map(|inner| DeadlineBody { inner, watch })),
+                Ok(response) => {
+                    // Without MCP facts, an event stream stands until somebody ends it.
+                    let events = Media::of(response.headers()) == Media::Events;
+                    let watch = watch.filter(|w| !events || w.exchange.call().is_some());
+                    Ok(response.map(|inner| DeadlineBody { inner, watch }))
+                }
                 Err(error) => Err(error.into()),
             });
         }

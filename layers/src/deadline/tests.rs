@@ -143,3 +143,22 @@ async fn an_answered_call_and_an_idle_layer_have_no_deadline() {
     }));
     assert!(off.oneshot(Request::new(Body::empty())).await.is_ok());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_plain_event_stream_has_no_deadline_once_it_has_begun() {
+    let service = DeadlineLayer::new(Some(SETTINGS)).layer(service_fn(async |_: Request<Body>| {
+        let late = futures_util::stream::once(async {
+            tokio::time::sleep(SETTINGS.cap * 10).await;
+            Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"data: x\n\n")))
+        });
+        let response = Response::builder().header("content-type", "text/event-stream");
+        Ok::<_, BoxError>(
+            response
+                .body(Body::new(StreamBody::new(late)))
+                .expect("valid"),
+        )
+    }));
+    let response = service.oneshot(Request::new(Body::empty())).await;
+    let body = response.expect("a head").into_body().collect().await;
+    assert!(body.is_ok());
+}
