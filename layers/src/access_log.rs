@@ -30,7 +30,7 @@ use tower::{Layer, Service};
 
 use crate::{
     body::{End, Track, Tracked},
-    error::BoxError,
+    error::{BoxError, Outcome},
     exchange::Exchange,
     mcp::{MessageFacts, peek::Answer},
 };
@@ -214,7 +214,7 @@ impl Line {
             upstream_ms = exchange.upstream_time().as_secs_f64() * 1000.0,
             attempts = exchange.attempts(),
             bytes = self.bytes,
-            outcome_unknown = (exchange.fault().is_some() && exchange.attempts() > 0).then_some(true),
+            outcome_unknown = (exchange.outcome() == Some(Outcome::Unknown)).then_some(true),
         );
     }
 }

@@ -35,6 +35,7 @@ use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use crate::{
+    error::Outcome,
     mcp::{CallFacts, peek::Answer},
     waits::{Wait, Waits},
 };
@@ -60,7 +61,7 @@ pub struct Exchange {
     endpoint: Mutex<Option<Arc<EndpointInfo>>>,
     attempts: AtomicU32,
     gave_up: OnceLock<GiveUp>,
-    fault: OnceLock<&'static str>,
+    fault: OnceLock<(&'static str, Outcome)>,
     upstream_nanos: AtomicU64,
     response: ResponseFacts,
 }
@@ -252,12 +253,17 @@ impl Exchange {
 
     /// The kind of the fault that ended the exchange.
     pub fn fault(&self) -> Option<&'static str> {
-        self.fault.get().copied()
+        self.fault.get().map(|(kind, _)| *kind)
+    }
+
+    /// What is known of the call's effect, where a fault ended it.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.fault.get().map(|(_, outcome)| *outcome)
     }
 
     /// Files the fault that ended the exchange; the first one counts.
-    pub fn set_fault(&self, kind: &'static str) {
-        let _first = self.fault.set(kind);
+    pub fn set_fault(&self, kind: &'static str, outcome: Outcome) {
+        let _first = self.fault.set((kind, outcome));
     }
 
     /// The time that was spent waiting for upstreams.

@@ -221,7 +221,7 @@ where
 fn note(error: &BoxError, exchange: &Exchange, meters: &Meters) -> Fault {
     let fault = Fault::of(&**error);
     let row = Row::of(&fault);
-    exchange.set_fault(row.kind);
+    exchange.set_fault(row.kind, row.outcome);
     if let Some(counter) = meters.rejections.get(row.kind) {
         counter.increment(1);
     }

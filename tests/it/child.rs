@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::harness::{
-    BIN, Start, Ziggurat, config, demo,
+    BIN, Start, Ziggurat, config, demo, hasty,
     mcp::{initialize, text},
     process, stdio, until,
 };
@@ -34,6 +34,10 @@ async fn a_crash_fails_its_calls_at_once_and_ends_the_session() {
     }
     assert_eq!(session.ask(1, "ping", json!({})).await.status, 404);
     assert_eq!(session.stream().await.status, 404);
+    until("it is logged", async || {
+        z.log().contains("outcome_unknown=true")
+    })
+    .await;
 
     // The next initialize has a new child.
     let next = z.target().session().await;
@@ -133,7 +137,7 @@ async fn over_the_most_children_a_session_is_refused_and_let_in_when_there_is_ro
 
 #[tokio::test]
 async fn a_session_that_is_not_used_ends_but_not_while_its_stream_is_open() {
-    let z = Ziggurat::yaml(&stdio("idle: 250ms")).await;
+    let z = Ziggurat::yaml(&stdio("idle: 1s")).await;
     let watched = z.target().session().await;
     let stream = watched.stream().await;
     let silent = z.target().session().await;
@@ -205,17 +209,12 @@ async fn a_child_that_ignores_every_hint_is_killed_with_its_group() {
 
 #[tokio::test]
 async fn a_child_that_stops_reading_fails_what_is_asked_of_it_without_hurting_a_neighbour() {
-    let z = Ziggurat::yaml(&config(
-        "",
-        "deadline: 400ms",
-        "",
-        &demo("stop: { stdin: 50ms, term: 50ms }"),
-    ))
-    .await;
+    let z = Ziggurat::yaml(&hasty("", &demo("stop: { stdin: 50ms, term: 50ms }"))).await;
     let before = z.warm().await;
     let (hung, neighbour) = (z.target().session().await, z.target().session().await);
     hung.call(1, "hang_stdin", json!({})).await.last().await;
     let error = hung
+        .at("/hasty")
         .call(2, "echo", json!({"text": "x"}))
         .await
         .last()

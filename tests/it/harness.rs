@@ -82,6 +82,15 @@ pub(crate) fn config(server: &str, route: &str, upstream: &str, endpoint: &str) 
     )
 }
 
+/// Two routes to one endpoint: a patient one at /mcp, for what must not be hurried on a busy machine, and a hasty one at /hasty.
+pub(crate) fn hasty(more: &str, endpoint: &str) -> String {
+    format!(
+        "routes:\n- {{ match: {{ path: /mcp }}, upstream: tools }}\n\
+         - {{ match: {{ path: /hasty }}, upstream: tools, deadline: 300ms, {more} }}\n\
+         upstreams: {{ tools: {{ endpoints: [{{ {endpoint} }}] }} }}\n"
+    )
+}
+
 /// The endpoint of the demo server over stdio.
 pub(crate) fn demo(more: &str) -> String {
     format!("command: [\"{BIN}\", demo], {more}")

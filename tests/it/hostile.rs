@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::{
-    Baseline, Ziggurat,
+    Baseline, Start, Ziggurat,
     client::{read_all, read_until},
     config, demo,
     mcp::{Session, initialize, request, text},
@@ -302,11 +302,30 @@ async fn a_slow_reader_of_a_shared_child_stalls_nobody() {
     z.assert_back_to(&before).await;
 }
 
+/// A server that floods as fast as a shell can: 30 MB for each call.
+const FLOOD: &str = r#"
+long=$(head -c 1400 /dev/zero | tr '\0' x)
+while read -r line; do
+  id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
+  case $line in
+    *'"initialize"'*)
+      printf '{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{"name":"flood","version":"0"}}}\n' "$id" ;;
+    *'"tools/call"'*)
+      yes '{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":"'"$long"'"}}' | head -n 20000
+      printf '{"jsonrpc":"2.0","id":%s,"result":{"content":[]}}\n' "$id" ;;
+  esac
+done
+"#;
+
 #[tokio::test]
 async fn a_flood_that_nobody_reads_fails_its_own_call_at_a_bound() {
-    let (z, before) = calm().await;
+    let z = Start::yaml(&config("", "", "", "command: [sh, flood.sh]"))
+        .file("flood.sh", FLOOD)
+        .up()
+        .await;
+    let before = z.warm().await;
     let session = z.target().session().await;
-    let mut flood = slow_reader(&z, &session, "flood", json!({"lines": 150_000})).await;
+    let mut flood = slow_reader(&z, &session, "flood", json!({})).await;
     // It is past the bound of what waits for one reader; only then does it read.
     until("the call has failed", async || {
         z.metrics()

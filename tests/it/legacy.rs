@@ -198,6 +198,8 @@ async fn a_session_is_required_and_must_be_known() {
     let unknown = z.target().post("/mcp", &unknown, ping).await;
     assert_eq!(unknown.status, 404);
     assert_eq!(unknown.json().await["id"], 1);
+    until("it is logged", async || z.log().contains("session_gone")).await;
+    assert!(!z.log().contains("outcome_unknown"), "nothing was done");
 }
 
 #[tokio::test]

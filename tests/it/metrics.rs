@@ -59,13 +59,14 @@ async fn every_metric_is_moved_by_real_traffic() {
     let z = Ziggurat::yaml(&format!(
         "server: {{ body_limit: 1MiB }}\n\
          routes:\n\
-         - {{ match: {{ path: /mcp }}, upstream: tools, deadline: 1s }}\n\
+         - {{ match: {{ path: /mcp }}, upstream: tools }}\n\
+         - {{ match: {{ path: /hasty }}, upstream: tools, deadline: 500ms }}\n\
          - {{ match: {{ path: /any }}, upstream: any }}\n\
          - {{ match: {{ path: /plain }}, protocol: http, upstream: any }}\n\
          upstreams:\n  \
          tools: {{ endpoints: [{{ {} }}] }}\n  \
          any: {{ endpoints: [{{ url: \"{}\" }}] }}\n",
-        demo("idle: 800ms, stop: { stdin: 50ms, term: 50ms }"),
+        demo("idle: 2s, stop: { stdin: 50ms, term: 50ms }"),
         upstream.url("/x")
     ))
     .await;
@@ -125,7 +126,7 @@ async fn every_metric_is_moved_by_real_traffic() {
     let foreign = [("origin", "http://evil.example")];
     let body = initialize("2025-11-25").to_string();
     z.target().post("/mcp", &foreign, body).await;
-    let late = z.target().session().await;
+    let late = z.target().session().await.at("/hasty");
     late.call(1, "sleep", json!({"ms": 3_600_000}))
         .await
         .last()

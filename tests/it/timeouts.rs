@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Ziggurat, config, demo,
+    Ziggurat, config, demo, hasty,
     mcp::{call, initialize, text},
     process::Server,
     upstream::{Received, Upstream, Wire},
@@ -19,15 +19,11 @@ fn recorded(file: &std::path::Path) -> String {
 async fn a_deadline_in_the_middle_of_a_stream_is_its_last_event_and_the_child_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let heard = dir.path().join("heard");
-    let z = Ziggurat::yaml(&config(
-        "",
-        "deadline: 300ms",
-        "",
-        &format!("{}, silence: 50ms", recorded(&heard)),
-    ))
-    .await;
+    let endpoint = format!("{}, silence: 50ms", recorded(&heard));
+    let z = Ziggurat::yaml(&hasty("", &endpoint)).await;
     let session = z.target().session().await;
     let slow = session
+        .at("/hasty")
         .call("slow", "sleep", json!({"ms": 3_600_000}))
         .await;
     assert!(slow.is_stream(), "after the silence it is a stream");
@@ -65,7 +61,7 @@ async fn a_deadline_in_the_middle_of_a_stream_is_its_last_event_and_the_child_is
 async fn progress_extends_the_deadline_up_to_its_cap() {
     let z = Ziggurat::yaml(&config(
         "",
-        "deadline: { limit: 400ms, cap: 1500ms }",
+        "deadline: { limit: 1500ms, cap: 3s }",
         "",
         &demo(""),
     ))
@@ -73,15 +69,15 @@ async fn progress_extends_the_deadline_up_to_its_cap() {
     let session = z.target().session().await;
     // Longer than the limit altogether, but never silent for that long.
     let fine = session
-        .call_with_token(1, 1, "progress", json!({"steps": 8, "interval_ms": 80}))
+        .call_with_token(1, 1, "progress", json!({"steps": 18, "interval_ms": 100}))
         .await;
-    assert_eq!(text(&fine.last().await), "8 steps done");
+    assert_eq!(text(&fine.last().await), "18 steps done");
     let endless = session
         .call_with_token(
             2,
             2,
             "progress",
-            json!({"steps": 100_000, "interval_ms": 80}),
+            json!({"steps": 100_000, "interval_ms": 100}),
         )
         .await;
     let last = endless.last().await;
@@ -91,12 +87,12 @@ async fn progress_extends_the_deadline_up_to_its_cap() {
 
 #[tokio::test]
 async fn no_clock_runs_while_the_client_is_being_asked() {
-    let z = Ziggurat::yaml(&config("", "deadline: 300ms", "", &demo(""))).await;
-    let session = z.target().session().await;
+    let z = Ziggurat::yaml(&hasty("", &demo(""))).await;
+    let session = z.target().session().await.at("/hasty");
     let mut asking = session.call(1, "ask", json!({})).await;
     let question = asking.next().await;
     // The call of another client runs into the same deadline meanwhile: so much time has passed.
-    let other = z.target().session().await;
+    let other = z.target().session().await.at("/hasty");
     let other = other.call(2, "sleep", json!({"ms": 3_600_000})).await;
     assert_eq!(other.last().await["error"]["code"], 504);
     let answer = json!({"jsonrpc": "2.0", "id": question["id"], "result": {"action": "decline"}});
@@ -142,10 +138,13 @@ async fn silent_legacy(received: Received, wire: Wire) -> Option<Wire> {
 async fn a_legacy_http_server_is_told_by_a_posted_cancellation_and_keeps_its_session() {
     let upstream = Upstream::start(silent_legacy).await;
     let endpoint = format!("url: \"{}\", pool_idle: 50ms", upstream.url("/mcp"));
-    let z = Ziggurat::yaml(&config("", "deadline: 300ms", "", &endpoint)).await;
+    let z = Ziggurat::yaml(&hasty("", &endpoint)).await;
     let before = z.baseline().await;
     let session = z.target().session().await;
-    let mut slow = session.call("s", "sleep", json!({"ms": 1})).await;
+    let mut slow = session
+        .at("/hasty")
+        .call("s", "sleep", json!({"ms": 1}))
+        .await;
     assert_eq!(slow.next().await["method"], "notifications/message");
     let last = slow.next().await;
     assert_eq!(last["id"], "s");
@@ -207,9 +206,12 @@ async fn an_initialize_that_takes_too_long_is_not_cancelled() {
 async fn one_failed_call_costs_no_session_over_http() {
     let demo = Server::demo();
     let endpoint = format!("url: \"http://{}/mcp\"", demo.address);
-    let z = Ziggurat::yaml(&config("", "deadline: 300ms", "", &endpoint)).await;
+    let z = Ziggurat::yaml(&hasty("", &endpoint)).await;
     let session = z.target().session().await;
-    let failed = session.call(1, "sleep", json!({"ms": 3_600_000})).await;
+    let failed = session
+        .at("/hasty")
+        .call(1, "sleep", json!({"ms": 3_600_000}))
+        .await;
     assert_eq!(failed.status, 200);
     assert_eq!(failed.last().await["error"]["code"], 504);
     let cut = session.call(2, "crash", json!({})).await;
@@ -223,14 +225,8 @@ async fn one_failed_call_costs_no_session_over_http() {
 
 #[tokio::test]
 async fn errors_as_status_are_the_same_errors_with_their_status() {
-    let z = Ziggurat::yaml(&config(
-        "",
-        "deadline: 200ms, errors: status",
-        "",
-        &demo(""),
-    ))
-    .await;
-    let session = z.target().session().await;
+    let z = Ziggurat::yaml(&hasty("errors: status", &demo(""))).await;
+    let session = z.target().session().await.at("/hasty");
     let failed = session.call(1, "sleep", json!({"ms": 3_600_000})).await;
     assert_eq!(failed.status, 504);
     assert_eq!(failed.last().await["error"]["code"], 504);
@@ -247,7 +243,7 @@ async fn head_and_idle_clocks_end_a_plain_http_exchange() {
     .await;
     let yaml = format!(
         "routes: [{{ match: {{ path: / }}, protocol: http, upstream: plain }}]\n\
-         upstreams: {{ plain: {{ timeouts: {{ head: 150ms, idle: 150ms }}, endpoints: [{{ url: \"{}\", pool_idle: 50ms }}] }} }}",
+         upstreams: {{ plain: {{ timeouts: {{ head: 700ms, idle: 700ms }}, endpoints: [{{ url: \"{}\", pool_idle: 50ms }}] }} }}",
         upstream.url("")
     );
     let z = Ziggurat::yaml(&yaml).await;
@@ -272,9 +268,13 @@ async fn head_and_idle_clocks_end_a_plain_http_exchange() {
 async fn a_modern_call_that_takes_too_long_is_cancelled_at_the_child() {
     let dir = tempfile::tempdir().unwrap();
     let heard = dir.path().join("heard");
-    let z = Ziggurat::yaml(&config("", "deadline: 300ms", "", &recorded(&heard))).await;
+    let z = Ziggurat::yaml(&hasty("", &recorded(&heard))).await;
+    z.target()
+        .modern_call(0, "echo", json!({"text": "warm"}))
+        .await;
     let params = call("sleep", json!({"ms": 3_600_000}));
-    let error = z.target().modern("m", "tools/call", params).await;
+    let hasty = z.target().at("/hasty");
+    let error = hasty.modern("m", "tools/call", params).await;
     assert_eq!(error.last().await["error"]["code"], 504);
     crate::harness::until("the child is told", async || {
         std::fs::read_to_string(&heard)

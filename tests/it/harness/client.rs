@@ -20,6 +20,8 @@ use super::within;
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
+    /// Where its MCP endpoint is.
+    pub(crate) path: &'static str,
 }
 
 /// The answer to a request; dropping it closes the connection.
@@ -43,7 +45,15 @@ pub(crate) struct Event {
 
 impl Target {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address }
+        Self {
+            address,
+            path: "/mcp",
+        }
+    }
+
+    /// The same, with its MCP endpoint at another path.
+    pub(crate) fn at(self, path: &'static str) -> Self {
+        Self { path, ..self }
     }
 
     /// Sends a request, and waits for the head of its answer.
@@ -157,11 +167,13 @@ pub(crate) async fn read_until(stream: &mut TcpStream, what: &str) -> String {
     let mut all = Vec::new();
     within(what, async {
         loop {
-            let text = String::from_utf8_lossy(&all);
-            if text.contains(what) {
-                return text.into_owned();
-            }
+            let from = all.len().saturating_sub(what.len());
+            all.reserve(64 << 10);
             let n = stream.read_buf(&mut all).await.unwrap();
+            let new = all[from..].windows(what.len());
+            if new.into_iter().any(|window| window == what.as_bytes()) {
+                return String::from_utf8_lossy(&all).into_owned();
+            }
             assert!(
                 n > 0,
                 "closed before {what:?}: {}",

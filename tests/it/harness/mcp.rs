@@ -49,9 +49,9 @@ pub(crate) fn text(answer: &Value) -> &str {
 // === impl Target ===
 
 impl Target {
-    /// Opens a legacy session at /mcp.
+    /// Opens a legacy session.
     pub(crate) async fn session(&self) -> Session {
-        self.session_at("/mcp", LEGACY).await
+        self.session_at(self.path, LEGACY).await
     }
 
     pub(crate) async fn session_at(&self, path: &str, version: &str) -> Session {
@@ -71,7 +71,7 @@ impl Target {
         session
     }
 
-    /// Sends a modern request at /mcp, with all that belongs to it.
+    /// Sends a modern request, with all that belongs to it.
     pub(crate) async fn modern(&self, id: impl Into<Value>, method: &str, params: Value) -> Answer {
         self.modern_with(id, method, params, &[]).await
     }
@@ -94,7 +94,7 @@ impl Target {
             all.push(("mcp-name", &name));
         }
         all.extend_from_slice(headers);
-        self.post("/mcp", &all, body.to_string()).await
+        self.post(self.path, &all, body.to_string()).await
     }
 
     /// Calls a tool in the modern era.
@@ -126,6 +126,14 @@ impl Session {
             headers.push(("mcp-session-id", &*self.id));
         }
         headers
+    }
+
+    /// The same session, through another route.
+    pub(crate) fn at(&self, path: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            ..self.clone()
+        }
     }
 
     /// Posts a message.

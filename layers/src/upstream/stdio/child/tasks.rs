@@ -187,13 +187,20 @@ async fn read(child: Arc<Child>, mut stdout: ChildStdout) {
     const CHUNK: usize = 64 * 1024;
     let mut lines = Lines::new(child.settings.line_limit);
     let mut buffer = BytesMut::with_capacity(CHUNK);
+    let mut since = 0;
     loop {
+        // A child that floods always has something to read, and would keep the worker, and the clocks that it drives, for itself.
+        if since >= CHUNK {
+            since = 0;
+            tokio::task::yield_now().await;
+        }
         if buffer.capacity() - buffer.len() < CHUNK / 4 {
             buffer.reserve(CHUNK);
         }
         match stdout.read_buf(&mut buffer).await {
             Ok(0) | Err(_) => return,
-            Ok(_) => {
+            Ok(read) => {
+                since += read;
                 while let Some(cut) = lines.next(&mut buffer) {
                     child.take(cut);
                 }
