@@ -242,8 +242,6 @@ pub struct StdioEndpoint {
     pub max: NonZeroUsize,
     /// How many sessions may use a shared child.
     pub sessions: NonZeroUsize,
-    /// How long the process may take to start.
-    pub spawn: Duration,
     /// How long the child may take to answer the first message.
     pub handshake: Duration,
     /// The longest line that the child may write, in bytes.
@@ -287,7 +285,6 @@ impl fmt::Debug for StdioEndpoint {
             .field("lifetime", &self.lifetime)
             .field("max", &self.max)
             .field("sessions", &self.sessions)
-            .field("spawn", &self.spawn)
             .field("handshake", &self.handshake)
             .field("line_limit", &self.line_limit)
             .field("silence", &self.silence)

@@ -27,7 +27,6 @@ pub use self::{
 };
 use crate::{
     body::End,
-    error::BoxError,
     exchange::{Exchange, GiveUp},
     metrics::ErrorType,
 };
@@ -62,9 +61,4 @@ fn cancelled_by(exchange: &Exchange, end: Option<&End<'_>>) -> Option<&'static s
         (None, None | Some(End::Dropped)) => Some("client"),
         (None, Some(End::Complete | End::Failed(_))) => None,
     }
-}
-
-/// The kind of an error that ends an attempt, before anybody has named it.
-fn is_error<T>(result: &Result<T, BoxError>) -> bool {
-    result.is_err()
 }

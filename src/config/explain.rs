@@ -278,7 +278,6 @@ fn stdio(section: &mut Section<'_>, endpoint: &StdioEndpoint) {
     section.bare_or_off("lifetime", endpoint.lifetime.map(duration));
     section.bare("max", endpoint.max);
     section.bare("sessions", endpoint.sessions);
-    section.clock("spawn", endpoint.spawn);
     section.clock("handshake", endpoint.handshake);
     section.bare("line_limit", size(endpoint.line_limit));
     section.clock("silence", endpoint.silence);

@@ -204,9 +204,7 @@ section! {
         max: Count = 32,
         /// How many sessions may use a shared process.
         sessions: Count = 10000,
-        /// How long a process may take to start.
-        spawn: Clock = "10s",
-        /// How long it may take to answer the first message; the first start of a package runner downloads.
+        /// How long it may take from its start to its answer to the first message; the first start of a package runner downloads.
         handshake: Clock = "60s",
         /// The longest line that it may write.
         line_limit: Size = "16MiB",

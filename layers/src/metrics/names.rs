@@ -59,7 +59,7 @@ metrics! {
     REJECTIONS = Counter "ziggurat_layer_rejections_total" ["layer", "reason"]
         "Calls that a layer ended: which layer, and why.";
     TIMEOUTS = Counter "ziggurat_timeouts_total" ["phase"]
-        "Clocks that ran out: connect, head, idle, deadline, spawn, handshake.";
+        "Clocks that ran out: connect, head, idle, deadline, upload, handshake.";
     CANCELLATIONS = Counter "ziggurat_cancellations_total" ["origin"]
         "Calls that ended before their answer, by who ended them: client, timeout, operator, drain.";
     ORIGIN_REJECTED = Counter "ziggurat_origin_rejected_total" []

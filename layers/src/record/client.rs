@@ -14,7 +14,7 @@ use pin_project::pin_project;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::{is_error, verdict};
+use super::verdict;
 use crate::{
     body::{End, Track, Tracked},
     error::BoxError,
@@ -147,7 +147,7 @@ where
         let this = self.project();
         let result = ready!(this.inner.poll(cx)).map_err(Into::into);
         let mut attempt = this.attempt.take().expect("polled once");
-        attempt.failed = is_error(&result);
+        attempt.failed = result.is_err();
         let response = result?;
         attempt.status = response.status().as_u16();
         if Media::of(response.headers()) == Media::Events {

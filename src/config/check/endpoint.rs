@@ -164,7 +164,6 @@ fn stdio(
         lifetime: raw.lifetime.map(|clock| clock.0),
         max: raw.max.0,
         sessions: raw.sessions.0,
-        spawn: raw.spawn.0,
         handshake: raw.handshake.0,
         line_limit: raw.line_limit.0,
         silence: raw.silence.0,

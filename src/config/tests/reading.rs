@@ -69,10 +69,7 @@ fn a_command_gets_its_defaults() {
     assert_eq!((endpoint.max.get(), endpoint.sessions.get()), (32, 10_000));
     assert_eq!(endpoint.idle, Duration::from_secs(600));
     assert_eq!(endpoint.lifetime, None);
-    assert_eq!(
-        (endpoint.spawn, endpoint.handshake),
-        (Duration::from_secs(10), Duration::from_secs(60))
-    );
+    assert_eq!(endpoint.handshake, Duration::from_secs(60));
     assert_eq!(endpoint.line_limit, 16 * 1024 * 1024);
     assert_eq!(endpoint.silence, Duration::from_secs(15));
     assert_eq!(

@@ -29,7 +29,7 @@ use super::{
     call::{Call, Item},
     error::{Gone, StdioError},
     message::{Message, one_line, splice, unsubscribe},
-    meters::Meters,
+    meters::{Meters, Noise},
     session::Session,
     settings::StdioSettings,
 };
@@ -352,7 +352,7 @@ impl Child {
         if desk.early.len() < MOST {
             desk.early.push_back(message.compact());
         } else {
-            self.meters.noise("nobody");
+            self.meters.noise(Noise::Nobody);
         }
     }
 

@@ -4,6 +4,22 @@ use ::metrics::{Counter, Gauge, Histogram};
 
 use crate::metrics::{counter, gauge, histogram, names};
 
+/// Why a line of a child was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Noise {
+    /// It is no message.
+    NotJson,
+    /// It is over the limit.
+    TooLong,
+    /// It answers, or is about, nothing that is known.
+    UnknownId,
+    /// There is nobody to take it.
+    Nobody,
+}
+
+/// The words of [`Noise`], in its order.
+const NOISE: [&str; 4] = ["not_json", "too_long", "unknown_id", "nobody"];
+
 /// Handles, made once for each upstream.
 #[derive(Debug)]
 pub(super) struct Meters {
@@ -18,6 +34,7 @@ pub(super) struct Meters {
     pub(super) spawn_time: Histogram,
     pub(super) handshake_time: Histogram,
     pub(super) handshake_timeouts: Counter,
+    noise: [Counter; NOISE.len()],
 }
 
 impl Meters {
@@ -49,6 +66,12 @@ impl Meters {
             spawn_time: phase("spawn"),
             handshake_time: phase("handshake"),
             handshake_timeouts: counter(names::TIMEOUTS, &[("phase", "handshake")]),
+            noise: NOISE.map(|reason| {
+                counter(
+                    names::STDIO_NOISE,
+                    &[("upstream", upstream), ("reason", reason)],
+                )
+            }),
             upstream: upstream.into(),
         }
     }
@@ -68,9 +91,9 @@ impl Meters {
         self.count(names::SESSION_EVICTIONS, reason);
     }
 
-    /// A line of a child was dropped.
-    pub(super) fn noise(&self, reason: &'static str) {
-        self.count(names::STDIO_NOISE, reason);
+    /// A line of a child was dropped. A child may flood, so nothing is looked up.
+    pub(super) fn noise(&self, reason: Noise) {
+        self.noise[reason as usize].increment(1);
     }
 
     fn count(&self, name: &'static str, reason: &'static str) {

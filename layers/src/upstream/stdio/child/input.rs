@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Call, Child, Era, Id, Item, Message, Pending, Session, StdioError, splice};
+use super::{Call, Child, Era, Id, Item, Message, Noise, Pending, Session, StdioError, splice};
 use crate::{
     mcp::{
         Kind, MessageFacts, envelope,
@@ -117,7 +117,7 @@ impl Child {
 
     /// A line that is no message: a call that it was to answer fails.
     fn garbled(&self, line: &Bytes) {
-        self.meters.noise("not_json");
+        self.meters.noise(Noise::NotJson);
         tracing::debug!(
             upstream = &*self.settings.name,
             pid = self.pid,
@@ -134,7 +134,7 @@ impl Child {
     /// A line that was too long: the call that it answers fails. A request is answered, since nobody else can.
     fn oversized(&self, skimmed: &Skimmed) {
         let limit = self.settings.line_limit;
-        self.meters.noise("too_long");
+        self.meters.noise(Noise::TooLong);
         tracing::warn!(
             upstream = &*self.settings.name,
             pid = self.pid,
@@ -179,7 +179,7 @@ impl Child {
 
     fn response(&self, line: &Bytes, facts: &MessageFacts) {
         let Some((id, span)) = &facts.id else {
-            self.meters.noise("unknown_id");
+            self.meters.noise(Noise::UnknownId);
             return;
         };
         let mut desk = self.desk();
@@ -192,7 +192,7 @@ impl Child {
         self.touch();
         // One that is unknown was cancelled, or is made up.
         let Some(pending) = pending else {
-            self.meters.noise("unknown_id");
+            self.meters.noise(Noise::UnknownId);
             return;
         };
         let mut edits = vec![(span.clone(), pending.id.as_json())];
@@ -218,7 +218,7 @@ impl Child {
         let Some((call, token)) = found.and_then(|p| Some((p.call.clone(), p.token.clone()?)))
         else {
             drop(desk);
-            self.meters.noise("unknown_id");
+            self.meters.noise(Noise::UnknownId);
             return;
         };
         drop(desk);
@@ -272,13 +272,13 @@ impl Child {
             drop(desk);
             match found {
                 Some((call, id)) => self.give(&call, splice(line, &[(span, id.as_json())])),
-                None => self.meters.noise("unknown_id"),
+                None => self.meters.noise(Noise::UnknownId),
             }
             return;
         }
         match self.only_call() {
             Some((call, _)) => self.give(&call, Message::One(line.clone())),
-            None => self.meters.noise("nobody"),
+            None => self.meters.noise(Noise::Nobody),
         }
     }
 
@@ -289,7 +289,7 @@ impl Child {
                 // The child logs at the lowest level that anybody wants; this client may want less.
                 Some((_, Some(session))) if is_below(&line, facts, session.level()) => {}
                 Some((call, _)) => self.give(&call, Message::One(line)),
-                None => self.meters.noise("nobody"),
+                None => self.meters.noise(Noise::Nobody),
             }
             return;
         }
@@ -312,7 +312,7 @@ impl Child {
         }
         // A modern server must not ask, and is not to be answered.
         if self.era == Era::Modern {
-            self.meters.noise("nobody");
+            self.meters.noise(Noise::Nobody);
             tracing::debug!(
                 upstream = &*self.settings.name,
                 pid = self.pid,
@@ -333,7 +333,7 @@ impl Child {
     /// Answers a request of the server.
     fn reply(&self, answer: Bytes) {
         if self.tell(Message::One(answer)).is_err() {
-            self.meters.noise("nobody");
+            self.meters.noise(Noise::Nobody);
         }
     }
 
@@ -390,7 +390,7 @@ impl Child {
             message,
             answer: None,
         }) {
-            self.meters.noise("nobody");
+            self.meters.noise(Noise::Nobody);
         }
     }
 
