@@ -24,7 +24,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -60,7 +60,7 @@ pub struct Exchange {
     route: OnceLock<Arc<RouteInfo>>,
     endpoint: Mutex<Option<Arc<EndpointInfo>>>,
     attempts: AtomicU32,
-    gave_up: OnceLock<GiveUp>,
+    gave_up: AtomicU8,
     fault: OnceLock<(&'static str, Outcome)>,
     upstream_nanos: AtomicU64,
     response: ResponseFacts,
@@ -98,9 +98,10 @@ pub struct EndpointInfo {
 
 /// Why a call was given up before its answer. Nothing said means that the client went away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum GiveUp {
     /// A clock ran out.
-    Timeout,
+    Timeout = 1,
     /// An operator ended it.
     Operator,
     /// The proxy is shutting down.
@@ -143,7 +144,7 @@ impl Exchange {
             route: OnceLock::new(),
             endpoint: Mutex::new(None),
             attempts: AtomicU32::new(0),
-            gave_up: OnceLock::new(),
+            gave_up: AtomicU8::new(0),
             fault: OnceLock::new(),
             upstream_nanos: AtomicU64::new(0),
             response: ResponseFacts::default(),
@@ -243,12 +244,21 @@ impl Exchange {
 
     /// Says why the call is given up. To be called before it is dropped; the first word counts.
     pub fn give_up(&self, why: GiveUp) {
-        let _first = self.gave_up.set(why);
+        let _first =
+            self.gave_up
+                .compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Takes back that an attempt was given up, for another attempt to begin.
+    pub fn go_on(&self) {
+        self.gave_up.store(0, Ordering::Release);
     }
 
     /// Why the call was given up, if somebody said so.
     pub fn gave_up(&self) -> Option<GiveUp> {
-        self.gave_up.get().copied()
+        [GiveUp::Timeout, GiveUp::Operator, GiveUp::Drain]
+            .into_iter()
+            .find(|why| *why as u8 == self.gave_up.load(Ordering::Acquire))
     }
 
     /// The kind of the fault that ended the exchange.

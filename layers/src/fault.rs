@@ -11,6 +11,7 @@ use crate::{
     deadline::DeadlineExceeded,
     drain::Draining,
     error::{Outcome, find},
+    gate::GateShut,
     guard::{HostRefused, OriginRefused, Problem},
     inspect::{Encoded, NotJson, UploadFailed, UploadTimeout},
     limit::Shed,
@@ -60,6 +61,8 @@ pub enum Fault {
     NoRoute,
     /// Over a cap.
     Shed(String),
+    /// The endpoint takes no calls now; perhaps after this time.
+    GateShut(String, Option<Duration>),
     /// The proxy is shutting down.
     Draining {
         /// An upstream was asked.
@@ -149,6 +152,9 @@ impl Fault {
         }
         if let Some(e) = find::<Draining>(error) {
             return Some(Self::Draining { sent: e.sent });
+        }
+        if let Some(e) = find::<GateShut>(error) {
+            return Some(Self::GateShut(e.to_string(), e.retry_after));
         }
         find::<Shed>(error).map(|e| Self::Shed(e.to_string()))
     }

@@ -24,7 +24,8 @@
 //! | | [`observe`] | reads what the upstream answers |
 //! | | [`upstream`] | the upstream: over HTTP, or a child process |
 //!
-//! What all of them share is the floor: [`body`], [`error`], [`fault`], [`mcp`] (facts, headers, events), [`metrics`] and [`waits`].
+//! What all of them share is the floor: [`body`], [`error`], [`fault`], [`mcp`] (facts, headers, events), [`metrics`], [`waits`],
+//! [`gate`] (whether an endpoint takes calls) and [`verdict`] (how an attempt went).
 
 pub mod access_log;
 pub mod body;
@@ -37,6 +38,7 @@ pub mod drain;
 pub mod error;
 pub mod exchange;
 pub mod fault;
+pub mod gate;
 pub mod guard;
 mod host;
 pub mod inspect;
@@ -49,6 +51,7 @@ pub mod rescue;
 pub mod route;
 pub mod timeout;
 pub mod upstream;
+pub mod verdict;
 pub mod waits;
 
 pub use body::Body;

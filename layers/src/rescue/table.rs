@@ -37,6 +37,7 @@ pub(super) const KINDS: &[(&str, &str)] = &[
     ("body_limit", "body_too_large"),
     ("deadline", "deadline_exceeded"),
     ("drain", "draining"),
+    ("gate", "endpoint_held"),
     ("guard", "bad_host"),
     ("guard", "host_refused"),
     ("guard", "origin_refused"),
@@ -110,6 +111,10 @@ impl Row {
                 .unsent()
                 .by(Blame::Proxy)
                 .again(SOON),
+            Fault::GateShut(_, again) => row("gate", "endpoint_held", 503)
+                .unsent()
+                .by(Blame::Proxy)
+                .again(again.unwrap_or(SOON)),
             Fault::Draining { sent } => row("drain", "draining", 503)
                 .sent(*sent)
                 .by(Blame::Proxy)
@@ -210,6 +215,7 @@ pub(super) fn message(fault: &Fault) -> String {
         | Fault::BodyTooLarge(text)
         | Fault::UnsupportedMedia(text)
         | Fault::Shed(text)
+        | Fault::GateShut(text, _)
         | Fault::HeadTimeout(text)
         | Fault::IdleTimeout(text)
         | Fault::ConnectTimeout(text)
