@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, uri::Scheme};
+use http::Request;
 use hyper::body::Incoming;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::task::TaskTracker;
@@ -15,7 +15,7 @@ use tower::{Service, ServiceExt};
 use ziggurat_layers::{
     Body,
     drain::DrainSignals,
-    exchange::Exchange,
+    exchange::{Client, Exchange},
     metrics::{Tools, counter, gauge},
     route::{Route, Router},
 };
@@ -246,16 +246,15 @@ fn front(
 > + Clone
 + Send
 + Sync {
-    erase(live).map_request(|mut request: Request<Incoming>| {
-        let peer = request.extensions().get::<Peer>().copied();
-        if let Some(peer) = peer {
-            Exchange::of(&mut request).set_client(peer.addr.ip());
-            let scheme = if peer.tls {
-                Scheme::HTTPS
-            } else {
-                Scheme::HTTP
+    // The newest peer: each connection has a clone of this service, and so sees just one.
+    let mut known: Option<(Peer, Client)> = None;
+    erase(live).map_request(move |mut request: Request<Incoming>| {
+        if let Some(peer) = request.extensions().get::<Peer>().copied() {
+            let (_, client) = match &mut known {
+                Some(known) if known.0 == peer => known,
+                known => known.insert((peer, Client::new(peer.addr.ip(), peer.tls))),
             };
-            request.extensions_mut().insert(scheme);
+            Exchange::of(&mut request).set_client(client.clone());
         }
         request.map(Body::new)
     })

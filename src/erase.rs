@@ -6,20 +6,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Response;
 use pin_project::pin_project;
 use tower::Service;
 use ziggurat_layers::{Body, BoxError};
 
-/// A service whose response (or request) body becomes [`Body`].
+/// A service whose response body becomes [`Body`].
 #[derive(Clone, Debug)]
 pub(crate) struct Erase<S> {
-    inner: S,
-}
-
-/// A service that takes requests with any body.
-#[derive(Clone, Debug)]
-pub(crate) struct EraseRequest<S> {
     inner: S,
 }
 
@@ -30,13 +24,6 @@ pub(crate) struct EraseFuture<F>(#[pin] F);
 /// `service`, with [`Body`] as its response body.
 pub(crate) fn erase<S>(service: S) -> Erase<S> {
     Erase { inner: service }
-}
-
-impl<S> Erase<S> {
-    /// `service`, for requests with any body.
-    pub(crate) fn request(service: S) -> EraseRequest<S> {
-        EraseRequest { inner: service }
-    }
 }
 
 impl<S, Req, B> Service<Req> for Erase<S>
@@ -69,24 +56,5 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let response = ready!(self.project().0.poll(cx))?;
         Poll::Ready(Ok(response.map(Body::new)))
-    }
-}
-
-impl<S, B> Service<Request<B>> for EraseRequest<S>
-where
-    S: Service<Request<Body>>,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        self.inner.call(request.map(Body::new))
     }
 }

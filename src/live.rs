@@ -14,11 +14,13 @@ use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use tower::Service;
-use tower::util::Oneshot;
+use ziggurat_layers::ready::{self, Called};
 
 /// A service that calls whichever `S` is current.
 pub struct Live<S> {
     current: Arc<ArcSwap<S>>,
+    /// What this clone called last, and which service that is a clone of.
+    own: Option<(Arc<S>, S)>,
 }
 
 /// Exchanges the service of a [`Live`].
@@ -35,7 +37,7 @@ impl<S> Live<S> {
         let handle = LiveHandle {
             current: current.clone(),
         };
-        (Self { current }, handle)
+        (Self { current, own: None }, handle)
     }
 }
 
@@ -43,6 +45,7 @@ impl<S> Clone for Live<S> {
     fn clone(&self) -> Self {
         Self {
             current: self.current.clone(),
+            own: None,
         }
     }
 }
@@ -59,15 +62,19 @@ where
 {
     type Response = S::Response;
     type Error = Infallible;
-    type Future = Oneshot<S, Req>;
+    type Future = Called<S, Req>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let service = S::clone(&self.current.load());
-        Oneshot::new(service, request)
+        let current = self.current.load();
+        let (_, service) = match &mut self.own {
+            Some(own) if Arc::ptr_eq(&own.0, &current) => own,
+            own => own.insert((current.clone(), S::clone(&current))),
+        };
+        ready::call(service, request)
     }
 }
 

@@ -28,7 +28,7 @@ use ziggurat_layers::{
 };
 
 use crate::{
-    erase::{Erase, erase},
+    erase::erase,
     settings::{EndpointSettings, RouteSettings, ServerSettings},
     trace::TraceLayer,
 };
@@ -54,7 +54,7 @@ pub fn server(settings: &ServerSettings, routes: Router<Terrace>) -> Tower {
         .layer(DrainLayer::new(settings.drain.clone()))
         .layer(BodyLimitLayer::new(settings.body_limit))
         .layer(GuardLayer::new(settings.guard.clone()))
-        .service(Erase::request(routes));
+        .service(routes);
     Tower::new(erase(service))
 }
 

@@ -197,7 +197,7 @@ impl Line {
         tracing::info!(
             target: "ziggurat::access",
             request_id = exchange.id(),
-            client = exchange.client().map(tracing::field::display),
+            client = exchange.client().map(|c| tracing::field::display(c.address())),
             route = exchange.route().map(|r| &*r.name),
             upstream = endpoint.as_ref().map(|e| &*e.upstream),
             endpoint = endpoint.as_ref().map(|e| &*e.endpoint),

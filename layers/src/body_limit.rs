@@ -1,7 +1,7 @@
 //! A cap on request bodies.
 //!
 //! A request whose `Content-Length` is over the cap is refused before anything is read; a body of unknown length is counted as it
-//! passes. `None` is off.
+//! passes, one whose length is known and allowed passes as it is. `None` is off.
 //!
 //! Place: the server terrace, outside everything that reads a body. Readiness: the inner service's. Errors:
 //! [`BodyTooLarge`], from the call or as the error of the request body; whoever reads that body hands it on as a
@@ -9,11 +9,11 @@
 //!
 //! ```
 //! use tower::{ServiceBuilder, service_fn};
-//! use ziggurat_layers::{Body, BoxError, body_limit::{BodyLimitLayer, Capped}};
+//! use ziggurat_layers::{Body, BoxError, body_limit::BodyLimitLayer};
 //!
 //! let service = ServiceBuilder::new()
 //!     .layer(BodyLimitLayer::new(Some(4 << 20)))
-//!     .service(service_fn(async |_: http::Request<Capped<Body>>| {
+//!     .service(service_fn(async |_: http::Request<Body>| {
 //!         Ok::<_, BoxError>(http::Response::new(Body::empty()))
 //!     }));
 //! # let _ = service;
@@ -24,13 +24,18 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use http::Request;
 use http_body::Body as HttpBody;
 use pin_project::pin_project;
 use tower::{Layer, Service};
 
-pub use crate::cap::{BodyTooLarge, Capped};
-use crate::{cap, error::BoxError};
+pub use crate::cap::BodyTooLarge;
+use crate::{
+    Body,
+    cap::{self, Capped},
+    error::BoxError,
+};
 
 /// Caps request bodies. `None` is off.
 #[derive(Debug, Clone, Copy)]
@@ -79,9 +84,10 @@ impl<S> Layer<S> for BodyLimitLayer {
 
 impl<S, B> Service<Request<B>> for BodyLimit<S>
 where
-    S: Service<Request<Capped<B>>>,
+    S: Service<Request<Body>>,
     S::Error: Into<BoxError>,
-    B: HttpBody,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
 {
     type Response = S::Response;
     type Error = BoxError;
@@ -99,7 +105,13 @@ where
         BodyLimitFuture(match checked {
             Err(refused) => State::Refused(refused),
             Ok(()) => {
-                let request = request.map(|body| Capped::new(body, self.limit));
+                let request = request.map(|body| match self.limit {
+                    // A transport holds a body to the length that it says.
+                    Some(limit) if body.size_hint().upper().is_none_or(|most| most > limit) => {
+                        Body::new(Capped::new(body, Some(limit)))
+                    }
+                    Some(_) | None => Body::new(body),
+                });
                 State::Admitted(self.inner.call(request))
             }
         })

@@ -26,7 +26,7 @@ pub struct BodyTooLarge {
 /// A body that fails with [`BodyTooLarge`] where it passes its cap.
 #[derive(Debug)]
 #[pin_project]
-pub struct Capped<B> {
+pub(crate) struct Capped<B> {
     #[pin]
     inner: B,
     /// The cap, and how much of it is left.
@@ -39,6 +39,14 @@ pub struct Capped<B> {
 /// # Errors
 /// When it is.
 pub(crate) fn check<B: HttpBody>(request: &Request<B>, limit: u64) -> Result<(), BodyTooLarge> {
+    // A body that knows its length was framed by the header.
+    if let Some(length) = request.body().size_hint().exact().filter(|n| *n > 0) {
+        return if length > limit {
+            Err(BodyTooLarge { limit })
+        } else {
+            Ok(())
+        };
+    }
     let headers = request.headers().get_all(header::CONTENT_LENGTH);
     let declared = headers.iter().filter_map(|value| {
         let digits = value.to_str().ok()?;
@@ -56,7 +64,7 @@ pub(crate) fn check<B: HttpBody>(request: &Request<B>, limit: u64) -> Result<(),
 
 impl<B> Capped<B> {
     /// A body of at most `limit` bytes; `None` is no cap.
-    pub fn new(body: B, limit: Option<u64>) -> Self {
+    pub(crate) fn new(body: B, limit: Option<u64>) -> Self {
         Self {
             inner: body,
             cap: limit.map(|limit| (BodyTooLarge { limit }, limit)),

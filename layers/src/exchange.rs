@@ -55,7 +55,7 @@ pub struct SetExchange<S> {
 pub struct Exchange {
     id: Box<str>,
     started: Instant,
-    client: OnceLock<IpAddr>,
+    client: OnceLock<Client>,
     call: OnceLock<CallFacts>,
     route: OnceLock<Arc<RouteInfo>>,
     endpoint: Mutex<Option<Arc<EndpointInfo>>>,
@@ -64,6 +64,14 @@ pub struct Exchange {
     fault: OnceLock<(&'static str, Outcome)>,
     upstream_nanos: AtomicU64,
     response: ResponseFacts,
+}
+
+/// Where a request came from. Made once for a connection: its clones cost nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Client {
+    address: IpAddr,
+    text: HeaderValue,
+    secure: bool,
 }
 
 /// The route that a request took.
@@ -169,8 +177,9 @@ impl Exchange {
         let exchange = if let Some(id) = given {
             Arc::new(Self::new(id))
         } else {
-            let id = format!("{:032x}", fastrand::u128(..));
-            if let Ok(value) = HeaderValue::from_str(&id) {
+            let digits = random_id();
+            let id = str::from_utf8(&digits).unwrap_or_default();
+            if let Ok(value) = HeaderValue::from_str(id) {
                 request.headers_mut().insert(REQUEST_ID, value);
             }
             Arc::new(Self::new(id))
@@ -194,14 +203,14 @@ impl Exchange {
         self.started
     }
 
-    /// The client's address, where the listener said it.
-    pub fn client(&self) -> Option<IpAddr> {
-        self.client.get().copied()
+    /// Where the request came from, as far as the listener said it.
+    pub fn client(&self) -> Option<&Client> {
+        self.client.get()
     }
 
-    /// Says the client's address; the first word counts.
-    pub fn set_client(&self, address: IpAddr) {
-        let _first = self.client.set(address);
+    /// Says where the request came from; the first word counts.
+    pub fn set_client(&self, client: Client) {
+        let _first = self.client.set(client);
     }
 
     /// The MCP facts of the call: none on plain HTTP, and none before they are read.
@@ -342,8 +351,48 @@ impl Exchange {
     }
 }
 
+/// 128 random bits as hexadecimal digits.
+fn random_id() -> [u8; 32] {
+    let mut digits = [0; 32];
+    let bytes = fastrand::u128(..).to_be_bytes();
+    for (pair, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
+        let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble & 15)];
+        *pair = [digit(byte >> 4), digit(byte)];
+    }
+    digits
+}
+
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+// === impl Client ===
+
+impl Client {
+    /// The peer of this address, which came over TLS or not.
+    pub fn new(address: IpAddr, secure: bool) -> Self {
+        Self {
+            address,
+            text: HeaderValue::try_from(address.to_string())
+                .unwrap_or(HeaderValue::from_static("unknown")),
+            secure,
+        }
+    }
+
+    /// The address.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// The address as a header has it.
+    pub fn text(&self) -> &HeaderValue {
+        &self.text
+    }
+
+    /// It came over TLS.
+    pub fn is_secure(&self) -> bool {
+        self.secure
+    }
 }
 
 // === impl ResponseFacts ===

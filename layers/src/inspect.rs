@@ -25,7 +25,7 @@ mod upload;
 use std::{
     mem,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -63,11 +63,17 @@ pub struct InspectLayer {
 }
 
 /// The service of [`InspectLayer`].
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Inspect<S> {
     inner: S,
     settings: InspectSettings,
+    spare: Spare<S>,
 }
+
+/// An instance of the inner service that has done its call: the next request takes it in place of a clone. Each clone of
+/// [`Inspect`] has its own.
+#[derive(Debug)]
+struct Spare<S>(Arc<Mutex<Option<S>>>);
 
 /// The future of [`Inspect`].
 #[pin_project]
@@ -115,6 +121,7 @@ enum State<S, B, F> {
 /// A request without its body, and the service that is ready for it.
 struct Waiting<S> {
     service: S,
+    spare: Spare<S>,
     parts: Parts,
     exchange: Arc<Exchange>,
 }
@@ -156,11 +163,40 @@ impl<S> Layer<S> for InspectLayer {
         Inspect {
             inner,
             settings: self.settings,
+            spare: Spare::default(),
         }
     }
 }
 
+// === impl Spare ===
+
+impl<S> Default for Spare<S> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<S> Spare<S> {
+    fn take(&self) -> Option<S> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn give_back(&self, service: S) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(service);
+    }
+}
+
 // === impl Inspect ===
+
+impl<S: Clone> Clone for Inspect<S> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            settings: self.settings,
+            spare: Spare::default(),
+        }
+    }
+}
 
 impl<S, B> Service<Request<B>> for Inspect<S>
 where
@@ -196,11 +232,12 @@ where
         if let Err(refused) = admit(&request, self.settings.cap) {
             return InspectFuture(State::Refused(Some(refused)));
         }
-        // The instance that is ready goes into the future; its clone stays, to become ready for the next call.
-        let clone = self.inner.clone();
+        // The instance that is ready goes into the future; another stays, to become ready for the next call.
+        let other = self.spare.take().unwrap_or_else(|| self.inner.clone());
         let (parts, body) = request.into_parts();
         let waiting = Waiting {
-            service: mem::replace(&mut self.inner, clone),
+            service: mem::replace(&mut self.inner, other),
+            spare: Spare(self.spare.0.clone()),
             parts,
             exchange,
         };
@@ -223,8 +260,8 @@ fn admit<B: HttpBody>(request: &Request<B>, cap: u64) -> Result<(), BoxError> {
 
 fn is_json(headers: &HeaderMap) -> bool {
     headers::single(headers, &header::CONTENT_TYPE).is_some_and(|value| {
-        let essence = value.split(';').next().unwrap_or_default();
-        essence.trim().eq_ignore_ascii_case("application/json")
+        let essence = || value.split(';').next().unwrap_or_default().trim();
+        value == "application/json" || essence().eq_ignore_ascii_case("application/json")
     })
 }
 
@@ -236,6 +273,7 @@ impl<S> Waiting<S> {
     {
         let Self {
             mut service,
+            spare,
             mut parts,
             exchange,
         } = self;
@@ -248,7 +286,9 @@ impl<S> Waiting<S> {
         parts.headers.remove(header::TRAILER);
         let length = HeaderValue::from(body.len() as u64);
         parts.headers.insert(header::CONTENT_LENGTH, length);
-        Ok(service.call(Request::from_parts(parts, Body::full(body))))
+        let inner = service.call(Request::from_parts(parts, Body::full(body)));
+        spare.give_back(service);
+        Ok(inner)
     }
 }
 

@@ -25,6 +25,7 @@
 //! | | [`upstream`] | the upstream: over HTTP, or a child process |
 //!
 //! What all of them share is the floor: [`body`], [`error`], [`fault`], [`mcp`] (facts, headers, events), [`metrics`], [`waits`],
+//! [`ready`],
 //! [`gate`] (whether an endpoint takes calls) and [`verdict`] (how an attempt went).
 
 pub mod access_log;
@@ -46,6 +47,7 @@ pub mod limit;
 pub mod mcp;
 pub mod metrics;
 pub mod observe;
+pub mod ready;
 pub mod record;
 pub mod rescue;
 pub mod route;

@@ -11,12 +11,14 @@
 pub mod envelope;
 pub mod headers;
 pub mod peek;
+mod short;
 pub mod sse;
 pub mod wire;
 
 use std::{borrow::Cow, fmt, ops::Range};
 
 pub use envelope::EnvelopeError;
+pub use short::ShortText;
 
 /// The two families of revisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,7 +43,7 @@ pub enum Kind {
 /// A JSON-RPC id as JSON text (`7`, `"7"`), so that value and type survive. Text that was written with
 /// escapes is kept without them, so that equal ids are equal.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Id(Box<str>);
+pub struct Id(ShortText);
 
 /// A method's name. The names that the specification defines cost no allocation.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -60,13 +62,13 @@ pub struct MessageFacts {
     /// The method of a request or notification.
     pub method: Option<Method>,
     /// The tool's or prompt's name, the resource's URI, or the task's id.
-    pub name: Option<Box<str>>,
+    pub name: Option<ShortText>,
     /// `params._meta.progressToken`, and where it stands. On a `notifications/progress` it is `params.progressToken`.
     pub progress_token: Option<(Id, Span)>,
     /// The request that a `notifications/cancelled` names, and where it does.
     pub cancels: Option<(Id, Span)>,
     /// The revision in `params._meta`, which makes the message a modern one.
-    pub version: Option<Box<str>>,
+    pub version: Option<ShortText>,
     /// It carries `inputResponses` or `requestState`, so it must never be repeated.
     pub continues: bool,
     /// `params._meta` says what the client can do, as a modern request must.
@@ -83,9 +85,9 @@ pub struct CallFacts {
     /// The era that the client speaks.
     pub era: Era,
     /// The revision, if it was said: in the envelope (modern), in the header, or asked for by `initialize`.
-    pub version: Option<Box<str>>,
+    pub version: Option<ShortText>,
     /// `Mcp-Session-Id`, if sent. Untrusted, and not a thing to log.
-    pub session: Option<Box<str>>,
+    pub session: Option<ShortText>,
     /// What kind of HTTP request it is.
     pub verb: Verb,
     /// The body is a JSON array (revision 2025-03-26).
@@ -109,6 +111,7 @@ pub enum Verb {
 
 /// No message, one, or the elements of a batch.
 #[derive(Debug, Clone, Default)]
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
 pub enum Messages {
     /// GET and DELETE.
     #[default]

@@ -13,6 +13,7 @@ use std::{
 };
 
 use ::metrics::{Counter, Gauge, Histogram, Label};
+use foldhash::fast::RandomState;
 
 use crate::mcp::{Era, MessageFacts, peek::Answer};
 
@@ -99,7 +100,7 @@ impl ErrorType {
 /// make up names, since a server answers a call of a tool that it lacks with an error.
 #[derive(Debug, Clone, Default)]
 pub struct Tools {
-    names: Arc<RwLock<HashMap<Box<str>, &'static str>>>,
+    names: Arc<RwLock<HashMap<Box<str>, &'static str, RandomState>>>,
 }
 
 impl Tools {
@@ -139,13 +140,15 @@ pub struct Operations {
     inner: Arc<OperationsInner>,
 }
 
+type Cells<K> = HashMap<K, Histogram, RandomState>;
+
 #[derive(Debug)]
 struct OperationsInner {
     name: &'static str,
     fixed: Vec<(&'static str, String)>,
     with_era: bool,
     tools: Tools,
-    cells: RwLock<HashMap<Cell, Histogram>>,
+    cells: RwLock<Cells<Cell>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -192,16 +195,16 @@ impl Operations {
             error,
             era,
         };
-        let known = self
+        let cells = self
             .inner
             .cells
             .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&cell)
-            .cloned();
-        known
-            .unwrap_or_else(|| self.make(cell))
-            .record(took.as_secs_f64());
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = cells.get(&cell) {
+            return known.record(took.as_secs_f64());
+        }
+        drop(cells);
+        self.make(cell).record(took.as_secs_f64());
     }
 
     fn make(&self, cell: Cell) -> Histogram {
@@ -235,7 +238,7 @@ impl Operations {
 pub struct Requests {
     name: &'static str,
     fixed: (&'static str, Arc<str>),
-    cells: Arc<RwLock<HashMap<(&'static str, u16), Histogram>>>,
+    cells: Arc<RwLock<Cells<(&'static str, u16)>>>,
 }
 
 impl Requests {

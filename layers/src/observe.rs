@@ -91,17 +91,24 @@ impl Media {
             .get(header::CONTENT_TYPE)
             .map(http::HeaderValue::as_bytes)
             .unwrap_or_default();
+        let plain = headers
+            .get(header::CONTENT_ENCODING)
+            .is_none_or(|v| v == "identity");
+        if !plain {
+            return Self::Other;
+        }
+        // As nearly everybody spells them.
+        match kind {
+            b"application/json" => return Self::Json,
+            b"text/event-stream" => return Self::Events,
+            _ => {}
+        }
         let kind = kind
             .split(|b| *b == b';')
             .next()
             .unwrap_or_default()
             .trim_ascii();
-        let plain = headers
-            .get(header::CONTENT_ENCODING)
-            .is_none_or(|v| v == "identity");
-        if !plain {
-            Self::Other
-        } else if kind.eq_ignore_ascii_case(b"text/event-stream") {
+        if kind.eq_ignore_ascii_case(b"text/event-stream") {
             Self::Events
         } else if kind.eq_ignore_ascii_case(b"application/json") {
             Self::Json

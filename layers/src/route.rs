@@ -25,6 +25,7 @@
 mod path;
 
 use std::{
+    cell::LazyCell,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -32,7 +33,7 @@ use std::{
 
 use http::{HeaderName, HeaderValue, Request};
 use pin_project::pin_project;
-use tower::{Service, ServiceExt, util::Oneshot};
+use tower::Service;
 
 pub use self::path::{BadPath, PathPrefix};
 pub use crate::host::{BadName, HostName};
@@ -40,6 +41,7 @@ use crate::{
     error::BoxError,
     exchange::{Exchange, RouteInfo},
     host::Host,
+    ready::{self, Called},
 };
 
 /// What a request must have to take a route: all that is set.
@@ -60,7 +62,7 @@ pub struct Route<S> {
     pub matcher: Match,
     /// What the exchange is told.
     pub info: Arc<RouteInfo>,
-    /// The service: cheap to clone, since each request takes a clone.
+    /// The service. Each clone of the router takes its own clone when it first needs it.
     pub service: S,
 }
 
@@ -68,6 +70,8 @@ pub struct Route<S> {
 #[derive(Debug)]
 pub struct Router<S> {
     routes: Arc<[Route<S>]>,
+    /// What this router has called before, by the number of its route.
+    own: Vec<Option<S>>,
 }
 
 /// The future of [`Router`]: `F` is that of the chosen service, its readiness included.
@@ -94,12 +98,17 @@ enum State<F> {
 
 impl Match {
     /// Whether the request matches, with `path` in place of its own.
-    fn covers<B>(&self, path: &[u8], host: Option<&Host<'_>>, request: &Request<B>) -> bool {
+    fn covers<'a, B>(
+        &self,
+        path: &[u8],
+        host: impl FnOnce() -> Option<Host<'a>>,
+        request: &Request<B>,
+    ) -> bool {
         self.path.covers(path)
             && self
                 .host
                 .as_ref()
-                .is_none_or(|wanted| host.is_some_and(|host| wanted.allows(host)))
+                .is_none_or(|wanted| host().is_some_and(|host| wanted.allows(&host)))
             && self.headers.iter().all(|(name, wanted)| {
                 let mut values = request.headers().get_all(name).iter();
                 values.any(|value| value == wanted)
@@ -114,6 +123,7 @@ impl<S> Router<S> {
     pub fn new(routes: impl IntoIterator<Item = Route<S>>) -> Self {
         Self {
             routes: routes.into_iter().collect(),
+            own: Vec::new(),
         }
     }
 
@@ -122,11 +132,15 @@ impl<S> Router<S> {
     /// # Errors
     /// When none matches ([`NoRoute`]), or when that is open to two readings ([`UnsafePath`]).
     pub fn route<B>(&self, request: &Request<B>) -> Result<&Route<S>, BoxError> {
-        // A host that cannot be read matches no rule that names one.
-        let host = Host::of(request).ok();
+        self.find(request).map(|(_, route)| route)
+    }
+
+    fn find<B>(&self, request: &Request<B>) -> Result<(usize, &Route<S>), BoxError> {
+        // Read only if a rule wants it; one that cannot be read matches no rule that names one.
+        let host = LazyCell::new(|| Host::of(request).ok());
         let find = |path: &[u8]| {
             let mut routes = self.routes.iter();
-            routes.position(|route| route.matcher.covers(path, host.as_ref(), request))
+            routes.position(|route| route.matcher.covers(path, || *host, request))
         };
         let path = request.uri().path();
         let found = find(path.as_bytes());
@@ -136,8 +150,19 @@ impl<S> Router<S> {
             return Err(UnsafePath.into());
         }
         found
-            .and_then(|at| self.routes.get(at))
+            .and_then(|at| Some((at, self.routes.get(at)?)))
             .ok_or_else(|| NoRoute.into())
+    }
+
+    /// This router's own service of the route.
+    fn own(&mut self, at: usize) -> &mut S
+    where
+        S: Clone,
+    {
+        if self.own.len() <= at {
+            self.own.resize_with(self.routes.len(), || None);
+        }
+        self.own[at].get_or_insert_with(|| self.routes[at].service.clone())
     }
 }
 
@@ -145,6 +170,7 @@ impl<S> Clone for Router<S> {
     fn clone(&self) -> Self {
         Self {
             routes: self.routes.clone(),
+            own: Vec::new(),
         }
     }
 }
@@ -156,18 +182,18 @@ where
 {
     type Response = S::Response;
     type Error = BoxError;
-    type Future = RouteFuture<Oneshot<S, Request<B>>>;
+    type Future = RouteFuture<Called<S, Request<B>>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        RouteFuture(match self.route(&request) {
+        RouteFuture(match self.find(&request) {
             Err(refused) => State::Refused(Some(refused)),
-            Ok(route) => {
+            Ok((at, route)) => {
                 Exchange::of(&mut request).set_route(route.info.clone());
-                State::Routed(route.service.clone().oneshot(request))
+                State::Routed(ready::call(self.own(at), request))
             }
         })
     }

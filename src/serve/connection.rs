@@ -148,7 +148,7 @@ where
         let line = lease.line().clone();
         line.opened();
         let exchanges = Exchanges {
-            service: self.service.clone(),
+            service: self.service.clone().into(),
             peer,
             line: line.clone(),
             floor: self.floor.clone(),

@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project::pin_project;
-use tower::util::Oneshot;
+use ziggurat_layers::ready::{self, Called};
 
 use super::Peer;
 use super::floor::{Exchange, Floor};
@@ -23,7 +23,8 @@ use super::line::Line;
 
 /// The service of one connection.
 pub(super) struct Exchanges<S> {
-    pub(super) service: S,
+    /// Never contended: a connection's requests are read one after the other.
+    pub(super) service: Mutex<S>,
     pub(super) peer: Peer,
     pub(super) line: Arc<Line>,
     pub(super) floor: Arc<Floor>,
@@ -50,7 +51,7 @@ pub(super) struct ExchangeBody<B> {
 #[allow(clippy::large_enum_variant)]
 #[pin_project(project = AnswerProjection)]
 enum Answer<S: tower::Service<Request<Incoming>>> {
-    Service(#[pin] Oneshot<S, Request<Incoming>>),
+    Service(#[pin] Called<S, Request<Incoming>>),
     Refused(StatusCode),
 }
 
@@ -72,7 +73,8 @@ where
             Some(status) => Answer::Refused(status),
             None => {
                 request.extensions_mut().insert(self.peer);
-                Answer::Service(Oneshot::new(self.service.clone(), request))
+                let mut service = self.service.lock().unwrap_or_else(PoisonError::into_inner);
+                Answer::Service(ready::call(&mut *service, request))
             }
         };
         ExchangeFuture {

@@ -26,11 +26,10 @@ fn drip(frames: &[&'static [u8]]) -> Body {
 
 /// Sends the body through a layer with this limit; the number of bytes that its reader got.
 async fn send(limit: Option<u64>, request: Request<Body>) -> Result<usize, BoxError> {
-    let service =
-        BodyLimitLayer::new(limit).layer(service_fn(async |request: Request<Capped<Body>>| {
-            let read = request.into_body().collect().await?.to_bytes();
-            Ok::<_, BoxError>(Response::new(read.len()))
-        }));
+    let service = BodyLimitLayer::new(limit).layer(service_fn(async |request: Request<Body>| {
+        let read = request.into_body().collect().await?.to_bytes();
+        Ok::<_, BoxError>(Response::new(read.len()))
+    }));
     Ok(service.oneshot(request).await?.into_body())
 }
 
@@ -38,11 +37,10 @@ async fn send(limit: Option<u64>, request: Request<Body>) -> Result<usize, BoxEr
 async fn a_declared_length_over_the_cap_is_refused_before_the_service_is_called() {
     let called = Arc::new(AtomicBool::new(false));
     let seen = called.clone();
-    let service =
-        BodyLimitLayer::new(Some(9)).layer(service_fn(move |_: Request<Capped<Body>>| {
-            seen.store(true, Ordering::Relaxed);
-            async { Ok::<_, BoxError>(()) }
-        }));
+    let service = BodyLimitLayer::new(Some(9)).layer(service_fn(move |_: Request<Body>| {
+        seen.store(true, Ordering::Relaxed);
+        async { Ok::<_, BoxError>(()) }
+    }));
     for length in ["10", "99999999999999999999999999"] {
         let mut request = Request::new(drip(&[]));
         let value = length.parse().expect("a value");

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 use super::{
     CallFacts, Era, Id, Kind, META_CAPABILITIES, META_VERSION, MODERN_VERSION, MessageFacts,
-    Messages, Method, Span, Verb, headers,
+    Messages, Method, ShortText, Span, Verb, headers,
 };
 
 /// A request body that is not a JSON-RPC message of MCP.
@@ -62,7 +62,7 @@ impl CallFacts {
             HttpMethod::DELETE => Verb::Delete,
             _ => Verb::Other,
         };
-        let stated = headers::single(headers, &headers::PROTOCOL_VERSION).map(Box::<str>::from);
+        let stated = headers::single(headers, &headers::PROTOCOL_VERSION).map(ShortText::from);
         let mut facts = Self {
             era: Era::Legacy,
             version: stated,
@@ -179,10 +179,10 @@ pub fn read_message(text: &str, base: usize) -> Result<MessageFacts, EnvelopeErr
     Ok(MessageFacts {
         kind,
         id,
-        name: name.map(Cow::into_owned).map(Into::into),
+        name: name.as_deref().map(Into::into),
         progress_token: token.map(place).transpose()?,
         cancels: cancels.map(place).transpose()?,
-        version: params.meta.version.map(Cow::into_owned).map(Into::into),
+        version: params.meta.version.as_deref().map(Into::into),
         continues: params.continues,
         client_said: params.meta.capabilities,
         error: envelope.error,

@@ -126,78 +126,133 @@ impl Peek {
     /// Reads on, and tells each message that ends in `bytes`.
     pub fn feed(&mut self, bytes: &[u8], mut tell: impl FnMut(Seen)) {
         let mut at = 0;
-        while let Some(&byte) = bytes.get(at) {
-            match self.state {
-                State::Text { key, escaped } => at += self.in_text(&bytes[at..], key, escaped),
-                State::Scalar
-                    if !matches!(byte, b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t') =>
-                {
-                    self.push(&[byte]);
-                    at += 1;
-                }
-                State::Scalar => {
-                    self.value(false);
-                    self.state = State::Between { key: false };
-                }
-                State::Between { key } => {
-                    self.between(byte, key, &mut tell);
-                    at += 1;
-                }
-            }
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            at += match self.state {
+                State::Text { key, escaped } => self.in_text(rest, key, escaped),
+                State::Scalar => self.in_scalar(rest),
+                State::Between { .. } if self.depth > self.base + 2 => self.skip(rest),
+                State::Between { key } => self.between(rest, key, &mut tell),
+            };
         }
     }
 
-    /// One byte between tokens.
-    fn between(&mut self, byte: u8, key: bool, tell: &mut impl FnMut(Seen)) {
-        match byte {
+    /// Reads one token, or its beginning; returns how far it got. What is whole is not copied.
+    fn between(&mut self, bytes: &[u8], key: bool, tell: &mut impl FnMut(Seen)) -> usize {
+        match bytes[0] {
             b'"' => {
                 let key = key && self.in_object();
                 self.start(key);
+                let text = &bytes[1..];
+                if let Some(end) = memchr2(b'"', b'\\', text)
+                    && text[end] == b'"'
+                {
+                    self.finish_text(&text[..end], key);
+                    return end + 2;
+                }
                 self.state = State::Text {
                     key,
                     escaped: false,
                 };
             }
-            b'{' | b'[' => self.open(byte == b'{'),
+            b'{' | b'[' => self.open(bytes[0] == b'{'),
             b'}' | b']' => self.close(tell),
             b',' => self.state = State::Between { key: true },
             b':' => self.state = State::Between { key: false },
             b' ' | b'\n' | b'\r' | b'\t' => {}
             _ => {
                 self.start(false);
-                self.push(&[byte]);
                 self.state = State::Scalar;
+                return self.in_scalar(bytes);
             }
         }
+        1
     }
 
-    /// Reads inside a string up to its end or the end of `bytes`; returns how far it got.
-    fn in_text(&mut self, bytes: &[u8], key: bool, escaped: bool) -> usize {
-        if escaped {
-            self.push(&bytes[..1]);
-            self.state = State::Text {
-                key,
-                escaped: false,
+    /// Passes over what lies too deep to matter, up to the end of `bytes`; returns how far it got.
+    fn skip(&mut self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        while self.depth > self.base + 2 {
+            let marks = |b: &u8| matches!(b, b'"' | b'{' | b'}' | b'[' | b']');
+            let Some(found) = bytes[at..].iter().position(marks) else {
+                return bytes.len();
             };
-            return 1;
+            at += found + 1;
+            match bytes[at - 1] {
+                b'"' => {
+                    self.start(false);
+                    at += self.in_text(&bytes[at..], false, false);
+                    if self.state != (State::Between { key: false }) {
+                        return at;
+                    }
+                }
+                b'{' | b'[' => self.depth = self.depth.saturating_add(1),
+                _ => self.depth -= 1,
+            }
         }
-        let Some(found) = memchr2(b'"', b'\\', bytes) else {
+        self.state = State::Between { key: false };
+        at
+    }
+
+    /// Reads inside a scalar up to its end or the end of `bytes`; returns how far it got.
+    fn in_scalar(&mut self, bytes: &[u8]) -> usize {
+        let ends = |b: &u8| matches!(b, b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t');
+        let Some(end) = bytes.iter().position(ends) else {
             self.push(bytes);
             return bytes.len();
         };
-        self.push(&bytes[..found]);
-        if bytes[found] == b'\\' {
-            self.push(b"\\");
-            self.state = State::Text { key, escaped: true };
-        } else {
-            if key {
-                self.key();
-            } else {
-                self.value(true);
+        self.state = State::Between { key: false };
+        self.finish(&bytes[..end], |this, text| this.value(text, false));
+        end
+    }
+
+    /// Reads inside a string up to its end, an escape, or the end of `bytes`; returns how far it got.
+    fn in_text(&mut self, bytes: &[u8], key: bool, escaped: bool) -> usize {
+        let mut at = 0;
+        let mut escaped = escaped;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            if escaped {
+                self.push(&rest[..1]);
+                escaped = false;
+                at += 1;
+                continue;
             }
-            self.state = State::Between { key: false };
+            let Some(found) = memchr2(b'"', b'\\', rest) else {
+                self.push(rest);
+                at = bytes.len();
+                break;
+            };
+            at += found + 1;
+            if rest[found] == b'"' {
+                self.finish_text(&rest[..found], key);
+                return at;
+            }
+            self.push(&rest[..=found]);
+            escaped = true;
         }
-        found + 1
+        self.state = State::Text { key, escaped };
+        at
+    }
+
+    /// A string has ended with `last`.
+    fn finish_text(&mut self, last: &[u8], key: bool) {
+        self.state = State::Between { key: false };
+        self.finish(last, |this, text| match (key, text) {
+            (true, Some(text)) => this.key(text),
+            (true, None) => this.key(b""),
+            (false, text) => this.value(text, true),
+        });
+    }
+
+    /// Hands on a token that has ended with `last`; `None` if it was not to be kept.
+    fn finish(&mut self, last: &[u8], tell: impl FnOnce(&mut Self, Option<&[u8]>)) {
+        if self.text.is_empty() {
+            let kept = self.capture && last.len() <= LONGEST;
+            return tell(self, kept.then_some(last));
+        }
+        self.push(last);
+        let text = std::mem::take(&mut self.text);
+        tell(self, self.capture.then_some(&text[..]));
+        self.text = text;
     }
 
     fn open(&mut self, object: bool) {
@@ -267,10 +322,10 @@ impl Peek {
         }
     }
 
-    fn key(&mut self) {
+    fn key(&mut self, text: &[u8]) {
         let Some(level) = self.level() else { return };
         let decoded;
-        let mut text: &[u8] = &self.text;
+        let mut text = text;
         if text.contains(&b'\\') {
             decoded = unescape(text).unwrap_or_default();
             text = decoded.as_bytes();
@@ -296,15 +351,11 @@ impl Peek {
     }
 
     /// A string (`quoted`) or scalar has ended as a value.
-    fn value(&mut self, quoted: bool) {
+    fn value(&mut self, text: Option<&[u8]>, quoted: bool) {
         let Some(level) = self.level().filter(|_| self.in_object()) else {
             return;
         };
-        let text = || {
-            std::str::from_utf8(&self.text)
-                .ok()
-                .filter(|_| self.capture)
-        };
+        let text = || text.and_then(|text| std::str::from_utf8(text).ok());
         match self.keys[level] {
             Key::Id => {
                 self.message.id = text().and_then(|t| {

@@ -57,7 +57,7 @@ pub struct ServerCall {
 
 #[derive(Debug)]
 struct Meters {
-    routes: HashMap<Box<str>, Route>,
+    routes: HashMap<Box<str>, Route, foldhash::fast::RandomState>,
     none: Route,
     streams: Gauge,
     cancelled: [(&'static str, Counter); 4],

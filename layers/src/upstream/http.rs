@@ -181,7 +181,6 @@ impl Shared {
         let tunnel = upgrades.and_then(|_| Tunnel::wanted(&parts, &mut extensions));
         self.outgoing.apply(
             &mut parts,
-            &extensions,
             exchange.as_ref().and_then(|e| e.client()),
             tunnel.as_ref().map(Tunnel::protocol),
         );

@@ -8,14 +8,16 @@ use std::{
 };
 
 use http::{Uri, uri::Scheme};
+use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::{
     client::legacy::{
         Client as HyperClient,
-        connect::{HttpConnector, dns::GaiResolver},
+        connect::{self, Connected, HttpConnector, dns::GaiResolver},
     },
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
+use pin_project::pin_project;
 use tokio::net::TcpStream;
 use tower::{Service, ServiceExt, util::MapErr};
 
@@ -50,7 +52,11 @@ pub(super) enum Versions {
 }
 
 type Tcp = HttpConnector<MapErr<GaiResolver, fn(io::Error) -> DnsFailed>>;
-type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
+type Connection = MaybeHttpsStream<TokioIo<TcpStream>>;
+
+/// A connection that tells nothing of itself: what hyper's own would put into each response (its addresses), nobody reads.
+#[pin_project]
+pub(super) struct Stream(#[pin] Connection);
 
 /// How many TCP probes go unanswered before a connection is given up, and the time between them.
 const PROBES: u32 = 3;
@@ -147,9 +153,61 @@ impl Service<Uri> for Connector {
                 }
             };
             match tokio::time::timeout(limit, connected).await {
-                Ok(result) => result,
+                Ok(result) => result.map(Stream),
                 Err(_) => Err(ConnectTimeout { limit }.into()),
             }
         })
+    }
+}
+
+// === impl Stream ===
+
+impl connect::Connection for Stream {
+    fn connected(&self) -> Connected {
+        if self.0.connected().is_negotiated_h2() {
+            Connected::new().negotiated_h2()
+        } else {
+            Connected::new()
+        }
+    }
+}
+
+impl Read for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.project().0.poll_read(cx, buffer)
+    }
+}
+
+impl Write for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.project().0.poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.project().0.poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().0.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().0.poll_shutdown(cx)
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! RFC 9110: 7.6.1 (Connection), 7.6.3 (Via), 10.1.1 (Expect), 10.1.4 (TE); RFC 9112: 6.1 (Transfer-Encoding with Content-Length); RFC 7239.
 
-use std::{fmt::Write, net::IpAddr};
-
 use http::{
-    Extensions, HeaderMap, HeaderName, HeaderValue, Uri, Version, header, request::Parts,
-    uri::Scheme,
+    HeaderMap, HeaderName, HeaderValue, Uri, Version,
+    header::{self, Entry},
+    request::Parts,
 };
+
+use crate::exchange::Client;
 
 use super::{
     settings::{Forwarded, HttpUpstreamError, HttpUpstreamSettings},
@@ -75,8 +76,7 @@ impl Outgoing {
     pub(super) fn apply(
         &self,
         parts: &mut Parts,
-        extensions: &Extensions,
-        client: Option<IpAddr>,
+        client: Option<&Client>,
         protocol: Option<&HeaderValue>,
     ) {
         let headers = &mut parts.headers;
@@ -86,11 +86,9 @@ impl Outgoing {
             headers.append(header::VIA, via.of(parts.version));
         }
         if self.forwarded != Forwarded::Off {
-            let tls = extensions.get::<Scheme>() == Some(&Scheme::HTTPS);
             let hop = Hop {
                 client,
                 host: host.or_else(|| authority(&parts.uri)),
-                proto: if tls { "https" } else { "http" },
             };
             hop.write(headers, self.forwarded);
         }
@@ -113,43 +111,84 @@ fn authority(uri: &Uri) -> Option<HeaderValue> {
 
 /// Makes an upstream's response headers the client's.
 pub(super) fn strip_response(headers: &mut HeaderMap) {
-    strip(headers);
+    Present::of(headers).strip(headers);
 }
 
 fn strip_request(headers: &mut HeaderMap) {
+    let present = Present::of(headers);
     // Trailers are the one thing that TE may ask for beyond this hop.
-    let trailers = has_token(headers, &header::TE, "trailers");
-    strip(headers);
-    headers.remove(header::TE);
+    let trailers = present.te && has_token(headers, &header::TE, "trailers");
+    present.strip(headers);
+    if present.te {
+        headers.remove(header::TE);
+    }
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
-    headers.remove(header::ORIGIN);
+    if present.origin {
+        headers.remove(header::ORIGIN);
+    }
     // The client was, or will be, told to go on by this proxy's own server, as soon as its body is wanted.
     let go_on = |v: &HeaderValue| v.as_bytes().eq_ignore_ascii_case(b"100-continue");
-    if headers.get(header::EXPECT).is_some_and(go_on) {
+    if present.expect && headers.get(header::EXPECT).is_some_and(go_on) {
         headers.remove(header::EXPECT);
     }
 }
 
-fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
-        .filter(|t| {
-            !["close", "keep-alive", "upgrade"]
-                .iter()
-                .any(|k| t.eq_ignore_ascii_case(k))
-        })
-        .filter_map(|t| HeaderName::from_bytes(t.as_bytes()).ok())
-        .collect();
-    for name in named {
-        headers.remove(name);
+/// Which of the headers that end here are there: most requests have none, and one look at all names costs less than a
+/// search for each.
+#[derive(Default)]
+struct Present {
+    connection: bool,
+    other_hop: bool,
+    transfer_encoding: bool,
+    te: bool,
+    origin: bool,
+    expect: bool,
+}
+
+impl Present {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut present = Self::default();
+        for name in headers.keys() {
+            match *name {
+                header::CONNECTION => present.connection = true,
+                header::UPGRADE => present.other_hop = true,
+                header::TRANSFER_ENCODING => present.transfer_encoding = true,
+                header::TE => present.te = true,
+                header::ORIGIN => present.origin = true,
+                header::EXPECT => present.expect = true,
+                _ => present.other_hop |= *name == KEEP_ALIVE || *name == PROXY_CONNECTION,
+            }
+        }
+        present
     }
-    headers.remove(header::CONNECTION);
-    headers.remove(KEEP_ALIVE);
-    headers.remove(PROXY_CONNECTION);
-    headers.remove(header::UPGRADE);
-    if headers.remove(header::TRANSFER_ENCODING).is_some() {
-        headers.remove(header::CONTENT_LENGTH);
+
+    /// Removes what belongs to the connection.
+    fn strip(&self, headers: &mut HeaderMap) {
+        if self.connection {
+            let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
+                .filter(|t| {
+                    !["close", "keep-alive", "upgrade"]
+                        .iter()
+                        .any(|k| t.eq_ignore_ascii_case(k))
+                })
+                .filter_map(|t| HeaderName::from_bytes(t.as_bytes()).ok())
+                .collect();
+            for name in named {
+                headers.remove(name);
+            }
+            headers.remove(header::CONNECTION);
+        }
+        if self.other_hop {
+            headers.remove(KEEP_ALIVE);
+            headers.remove(PROXY_CONNECTION);
+            headers.remove(header::UPGRADE);
+        }
+        if self.transfer_encoding {
+            headers.remove(header::TRANSFER_ENCODING);
+            headers.remove(header::CONTENT_LENGTH);
+        }
     }
 }
 
@@ -200,13 +239,12 @@ impl Via {
 }
 
 /// This hop, as RFC 7239 and its older kin describe it.
-struct Hop {
-    client: Option<IpAddr>,
+struct Hop<'a> {
+    client: Option<&'a Client>,
     host: Option<HeaderValue>,
-    proto: &'static str,
 }
 
-impl Hop {
+impl Hop<'_> {
     fn write(self, headers: &mut HeaderMap, how: Forwarded) {
         let mut add = |name: HeaderName, value: Option<HeaderValue>| match value {
             Some(value) if how == Forwarded::Append => append(headers, name, value),
@@ -219,53 +257,62 @@ impl Hop {
             None => {}
         };
         add(header::FORWARDED, self.forwarded());
-        let client = self.client.map(|c| c.to_string());
-        add(
-            X_FORWARDED_FOR,
-            client.and_then(|c| HeaderValue::try_from(c).ok()),
-        );
+        add(X_FORWARDED_FOR, self.client.map(|c| c.text().clone()));
+        let proto = HeaderValue::from_static(self.proto());
         add(X_FORWARDED_HOST, self.host);
-        add(
-            X_FORWARDED_PROTO,
-            Some(HeaderValue::from_static(self.proto)),
-        );
+        add(X_FORWARDED_PROTO, Some(proto));
+    }
+
+    fn proto(&self) -> &'static str {
+        match self.client {
+            Some(client) if client.is_secure() => "https",
+            Some(_) | None => "http",
+        }
     }
 
     fn forwarded(&self) -> Option<HeaderValue> {
-        let mut text = String::with_capacity(64);
-        match self.client {
-            Some(IpAddr::V4(client)) => write!(text, "for={client}"),
-            Some(IpAddr::V6(client)) => write!(text, "for=\"[{client}]\""),
-            None => write!(text, "for=unknown"),
-        }
-        .ok()?;
-        if let Some(host) = self.host.as_ref().and_then(|h| h.to_str().ok()) {
-            text.push_str(";host=\"");
-            for c in host.chars() {
-                if matches!(c, '"' | '\\') {
-                    text.push('\\');
-                }
-                text.push(c);
+        let client = self.client.map_or(&b"unknown"[..], |c| c.text().as_bytes());
+        let host = self.host.as_ref().filter(|h| h.to_str().is_ok());
+        let host = host.map(HeaderValue::as_bytes).unwrap_or_default();
+        let mut text = Vec::with_capacity(client.len() + 2 * host.len() + 40);
+        text.extend_from_slice(b"for=");
+        if client.contains(&b':') {
+            for part in [b"\"[", client, b"]\""] {
+                text.extend_from_slice(part);
             }
-            text.push('"');
+        } else {
+            text.extend_from_slice(client);
         }
-        write!(text, ";proto={}", self.proto).ok()?;
-        HeaderValue::try_from(text).ok()
+        if !host.is_empty() {
+            text.extend_from_slice(b";host=\"");
+            for byte in host {
+                if matches!(byte, b'"' | b'\\') {
+                    text.push(b'\\');
+                }
+                text.push(*byte);
+            }
+            text.push(b'"');
+        }
+        text.extend_from_slice(b";proto=");
+        text.extend_from_slice(self.proto().as_bytes());
+        HeaderValue::from_bytes(&text).ok()
     }
 }
 
 /// Puts the value at the end of a list, on one line: some servers read only one.
 fn append(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
-    let mut line = Vec::new();
-    for came in headers.get_all(&name) {
-        line.extend_from_slice(came.as_bytes());
-        line.extend_from_slice(b", ");
+    match headers.entry(name) {
+        Entry::Vacant(place) => {
+            place.insert(value);
+        }
+        Entry::Occupied(mut place) => {
+            let mut line = Vec::new();
+            for came in place.iter() {
+                line.extend_from_slice(came.as_bytes());
+                line.extend_from_slice(b", ");
+            }
+            line.extend_from_slice(value.as_bytes());
+            place.insert(HeaderValue::try_from(line).unwrap_or(value));
+        }
     }
-    let value = if line.is_empty() {
-        value
-    } else {
-        line.extend_from_slice(value.as_bytes());
-        HeaderValue::try_from(line).unwrap_or(value)
-    };
-    headers.insert(name, value);
 }

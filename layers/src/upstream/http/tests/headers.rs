@@ -1,7 +1,7 @@
-use http::{HeaderValue, header, uri::Scheme};
+use http::{HeaderValue, header};
 
 use super::*;
-use crate::exchange::RouteInfo;
+use crate::exchange::{self, RouteInfo};
 
 async fn seen_of(settings: HttpUpstreamSettings, peer: &Peer, request: Request<Body>) -> Seen {
     let upstream = HttpUpstream::new(settings).expect("of use");
@@ -107,8 +107,10 @@ async fn this_hop_is_written_down() {
     ];
     let request = || {
         let mut request = with(post("/", ""), &came);
-        Exchange::of(&mut request).set_client("2001:db8::7".parse().expect("an address"));
-        request.extensions_mut().insert(Scheme::HTTPS);
+        Exchange::of(&mut request).set_client(exchange::Client::new(
+            "2001:db8::7".parse().expect("an address"),
+            true,
+        ));
         request
     };
     let seen = seen_of(peer.settings("/"), &peer, request()).await;
