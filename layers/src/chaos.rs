@@ -112,11 +112,12 @@ impl ChaosLayer {
 impl Shared {
     /// What is to be done with this request.
     fn decide<B>(&self, request: &Request<B>) -> Option<Hit> {
-        let mut random = {
-            let mut sequence = self.random.lock().unwrap_or_else(PoisonError::into_inner);
-            // A source for each request: what one draws does not move the others.
-            sequence.fork()
-        };
+        // A source for each request: what one draws does not move the others.
+        let mut random = self
+            .random
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .fork();
         rules::decide(&self.rules, request, &mut random)
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! *Closed*, calls pass and are counted. The breaker *opens* when too large a share of the calls in a window failed or were slow, or
 //! after some failures in a row; what is a failure is told by [`verdict`](crate::verdict). Open, it refuses. After a time it is
-//! *half-open*, by itself: a few calls pass as probes. One that fails or is slow opens it again, and enough that succeed close it.
+//! *half-open*, by itself (state and metrics show it from the first look on): a few calls pass as probes. One that fails or is slow opens
+//! it again, and enough that succeed close it.
 //! The operator can force it open or closed ([`CircuitHandle::force`]).
 //!
 //! - **Time.** It is open for `open` the first time, twice as long each further time, up to `open_max`; a random part of up to a
@@ -10,8 +11,8 @@
 //! - **Slow** is judged by the time to the response head, so a long stream is not slow.
 //! - **Probes** that end neutral give their place back. So does one that has been out for longer than `open`, though it still
 //!   counts when it ends: a call that takes long must not keep the endpoint out.
-//! - **Notifications, client responses and MCP's DELETE** always pass, and are not counted: calls that were admitted before may be waiting
-//!   for just them, and their 202 says little.
+//! - **Notifications, client responses and MCP's DELETE** always pass, also where it is forced open, and are not counted: calls that were
+//!   admitted before may be waiting for just them, and their 202 says little.
 //! - **Standing streams** (GET, `subscriptions/listen`; without MCP facts a GET that accepts an event stream) are refused like calls.
 //!   They count with their response head, which is never slow; how they end is not counted.
 //! - **Tools** ([`CircuitLayer::tools`]): a call of a tool is also refused while that tool's own breaker is open, so that one broken tool
@@ -20,7 +21,7 @@
 //! Place: at the endpoint, outside its clocks, so that a timeout is a failure, and below what chooses endpoints. With a
 //! [`Gate`] the breaker of the endpoint shuts that while it refuses, so that a balancer goes around it ([`Reason::Circuit`]); a tool's
 //! never does. Readiness: the inner service's, but ready while the breaker is open, so that a stuck service cannot hide it; nothing is
-//! reserved. Errors: [`CircuitOpen`], in `call`, at once; nothing was sent. Bodies: forwarded; a probe's place rides with them. Clones
+//! reserved. Errors: [`CircuitOpen`], in `call`, at once, also for a call that is pinned to the endpoint; nothing was sent. Bodies: forwarded; a probe's place rides with them. Clones
 //! share the breaker.
 //!
 //! ```

@@ -273,7 +273,7 @@ impl Breaker {
     }
 
     fn count(&mut self, failed: bool, slow: bool, now: Duration) {
-        self.tally.add(Counts::one(failed, slow), now);
+        self.tally.add(failed, slow, now);
         self.streak = if failed {
             self.streak.saturating_add(1)
         } else {

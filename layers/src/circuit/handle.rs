@@ -108,7 +108,7 @@ impl CircuitHandle {
         }
     }
 
-    /// How it stands; `None` while it is off.
+    /// How it stands; `None` while it is off. What was open long enough is half-open from this look on.
     pub fn look(&self) -> Option<CircuitReport> {
         self.switch.look()
     }

@@ -8,12 +8,14 @@ use tower::{ServiceExt, service_fn};
 use super::*;
 use crate::{
     Body,
-    error::find,
+    error::{Outcome, find},
     exchange::GiveUp,
+    fault::{Blame, Fault},
     gate::{GateLayer, Look, Reason},
     limit::Shed,
     mcp::{CallFacts, peek::Answer},
     metrics::Tools,
+    rescue::Row,
 };
 
 const OPEN: Duration = Duration::from_secs(10);
@@ -152,6 +154,21 @@ async fn it_opens_refuses_probes_and_closes() {
     assert_eq!(gate.look(), Look::Open);
     assert_eq!(call(&service, "/ok").await, Ok(StatusCode::OK));
     assert_eq!(state(&handle), State::Closed);
+}
+
+#[test]
+fn a_refusal_says_that_nothing_was_sent_and_when_to_try_again() {
+    for (retry_after, told) in [(Some(OPEN), OPEN), (None, Duration::from_secs(1))] {
+        let scope = Scope::Tool;
+        let open = CircuitOpen { scope, retry_after };
+        let row = Row::of(&Fault::of(&open));
+        assert_eq!((row.layer, row.kind), ("circuit", "circuit_open"));
+        assert_eq!((row.outcome, row.blame), (Outcome::NotSent, Blame::Proxy));
+        assert_eq!(
+            (row.status, row.retry_after),
+            (StatusCode::SERVICE_UNAVAILABLE, Some(told))
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,7 +16,8 @@ pub(super) struct Counts {
 #[derive(Debug)]
 pub(super) enum Tally {
     Calls {
-        newest: VecDeque<Counts>,
+        /// Whether each failed, and whether it was slow.
+        newest: VecDeque<(bool, bool)>,
         most: usize,
         sum: Counts,
     },
@@ -40,7 +41,7 @@ const BUCKETS: usize = 10;
 
 impl Counts {
     /// One call.
-    pub(super) fn one(failed: bool, slow: bool) -> Self {
+    fn one(failed: bool, slow: bool) -> Self {
         Self {
             calls: 1,
             failures: failed.into(),
@@ -88,15 +89,16 @@ impl Tally {
         }
     }
 
-    pub(super) fn add(&mut self, call: Counts, now: Duration) {
+    pub(super) fn add(&mut self, failed: bool, slow: bool, now: Duration) {
+        let call = Counts::one(failed, slow);
         match self {
             Self::Calls { newest, most, sum } => {
                 if newest.len() == *most
-                    && let Some(oldest) = newest.pop_front()
+                    && let Some((failed, slow)) = newest.pop_front()
                 {
-                    sum.remove(oldest);
+                    sum.remove(Counts::one(failed, slow));
                 }
-                newest.push_back(call);
+                newest.push_back((failed, slow));
                 sum.add(call);
             }
             Self::Time { buckets, width } => {
