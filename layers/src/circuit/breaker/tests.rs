@@ -392,6 +392,10 @@ proptest! {
                 token.probe.is_some() && now < *since + settings.open
             });
             prop_assert!(young.count() <= settings.probes.get() as usize);
+            // Nor are more kept, however many stay out.
+            if let Phase::HalfOpen { probes, .. } = &breaker.phase {
+                prop_assert!(probes.len() <= settings.probes.get() as usize);
+            }
             // It is open for at least the base, and not for ever.
             if let (Phase::Open { until }, None) = (&breaker.phase, breaker.forced()) {
                 if before != State::Open {
