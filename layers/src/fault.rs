@@ -8,6 +8,8 @@ use std::{error::Error, time::Duration};
 
 use crate::{
     cap::BodyTooLarge,
+    chaos::Injected,
+    circuit::CircuitOpen,
     deadline::DeadlineExceeded,
     drain::Draining,
     error::{Outcome, find},
@@ -63,6 +65,13 @@ pub enum Fault {
     Shed(String),
     /// The endpoint takes no calls now; perhaps after this time.
     GateShut(String, Option<Duration>),
+    /// A circuit breaker is open; perhaps no longer after this time.
+    CircuitOpen(String, Option<Duration>),
+    /// A fault was injected, for a test.
+    Injected {
+        /// The request had been handed over.
+        sent: bool,
+    },
     /// The proxy is shutting down.
     Draining {
         /// An upstream was asked.
@@ -155,6 +164,12 @@ impl Fault {
         }
         if let Some(e) = find::<GateShut>(error) {
             return Some(Self::GateShut(e.to_string(), e.retry_after));
+        }
+        if let Some(e) = find::<CircuitOpen>(error) {
+            return Some(Self::CircuitOpen(e.to_string(), e.retry_after));
+        }
+        if let Some(e) = find::<Injected>(error) {
+            return Some(Self::Injected { sent: e.sent });
         }
         find::<Shed>(error).map(|e| Self::Shed(e.to_string()))
     }

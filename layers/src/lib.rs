@@ -18,20 +18,23 @@
 //! | | [`credentials`] | keeps the client's secrets from upstreams |
 //! | | [`limit`] | caps calls and streams |
 //! | | [`deadline`] | the total time of a call |
-//! | endpoint | [`limit`] | caps calls at one endpoint |
+//! | endpoint | [`circuit`] | leaves an endpoint, or a tool, alone that fails |
+//! | | [`limit`] | caps calls at one endpoint |
 //! | | [`record`] | metrics of attempts |
 //! | | [`timeout`] | head and idle clocks |
 //! | | [`observe`] | reads what the upstream answers |
 //! | | [`upstream`] | the upstream: over HTTP, or a child process |
 //!
-//! What all of them share is the floor: [`body`], [`error`], [`fault`], [`mcp`] (facts, headers, events), [`metrics`], [`waits`],
-//! [`ready`],
-//! [`gate`] (whether an endpoint takes calls) and [`verdict`] (how an attempt went).
+//! What all of them share is the floor: [`body`], [`error`], [`fault`], [`mcp`] (facts, headers, events), [`metrics`], [`waits`], [`ready`],
+//! [`gate`] (whether an endpoint takes calls), [`share`] and [`verdict`] (how an attempt went). One layer stands in no tower by default:
+//! [`chaos`], which injects faults for tests.
 
 pub mod access_log;
 pub mod body;
 pub mod body_limit;
 mod cap;
+pub mod chaos;
+pub mod circuit;
 mod clock;
 pub mod credentials;
 pub mod deadline;
@@ -51,6 +54,7 @@ pub mod ready;
 pub mod record;
 pub mod rescue;
 pub mod route;
+pub mod share;
 pub mod timeout;
 pub mod upstream;
 pub mod verdict;

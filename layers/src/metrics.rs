@@ -108,7 +108,7 @@ impl Tools {
     pub const MAX: usize = 256;
 
     /// The label of a tool; `learn` if its call had a result.
-    fn label(&self, tool: &str, learn: bool) -> &'static str {
+    pub(crate) fn label(&self, tool: &str, learn: bool) -> &'static str {
         if let Some(label) = self
             .names
             .read()
@@ -132,7 +132,7 @@ impl Tools {
     }
 }
 
-const OTHER: &str = "other";
+pub(crate) const OTHER: &str = "other";
 
 /// The durations of JSON-RPC operations: one histogram, its handles found by what an operation was.
 #[derive(Debug, Clone)]

@@ -66,6 +66,10 @@ metrics! {
         "Requests that were refused for their Host or Origin.";
     LABEL_OVERFLOW = Counter "ziggurat_label_overflow_total" []
         "Names that did not become a label because there are too many.";
+    BREAKER_STATE = Gauge "ziggurat_breaker_state" ["scope", "name"]
+        "Circuit breakers: 0 closed, 1 half-open, 2 open; of an endpoint or of a tool.";
+    BREAKER_TRANSITIONS = Counter "ziggurat_breaker_transitions_total" ["scope", "name", "to"]
+        "Times that a circuit breaker came to a state: closed, half_open, open.";
     SESSIONS = Gauge "ziggurat_sessions" ["upstream", "era"]
         "Sessions that ziggurat keeps for the stdio servers of an upstream.";
     SESSION_EVICTIONS = Counter "ziggurat_session_evictions_total" ["upstream", "reason"]

@@ -35,6 +35,8 @@ pub struct Row {
 /// Each kind with its layer, as labels.
 pub(super) const KINDS: &[(&str, &str)] = &[
     ("body_limit", "body_too_large"),
+    ("chaos", "injected"),
+    ("circuit", "circuit_open"),
     ("deadline", "deadline_exceeded"),
     ("drain", "draining"),
     ("gate", "endpoint_held"),
@@ -115,6 +117,11 @@ impl Row {
                 .unsent()
                 .by(Blame::Proxy)
                 .again(again.unwrap_or(SOON)),
+            Fault::CircuitOpen(_, again) => row("circuit", "circuit_open", 503)
+                .unsent()
+                .by(Blame::Proxy)
+                .again(again.unwrap_or(SOON)),
+            Fault::Injected { sent } => row("chaos", "injected", 502).sent(*sent),
             Fault::Draining { sent } => row("drain", "draining", 503)
                 .sent(*sent)
                 .by(Blame::Proxy)
@@ -216,6 +223,7 @@ pub(super) fn message(fault: &Fault) -> String {
         | Fault::UnsupportedMedia(text)
         | Fault::Shed(text)
         | Fault::GateShut(text, _)
+        | Fault::CircuitOpen(text, _)
         | Fault::HeadTimeout(text)
         | Fault::IdleTimeout(text)
         | Fault::ConnectTimeout(text)
@@ -242,6 +250,7 @@ pub(super) fn message(fault: &Fault) -> String {
         Fault::NoRoute => "no route matches".into(),
         Fault::Draining { .. } => "the server is shutting down; try again".into(),
         Fault::ConnectFailed(problem) => format!("the upstream cannot be reached: {problem}"),
+        Fault::Injected { .. } => "a fault was injected, for a test".into(),
         Fault::UpstreamBroken(_) => "the upstream broke off".into(),
         Fault::Backoff(again) => {
             format!("the server failed to start; the next try is in {again:.1?}")
