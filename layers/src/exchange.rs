@@ -61,6 +61,7 @@ pub struct Exchange {
     endpoint: Mutex<Option<Arc<EndpointInfo>>>,
     attempts: AtomicU32,
     gave_up: AtomicU8,
+    due: OnceLock<Instant>,
     fault: OnceLock<(&'static str, Outcome)>,
     upstream_nanos: AtomicU64,
     response: ResponseFacts,
@@ -145,6 +146,7 @@ impl Exchange {
             endpoint: Mutex::new(None),
             attempts: AtomicU32::new(0),
             gave_up: AtomicU8::new(0),
+            due: OnceLock::new(),
             fault: OnceLock::new(),
             upstream_nanos: AtomicU64::new(0),
             response: ResponseFacts::default(),
@@ -249,9 +251,25 @@ impl Exchange {
                 .compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// Takes back that an attempt was given up, for another attempt to begin.
+    /// Takes back that an attempt was given up because its clock ran out, for another attempt to begin. Other reasons
+    /// end the call as a whole, and stay.
     pub fn go_on(&self) {
-        self.gave_up.store(0, Ordering::Release);
+        let _other = self.gave_up.compare_exchange(
+            GiveUp::Timeout as u8,
+            0,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+    }
+
+    /// When the deadline of the call runs out, as things stood when it began: progress and questions to the client put it off.
+    pub fn due(&self) -> Option<Instant> {
+        self.due.get().copied()
+    }
+
+    /// Says when the deadline of the call runs out; the first word counts.
+    pub fn set_due(&self, due: Instant) {
+        let _first = self.due.set(due);
     }
 
     /// Why the call was given up, if somebody said so.
@@ -353,6 +371,16 @@ impl ResponseFacts {
     pub fn observe(&self, waits: &Waits) {
         self.observed.store(true, Ordering::Relaxed);
         let _first = self.waits.set(waits.clone());
+    }
+
+    /// Forgets what passed, for another attempt to begin. The body of the last one must be gone.
+    pub fn reset(&self) {
+        self.events.store(0, Ordering::Relaxed);
+        self.last_event.store(0, Ordering::Relaxed);
+        self.last_progress.store(0, Ordering::Relaxed);
+        self.answers.store(0, Ordering::Relaxed);
+        self.answer.store(0, Ordering::Relaxed);
+        self.torn.store(false, Ordering::Relaxed);
     }
 
     /// How many messages (or events) passed.

@@ -18,6 +18,7 @@
 //! | | [`credentials`] | keeps the client's secrets from upstreams |
 //! | | [`limit`] | caps calls and streams |
 //! | | [`deadline`] | the total time of a call |
+//! | | [`retry`] | repeats calls that failed, where that is safe |
 //! | endpoint | [`limit`] | caps calls at one endpoint |
 //! | | [`record`] | metrics of attempts |
 //! | | [`timeout`] | head and idle clocks |
@@ -25,9 +26,10 @@
 //! | | [`upstream`] | the upstream: over HTTP, or a child process |
 //!
 //! What all of them share is the floor: [`body`], [`error`], [`fault`], [`mcp`] (facts, headers, events), [`metrics`], [`waits`],
-//! [`gate`] (whether an endpoint takes calls) and [`verdict`] (how an attempt went).
+//! [`gate`] (whether an endpoint takes calls), [`verdict`] (how an attempt went) and [`attempt`] (where a call was tried).
 
 pub mod access_log;
+pub mod attempt;
 pub mod body;
 pub mod body_limit;
 mod cap;
@@ -48,6 +50,7 @@ pub mod metrics;
 pub mod observe;
 pub mod record;
 pub mod rescue;
+pub mod retry;
 pub mod route;
 pub mod timeout;
 pub mod upstream;
