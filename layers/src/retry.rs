@@ -80,7 +80,7 @@ pub struct RetrySettings {
     pub budget: BudgetSettings,
     /// The pause before each. Default: 50 ms, doubling up to 1 s, with full jitter.
     pub backoff: Backoff,
-    /// The longest `Retry-After` that is waited for; with a longer one, or one beyond the deadline, the response is passed on. Default: 30 s.
+    /// The longest `Retry-After` that is waited for; with a longer one, or one beyond the deadline, the response is passed on. Default: 10 s.
     pub retry_after: Duration,
     /// The most bytes of a request body that are kept. Default: 64 KiB.
     pub body_cap: usize,
@@ -129,7 +129,7 @@ impl Default for RetrySettings {
             attempts: NonZeroU32::new(3).unwrap_or(NonZeroU32::MIN),
             budget: BudgetSettings::default(),
             backoff: Backoff::default(),
-            retry_after: Duration::from_secs(30),
+            retry_after: Duration::from_secs(10),
             body_cap: 64 << 10,
             safe_tools: Vec::new(),
             trust_annotations: false,
@@ -151,8 +151,8 @@ impl RetryLayer {
         Self::sharing(upstream, settings, budget, Annotations::default())
     }
 
-    /// The same, with a budget and a store of annotations that others share: several routes to one upstream, or the tower after
-    /// a reload.
+    /// The same, with a budget (which takes the place of that in the settings) and a store of annotations that others share: several
+    /// routes to one upstream, or the tower after a reload.
     pub fn sharing(
         upstream: &str,
         settings: RetrySettings,
