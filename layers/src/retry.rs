@@ -11,7 +11,8 @@
 //! Safe to repeat are, on MCP, what [`is_safe`] says, and tools that the operator marks or that, where the server is trusted,
 //! say that they read only or are idempotent; never a request with `inputResponses` or `requestState`, a notification or an answer; a batch if
 //! each of its messages is. Without MCP facts, and for GET and DELETE of MCP, it is the idempotent methods (RFC 9110, 9.2.2). A call that is not, and
-//! may have been executed, fails as it failed: its error says `outcome: unknown`. Requests for an upgrade are never repeated.
+//! may have been executed, fails as it failed: its error says `outcome: unknown`. So does a call of a legacy session whose clock ran
+//! out, since its server was told to cancel that id. Requests for an upgrade are never repeated.
 //!
 //! Only the response head is waited for: once it is passed on, nothing is repeated. 429 (RFC 6585) is passed on, since it asks the
 //! *client* for fewer calls; listed in `statuses` it is repeated for safe calls. A response that is not passed on is read to its end during the pause if it

@@ -27,6 +27,7 @@ use crate::{
     body::Tracked,
     error::BoxError,
     exchange::{Exchange, GiveUp},
+    mcp::Era,
     observe::Media,
 };
 
@@ -44,6 +45,7 @@ enum State<S, F, Res> {
     Calling(#[pin] F),
     Pausing(Pin<Box<Sleep>>, Option<Rest<Res>>),
     Readying(S),
+    Over,
 }
 
 /// What is kept of a call for another attempt.
@@ -123,11 +125,14 @@ where
                         continue;
                     }
                 },
+                StateProj::Over => panic!("polled after its end"),
             };
             // Taken out, so that nothing is kept beside a response that goes out.
             let Some(mut call) = this.call.take() else {
                 return Poll::Ready(result.map(pass));
             };
+            // The attempt goes first: it may hold the request body.
+            this.state.set(State::Over);
             let Some(pause) = call.next(&result) else {
                 return Poll::Ready(call.end(result));
             };
@@ -182,7 +187,9 @@ impl<S: Clone> Call<S> {
             budget,
             meters,
         } = &*self.shared;
-        if !failed.unsent && !safe.may_repeat(&self.exchange, &self.parts.method) {
+        let repeatable =
+            || safe.may_repeat(&self.exchange, &self.parts.method) && !self.is_cancelled(&failed);
+        if !failed.unsent && !repeatable() {
             meters.refused_unsafe.increment(1);
             return None;
         }
@@ -213,6 +220,16 @@ impl<S: Clone> Call<S> {
             "no other attempt",
         );
         None
+    }
+
+    /// The server was told to cancel the call under an id that belongs to its session: what repeats that id might be cancelled
+    /// instead.
+    fn is_cancelled(&self, failed: &Failed) -> bool {
+        failed.reason == Reason::Timeout
+            && self
+                .exchange
+                .call()
+                .is_some_and(|call| call.era == Era::Legacy && call.session.is_some())
     }
 
     /// The deadline of the call would come first.

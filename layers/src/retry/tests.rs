@@ -406,6 +406,43 @@ async fn a_body_that_streams_is_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_body_that_a_silent_attempt_holds_comes_back() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = seen.clone();
+    let inner = tower::service_fn(move |request: Request<Body>| {
+        let log = log.clone();
+        async move {
+            if tried(&request).is_empty() {
+                Exchange::get(&request)
+                    .expect("an exchange")
+                    .attempt(Arc::new(EndpointInfo {
+                        upstream: "u".into(),
+                        endpoint: "e".into(),
+                    }));
+                std::future::pending::<()>().await;
+            }
+            let body = request.into_body().collect().await?.to_bytes();
+            log.lock().expect("not poisoned").push(body);
+            Ok::<_, BoxError>(Response::new(Body::empty()))
+        }
+    });
+    let head = crate::timeout::TimeoutSettings {
+        head: Some(Duration::from_secs(1)),
+        idle: None,
+    };
+    let service = tower::ServiceBuilder::new()
+        .layer(RetryLayer::new("u", settings()))
+        .layer(crate::timeout::TimeoutLayer::new(head))
+        .service(inner);
+    let request = plain(Method::PUT, streamed(&["ab", "cd"]));
+    assert_eq!(
+        service.oneshot(request).await.expect("an answer").status(),
+        200
+    );
+    assert_eq!(*seen.lock().expect("not poisoned"), ["abcd"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn attempts_and_budget_are_bounds() {
     let broken = [Reply::Broken; 9];
     for (attempts, expected) in [(1, 1), (2, 2), (5, 5)] {
@@ -474,6 +511,21 @@ async fn a_call_that_somebody_ended_and_an_upgrade_are_not_repeated() {
     let (result, upstream) = ask(settings(), &[Reply::Unsent], request).await;
     assert!(result.is_err());
     assert_eq!(upstream.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_was_cancelled_in_its_session_is_not_repeated() {
+    for (reply, expected) in [(Reply::Silent, 1), (Reply::Broken, 2)] {
+        let mut request = Request::new(Body::full(LIST));
+        *request.method_mut() = Method::POST;
+        let session = HeaderValue::from_static("s");
+        request.headers_mut().insert("mcp-session-id", session);
+        let body = Bytes::from_static(LIST.as_bytes());
+        let facts = CallFacts::read(&Method::POST, request.headers(), &body);
+        Exchange::of(&mut request).set_call(facts.expect("a message"));
+        let (_, upstream) = ask(settings(), &[reply], request).await;
+        assert_eq!(upstream.calls(), expected);
+    }
 }
 
 #[tokio::test(start_paused = true)]
