@@ -495,6 +495,35 @@ mod tests {
     }
 
     #[test]
+    fn another_attempt_takes_back_a_clock_but_no_order() {
+        for (why, left) in [
+            (GiveUp::Timeout, None),
+            (GiveUp::Operator, Some(GiveUp::Operator)),
+            (GiveUp::Drain, Some(GiveUp::Drain)),
+        ] {
+            let exchange = Exchange::new("x");
+            exchange.give_up(why);
+            exchange.go_on();
+            assert_eq!(exchange.gave_up(), left);
+        }
+    }
+
+    #[test]
+    fn nothing_of_an_attempt_is_left_after_a_reset() {
+        let exchange = Exchange::new("x");
+        exchange.saw_event();
+        exchange.saw_progress();
+        exchange.response().saw_answer(Answer::Result);
+        exchange.response().set_torn(true);
+        exchange.response().observe(&Waits::default());
+        exchange.response().reset();
+        assert!(exchange.last_event().is_none() && exchange.last_progress().is_none());
+        assert!(!exchange.is_answered() && exchange.response().answer().is_none());
+        assert_eq!(exchange.response().events(), 0);
+        assert!(exchange.response().at_boundary(), "still observed");
+    }
+
+    #[test]
     fn answers_survive_their_coding() {
         for answer in [
             Answer::Result,

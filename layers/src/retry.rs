@@ -160,16 +160,18 @@ impl RetryLayer {
         budget: Budget,
         annotations: Annotations,
     ) -> Self {
+        let meters = Meters::new(upstream);
+        meters.budget.set(budget.left());
         let safe = SafeTools {
             marked: settings.safe_tools.clone(),
             hints: settings.trust_annotations.then_some(annotations),
         };
         Self {
             shared: Some(Arc::new(Shared {
-                meters: Meters::new(upstream),
                 settings,
                 safe,
                 budget,
+                meters,
             })),
         }
     }

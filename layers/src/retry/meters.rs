@@ -54,8 +54,6 @@ impl Outcome {
 
 impl Meters {
     pub(super) fn new(upstream: &str) -> Self {
-        let budget = gauge(names::RETRY_BUDGET, &[("upstream", upstream)]);
-        budget.set(1.0);
         Self {
             retries: Reason::ALL.map(|reason| {
                 Outcome::ALL.map(|outcome| {
@@ -68,7 +66,7 @@ impl Meters {
                 })
             }),
             refused_unsafe: counter(names::RETRY_REFUSED_UNSAFE, &[("upstream", upstream)]),
-            budget,
+            budget: gauge(names::RETRY_BUDGET, &[("upstream", upstream)]),
         }
     }
 
