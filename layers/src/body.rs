@@ -95,6 +95,16 @@ impl Body {
         }
     }
 
+    /// The same body again, without a copy of its bytes: of one that is there as a whole, or over. None of one that streams.
+    pub fn try_clone(&self) -> Option<Self> {
+        match &self.kind {
+            Kind::Once(bytes) => Some(Self {
+                kind: Kind::Once(bytes.clone()),
+            }),
+            Kind::Boxed(body) => body.is_end_stream().then(Self::empty),
+        }
+    }
+
     /// A body of no bytes.
     pub fn empty() -> Self {
         Self {
@@ -251,6 +261,15 @@ mod tests {
         // Of bytes that were never boxed, wrapping again makes no box.
         let own = Body::new(Body::new(Body::full("x")));
         assert!(matches!(own.kind, Kind::Once(_)));
+    }
+
+    #[test]
+    fn only_a_whole_body_is_cloned() {
+        let whole = Body::full("x").try_clone().expect("a clone");
+        assert_eq!(whole.size_hint().exact(), Some(1));
+        assert!(Body::new(Empty::new()).try_clone().is_some());
+        let streams = Body::new(Full::new(Bytes::from_static(b"x")));
+        assert!(streams.try_clone().is_none());
     }
 
     #[tokio::test]

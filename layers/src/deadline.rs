@@ -143,6 +143,7 @@ where
             if exchange.call().is_some_and(|call| call.is_standing()) {
                 return None;
             }
+            exchange.set_due(exchange.started() + settings.limit.min(settings.cap));
             request
                 .extensions_mut()
                 .insert(ExpiresAt(exchange.started() + settings.cap));

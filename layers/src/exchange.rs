@@ -61,6 +61,7 @@ pub struct Exchange {
     endpoint: Mutex<Option<Arc<EndpointInfo>>>,
     attempts: AtomicU32,
     gave_up: AtomicU8,
+    due: OnceLock<Instant>,
     fault: OnceLock<(&'static str, Outcome)>,
     upstream_nanos: AtomicU64,
     response: ResponseFacts,
@@ -153,6 +154,7 @@ impl Exchange {
             endpoint: Mutex::new(None),
             attempts: AtomicU32::new(0),
             gave_up: AtomicU8::new(0),
+            due: OnceLock::new(),
             fault: OnceLock::new(),
             upstream_nanos: AtomicU64::new(0),
             response: ResponseFacts::default(),
@@ -258,9 +260,25 @@ impl Exchange {
                 .compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// Takes back that an attempt was given up, for another attempt to begin.
+    /// Takes back that an attempt was given up because its clock ran out, for another attempt to begin. Other reasons
+    /// end the call as a whole, and stay.
     pub fn go_on(&self) {
-        self.gave_up.store(0, Ordering::Release);
+        let _other = self.gave_up.compare_exchange(
+            GiveUp::Timeout as u8,
+            0,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+    }
+
+    /// When the deadline of the call runs out, as things stood when it began: progress and questions to the client put it off.
+    pub fn due(&self) -> Option<Instant> {
+        self.due.get().copied()
+    }
+
+    /// Says when the deadline of the call runs out; the first word counts.
+    pub fn set_due(&self, due: Instant) {
+        let _first = self.due.set(due);
     }
 
     /// Why the call was given up, if somebody said so.
@@ -404,6 +422,16 @@ impl ResponseFacts {
         let _first = self.waits.set(waits.clone());
     }
 
+    /// Forgets what passed, for another attempt to begin. The body of the last one must be gone.
+    pub fn reset(&self) {
+        self.events.store(0, Ordering::Relaxed);
+        self.last_event.store(0, Ordering::Relaxed);
+        self.last_progress.store(0, Ordering::Relaxed);
+        self.answers.store(0, Ordering::Relaxed);
+        self.answer.store(0, Ordering::Relaxed);
+        self.torn.store(false, Ordering::Relaxed);
+    }
+
     /// How many messages (or events) passed.
     pub fn events(&self) -> u32 {
         self.events.load(Ordering::Relaxed)
@@ -513,6 +541,35 @@ mod tests {
             assert_eq!(request.headers()[REQUEST_ID], exchange.id());
             assert!(Arc::ptr_eq(&exchange, &Exchange::of(&mut request)));
         }
+    }
+
+    #[test]
+    fn another_attempt_takes_back_a_clock_but_no_order() {
+        for (why, left) in [
+            (GiveUp::Timeout, None),
+            (GiveUp::Operator, Some(GiveUp::Operator)),
+            (GiveUp::Drain, Some(GiveUp::Drain)),
+        ] {
+            let exchange = Exchange::new("x");
+            exchange.give_up(why);
+            exchange.go_on();
+            assert_eq!(exchange.gave_up(), left);
+        }
+    }
+
+    #[test]
+    fn nothing_of_an_attempt_is_left_after_a_reset() {
+        let exchange = Exchange::new("x");
+        exchange.saw_event();
+        exchange.saw_progress();
+        exchange.response().saw_answer(Answer::Result);
+        exchange.response().set_torn(true);
+        exchange.response().observe(&Waits::default());
+        exchange.response().reset();
+        assert!(exchange.last_event().is_none() && exchange.last_progress().is_none());
+        assert!(!exchange.is_answered() && exchange.response().answer().is_none());
+        assert_eq!(exchange.response().events(), 0);
+        assert!(exchange.response().at_boundary(), "still observed");
     }
 
     #[test]

@@ -18,6 +18,7 @@
 //! | | [`credentials`] | keeps the client's secrets from upstreams |
 //! | | [`limit`] | caps calls and streams |
 //! | | [`deadline`] | the total time of a call |
+//! | | [`retry`] | repeats calls that failed, where that is safe |
 //! | endpoint | [`circuit`] | leaves an endpoint, or a tool, alone that fails |
 //! | | [`limit`] | caps calls at one endpoint |
 //! | | [`record`] | metrics of attempts |
@@ -26,10 +27,11 @@
 //! | | [`upstream`] | the upstream: over HTTP, or a child process |
 //!
 //! What all of them share is the floor: [`body`], [`error`], [`fault`], [`mcp`] (facts, headers, events), [`metrics`], [`waits`], [`ready`],
-//! [`gate`] (whether an endpoint takes calls), [`share`] and [`verdict`] (how an attempt went). One layer stands in no tower by default:
-//! [`chaos`], which injects faults for tests.
+//! [`gate`] (whether an endpoint takes calls), [`share`], [`verdict`] (how an attempt went) and
+//! [`attempt`] (where a call was tried). One layer stands in no tower by default: [`chaos`], which injects faults for tests.
 
 pub mod access_log;
+pub mod attempt;
 pub mod body;
 pub mod body_limit;
 mod cap;
@@ -53,6 +55,7 @@ pub mod observe;
 pub mod ready;
 pub mod record;
 pub mod rescue;
+pub mod retry;
 pub mod route;
 pub mod share;
 pub mod timeout;

@@ -58,6 +58,12 @@ metrics! {
         "Calls that an upstream is working on, standing streams left out.";
     REJECTIONS = Counter "ziggurat_layer_rejections_total" ["layer", "reason"]
         "Calls that a layer ended: which layer, and why.";
+    RETRIES = Counter "ziggurat_retries_total" ["upstream", "reason", "outcome"]
+        "Further attempts at calls that failed: why (not_sent, timeout, broken, status, retry_after), and how they ended (success, failure, dropped) or why they were not made (no_budget, no_body, no_time).";
+    RETRY_BUDGET = Gauge "ziggurat_retry_budget_ratio" ["upstream"]
+        "What is left of an upstream's retry budget, from 0 (nothing) to 1, as of its newest calls.";
+    RETRY_REFUSED_UNSAFE = Counter "ziggurat_retry_refused_unsafe_total" ["upstream"]
+        "Calls that failed and were not repeated because they may have had an effect.";
     TIMEOUTS = Counter "ziggurat_timeouts_total" ["phase"]
         "Clocks that ran out: connect, head, idle, deadline, upload, handshake.";
     CANCELLATIONS = Counter "ziggurat_cancellations_total" ["origin"]

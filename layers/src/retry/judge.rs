@@ -1,0 +1,211 @@
+//! What a failed attempt allows: nothing more, another one for a call that is safe to repeat, or another one for any call.
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, StatusCode};
+
+use super::backoff;
+use crate::{
+    error::{BoxError, Outcome},
+    fault::{Blame, Fault},
+    rescue::Row,
+};
+
+/// An attempt that failed so that another may help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Failed {
+    /// Nothing was executed, provably: any call may be repeated. Else only what is safe.
+    pub(super) unsent: bool,
+    /// Why, as a label.
+    pub(super) reason: Reason,
+    /// How long the upstream asks to be left alone.
+    pub(super) wait: Option<Duration>,
+}
+
+/// Why there is another attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// An error, and nothing was sent.
+    NotSent,
+    /// A clock ran out.
+    Timeout,
+    /// Any other error.
+    Broken,
+    /// A response status that is retriable.
+    Status,
+    /// The upstream refused, and said when to come again.
+    RetryAfter,
+}
+
+impl Reason {
+    pub(super) const ALL: [Self; 5] = [
+        Self::NotSent,
+        Self::Timeout,
+        Self::Broken,
+        Self::Status,
+        Self::RetryAfter,
+    ];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::NotSent => "not_sent",
+            Self::Timeout => "timeout",
+            Self::Broken => "broken",
+            Self::Status => "status",
+            Self::RetryAfter => "retry_after",
+        }
+    }
+}
+
+impl Failed {
+    /// What an error allows.
+    pub(super) fn of_error(error: &BoxError) -> Option<Self> {
+        let fault = Fault::of(&**error);
+        let row = Row::of(&fault);
+        let failed = |unsent, reason, wait| {
+            Some(Self {
+                unsent,
+                reason,
+                wait,
+            })
+        };
+        match (row.outcome, row.blame) {
+            // The time of the whole call is over; or the answer would be as long again.
+            _ if matches!(fault, Fault::Deadline { .. } | Fault::AnswerTooLong(_)) => None,
+            (Outcome::NotSent, Blame::Upstream | Blame::Proxy) => {
+                // These speak of one endpoint: the next attempt goes to another, where there is one.
+                let local = matches!(
+                    fault,
+                    Fault::GateShut(..) | Fault::Shed(_) | Fault::Backoff(_) | Fault::ServerBusy(_)
+                );
+                failed(true, Reason::NotSent, row.retry_after.filter(|_| !local))
+            }
+            (Outcome::Unknown, Blame::Upstream) if row.phase.is_some() => {
+                failed(false, Reason::Timeout, None)
+            }
+            (Outcome::Unknown, Blame::Upstream) => failed(false, Reason::Broken, None),
+            // Not one of ours: the inner service's own.
+            (Outcome::Unknown, Blame::Proxy) if fault == Fault::Bug => {
+                failed(false, Reason::Broken, None)
+            }
+            (Outcome::NotSent | Outcome::Unknown | Outcome::Rejected, _) => None,
+        }
+    }
+
+    /// What a response head allows.
+    pub(super) fn of_head(
+        status: StatusCode,
+        headers: &HeaderMap,
+        retriable: &[StatusCode],
+    ) -> Option<Self> {
+        if status.is_success() {
+            return None;
+        }
+        let listed = retriable.contains(&status);
+        if !listed && status != StatusCode::SERVICE_UNAVAILABLE {
+            return None;
+        }
+        let wait = backoff::retry_after(headers, SystemTime::now());
+        if status == StatusCode::SERVICE_UNAVAILABLE && wait.is_some() {
+            return Some(Self {
+                unsent: true,
+                reason: Reason::RetryAfter,
+                wait,
+            });
+        }
+        listed.then_some(Self {
+            unsent: false,
+            reason: Reason::Status,
+            wait,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        deadline::DeadlineExceeded,
+        drain::Draining,
+        gate::{GateShut, Reason as Shut},
+        inspect::NotJson,
+        limit::Shed,
+        timeout::HeadTimeout,
+    };
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn an_error_allows_what_is_known_of_its_effect() {
+        let some = |unsent, reason| {
+            Some(Failed {
+                unsent,
+                reason,
+                wait: None,
+            })
+        };
+        let shut = GateShut {
+            reason: Shut::Circuit,
+            retry_after: Some(SECOND),
+        };
+        let shed = Shed {
+            limit: 1,
+            what: "calls",
+        };
+        let deadline = |sent| DeadlineExceeded {
+            limit: SECOND,
+            sent,
+        };
+        for (error, expected) in [
+            (BoxError::from(shut), some(true, Reason::NotSent)),
+            (shed.into(), some(true, Reason::NotSent)),
+            (
+                HeadTimeout { limit: SECOND }.into(),
+                some(false, Reason::Timeout),
+            ),
+            ("its own".into(), some(false, Reason::Broken)),
+            (deadline(false).into(), None),
+            (deadline(true).into(), None),
+            (NotJson.into(), None),
+            (Draining { sent: true }.into(), None),
+        ] {
+            assert_eq!(Failed::of_error(&error), expected, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_status_allows_what_the_settings_say() {
+        let statuses = [502, 503, 504].map(|s| StatusCode::from_u16(s).expect("a status"));
+        let head = |status: u16, after: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            if let Some(after) = after {
+                headers.insert("retry-after", http::HeaderValue::from_static(after));
+            }
+            let status = StatusCode::from_u16(status).expect("a status");
+            Failed::of_head(status, &headers, &statuses)
+        };
+        let some = |unsent, reason, wait| {
+            Some(Failed {
+                unsent,
+                reason,
+                wait,
+            })
+        };
+        for status in [200, 204, 404, 408, 429, 500, 501] {
+            assert_eq!(head(status, Some("1")), None, "{status}");
+        }
+        assert_eq!(head(502, None), some(false, Reason::Status, None));
+        assert_eq!(
+            head(504, Some("1")),
+            some(false, Reason::Status, Some(SECOND))
+        );
+        assert_eq!(head(503, None), some(false, Reason::Status, None));
+        assert_eq!(head(503, Some("no")), some(false, Reason::Status, None));
+        assert_eq!(
+            head(503, Some("1")),
+            some(true, Reason::RetryAfter, Some(SECOND))
+        );
+        let listed = Failed::of_head(StatusCode::BAD_GATEWAY, &HeaderMap::new(), &[]);
+        assert_eq!(listed, None);
+    }
+}
