@@ -18,19 +18,24 @@
 //! | | [`credentials`] | keeps the client's secrets from upstreams |
 //! | | [`limit`] | caps calls and streams |
 //! | | [`deadline`] | the total time of a call |
-//! | endpoint | [`limit`] | caps calls at one endpoint |
+//! | | [`balance`] | chooses an endpoint, or lets the call wait for one |
+//! | endpoint | [`balance`] (load meter) | what the endpoint has in hand, how quick it is, how often it fails |
+//! | | [`limit`] | caps calls at one endpoint |
 //! | | [`record`] | metrics of attempts |
 //! | | [`timeout`] | head and idle clocks |
 //! | | [`observe`] | reads what the upstream answers |
 //! | | [`upstream`] | the upstream: over HTTP, or a child process |
 //!
 //! What all of them share is the floor: [`body`], [`error`], [`fault`], [`mcp`] (facts, headers, events), [`metrics`], [`waits`],
-//! [`gate`] (whether an endpoint takes calls) and [`verdict`] (how an attempt went).
+//! [`gate`] (whether an endpoint takes calls), [`attempt`] (where it may go) and [`verdict`] (how it went).
 
 pub mod access_log;
+pub mod attempt;
+pub mod balance;
 pub mod body;
 pub mod body_limit;
 mod cap;
+mod class;
 mod clock;
 pub mod credentials;
 pub mod deadline;

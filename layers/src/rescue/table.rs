@@ -34,6 +34,10 @@ pub struct Row {
 
 /// Each kind with its layer, as labels.
 pub(super) const KINDS: &[(&str, &str)] = &[
+    ("balance", "endpoint_gone"),
+    ("balance", "no_endpoint"),
+    ("balance", "queue_full"),
+    ("balance", "queue_timeout"),
     ("body_limit", "body_too_large"),
     ("deadline", "deadline_exceeded"),
     ("drain", "draining"),
@@ -115,6 +119,18 @@ impl Row {
                 .unsent()
                 .by(Blame::Proxy)
                 .again(again.unwrap_or(SOON)),
+            Fault::NoEndpoint(_, again) => row("balance", "no_endpoint", 503)
+                .unsent()
+                .again(again.unwrap_or(SOON)),
+            Fault::EndpointGone => row("balance", "endpoint_gone", 503).unsent(),
+            Fault::QueueFull(_) => row("balance", "queue_full", 503)
+                .unsent()
+                .by(Blame::Proxy)
+                .again(SOON),
+            Fault::QueueTimeout(_) => row("balance", "queue_timeout", 503)
+                .unsent()
+                .by(Blame::Proxy)
+                .again(SOON),
             Fault::Draining { sent } => row("drain", "draining", 503)
                 .sent(*sent)
                 .by(Blame::Proxy)
@@ -216,6 +232,9 @@ pub(super) fn message(fault: &Fault) -> String {
         | Fault::UnsupportedMedia(text)
         | Fault::Shed(text)
         | Fault::GateShut(text, _)
+        | Fault::NoEndpoint(text, _)
+        | Fault::QueueFull(text)
+        | Fault::QueueTimeout(text)
         | Fault::HeadTimeout(text)
         | Fault::IdleTimeout(text)
         | Fault::ConnectTimeout(text)
@@ -252,6 +271,7 @@ pub(super) fn message(fault: &Fault) -> String {
         Fault::SessionGone => {
             "the session does not exist or has ended; begin anew with initialize".into()
         }
+        Fault::EndpointGone => "the endpoint that this call belongs to is gone".into(),
         Fault::NotAllowed => "the method is not allowed here".into(),
         Fault::NotAcceptable => "a GET must accept text/event-stream".into(),
         Fault::Bug => "the proxy failed".into(),
