@@ -166,8 +166,9 @@ impl Endpoint {
         look
     }
 
-    /// It is new among others, or healed.
+    /// It is new among others, or healed: what was learnt before tells nothing now.
     pub(super) fn open_now(&self) {
+        self.load().forget();
         let millis = self.inner.epoch.elapsed().as_millis();
         let since = u64::try_from(millis).unwrap_or(u64::MAX - START) + START;
         self.inner.open_since.store(since, Ordering::Relaxed);

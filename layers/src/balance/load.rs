@@ -6,8 +6,8 @@
 //! streams and messages that want no answer do not count at all.
 //!
 //! *Failures* are kept apart, because an endpoint that fails within 0.1 ms must not look quick: their share is an average in which each
-//! verdict weighs 10 %, with the same decay. A failure counts as a sample of time only where it took longer than the estimate (a
-//! timeout does). A call that was given up says nothing of failures, but that the head took at least so long.
+//! verdict weighs 10 %, with a decay of 30 s. A failure counts as a sample of time only where it took longer than the estimate (a
+//! timeout does). When an endpoint that was held back is let in again, both are forgotten: whoever opened its gate knows better. A call that was given up says nothing of failures, but that the head took at least so long.
 //!
 //! *In hand* are calls and standing streams, each until its response body ends, or its answer was seen, or it is dropped.
 //!
@@ -82,17 +82,24 @@ pub struct Meter {
 /// An average and the time of its newest sample in one word: an `f32`, and milliseconds from the meter's start (which wrap after 49 days; a
 /// meter that had no sample for so long decays from a wrong time, once).
 #[derive(Debug)]
-struct Average(AtomicU64);
+struct Average {
+    word: AtomicU64,
+    decay: Duration,
+}
 
-/// How fast what was learnt is forgotten.
-const DECAY: Duration = Duration::from_secs(10);
+/// How fast a peak is forgotten.
+const TIME_DECAY: Duration = Duration::from_secs(10);
+
+/// How fast failures are forgotten: slower, since at a low rate of calls each look at a failing endpoint costs a call.
+const FAILURE_DECAY: Duration = Duration::from_secs(30);
 
 /// How much one verdict weighs in the share of failures.
 const WEIGHT: f64 = 0.1;
 
-/// What a share of failures of 1 adds to the cost, as a factor; it grows with the square of the share. So one failure doubles the cost, and
-/// is nearly forgotten after 7 s; an endpoint that only fails costs a hundred times as much as its time.
-const PENALTY: f64 = 100.0;
+/// How sharply failures raise the cost: `(1 - failures)^-4`. To the power of one it would be the cost of a success where each failure is tried
+/// again; but an endpoint that only fails has nothing in hand, and must look dearer than healthy ones with hundreds of calls. One failure makes
+/// 1.5; two, 2.3; ten, 68; and so on.
+const SHARPNESS: i32 = -4;
 
 /// What a standing stream weighs against a call in flight.
 const STREAM: f64 = 0.1;
@@ -103,8 +110,8 @@ impl Load {
     pub(super) fn new() -> Self {
         Self {
             epoch: Instant::now(),
-            time: Average::new(),
-            failures: Average::new(),
+            time: Average::new(TIME_DECAY),
+            failures: Average::new(FAILURE_DECAY),
             calls: AtomicU32::new(0),
             streams: AtomicU32::new(0),
         }
@@ -134,14 +141,20 @@ impl Load {
         self.failures.read(self.millis(now)).unwrap_or(0.0)
     }
 
-    /// By how much failures raise the cost of a call: from 1 to 101.
+    /// By how much failures raise the cost of a call: a factor of 1 or more.
     pub fn penalty(&self, now: Instant) -> f64 {
-        1.0 + PENALTY * self.failures(now).powi(2)
+        (1.0 - self.failures(now)).max(1e-3).powi(SHARPNESS)
     }
 
     /// What the endpoint has in hand, in calls.
     pub fn in_hand(&self) -> f64 {
         f64::from(self.calls()) + STREAM * f64::from(self.streams())
+    }
+
+    /// Forgets what was learnt; what is in hand stays.
+    pub(super) fn forget(&self) {
+        self.time.forget();
+        self.failures.forget();
     }
 
     /// An attempt begins.
@@ -205,8 +218,15 @@ impl Average {
     /// No sample yet: an `f32` of all ones is no number.
     const NONE: u64 = u64::MAX;
 
-    fn new() -> Self {
-        Self(AtomicU64::new(Self::NONE))
+    fn new(decay: Duration) -> Self {
+        Self {
+            word: AtomicU64::new(Self::NONE),
+            decay,
+        }
+    }
+
+    fn forget(&self) {
+        self.word.store(Self::NONE, Ordering::Relaxed);
     }
 
     fn split(word: u64) -> Option<(f64, u32)> {
@@ -215,32 +235,32 @@ impl Average {
     }
 
     /// What is left of a value after this time.
-    fn keep(from: u32, to: u32) -> f64 {
+    fn keep(&self, from: u32, to: u32) -> f64 {
         let elapsed = to.wrapping_sub(from);
         // A reading of the clock from before the newest sample.
         let elapsed = if elapsed > u32::MAX / 2 { 0 } else { elapsed };
         if elapsed == 0 {
             return 1.0;
         }
-        (-f64::from(elapsed) / (DECAY.as_secs_f64() * 1000.0)).exp()
+        (-f64::from(elapsed) / (self.decay.as_secs_f64() * 1000.0)).exp()
     }
 
     fn read(&self, at: u32) -> Option<f64> {
-        let (value, since) = Self::split(self.0.load(Ordering::Relaxed))?;
-        Some(value * Self::keep(since, at))
+        let (value, since) = Self::split(self.word.load(Ordering::Relaxed))?;
+        Some(value * self.keep(since, at))
     }
 
     /// Puts in its place what `next` makes of it and of the share of it that is left.
     fn update(&self, at: u32, next: impl Fn(Option<f64>, f64) -> f64) {
         let change = |word| {
             let value = match Self::split(word) {
-                Some((value, since)) => next(Some(value), Self::keep(since, at)),
+                Some((value, since)) => next(Some(value), self.keep(since, at)),
                 None => next(None, 1.0),
             };
             Some((u64::from((value as f32).to_bits()) << 32) | u64::from(at))
         };
         let _previous = self
-            .0
+            .word
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
     }
 }
@@ -343,7 +363,7 @@ mod tests {
         load.head(start, Duration::from_millis(10));
         load.head(start, Duration::from_millis(100));
         assert!(near(load.seconds(start).expect("a time"), 0.1));
-        let later = start + DECAY;
+        let later = start + TIME_DECAY;
         assert!(near(
             load.seconds(later).expect("a time"),
             0.1 * (-1.0_f64).exp()
@@ -358,14 +378,14 @@ mod tests {
         let load = Load::new();
         let start = load.epoch;
         load.verdict(start, Verdict::Failure);
-        assert!(near(load.penalty(start), 2.0));
+        assert!(near(load.penalty(start), 1.524));
         load.verdict(start, Verdict::Neutral);
-        assert!(near(load.penalty(start), 2.0));
+        assert!(near(load.penalty(start), 1.524));
         for _ in 0..50 {
             load.verdict(start, Verdict::Failure);
         }
-        assert!(load.penalty(start) > 95.0);
-        assert!(load.penalty(start + 5 * DECAY) < 1.01);
+        assert!(load.penalty(start) > 1e6);
+        assert!(load.penalty(start + 5 * FAILURE_DECAY) < 1.03);
     }
 
     fn service(

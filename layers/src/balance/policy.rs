@@ -9,7 +9,7 @@
 //! | [`Policy::Hash`] | the same key to the same endpoint: weighted rendezvous, with bounded load |
 //!
 //! **p2c** ("The Power of Two Choices in Randomized Load Balancing", Mitzenmacher) compares cost: time to head × penalty for failures × (1 + calls in
-//! hand for its weight). Costs within a quarter of each other are equal, and equals are chosen at random, by weight: estimates are never
+//! hand for its weight). Costs within a tenth of each other are equal, and equals are chosen at random, by weight: estimates are never
 //! quite equal, and the plain rule would send everything to one endpoint where calls come one by one. An endpoint of which no time is known is taken to be as
 //! quick as the other. A small share of calls is *forced*: it goes to any candidate, so that one with a bad estimate gets the chance to show
 //! a better one.
@@ -64,7 +64,7 @@ pub(super) struct Picker {
 }
 
 /// Costs closer than this factor are equal.
-const EQUAL: f64 = 1.25;
+const EQUAL: f64 = 1.1;
 
 /// How much more than its share of the load an endpoint may have under [`Policy::Hash`].
 const BOUND: f64 = 1.25;
