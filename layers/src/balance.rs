@@ -48,8 +48,8 @@
 mod endpoint;
 mod few;
 mod hash;
-mod load;
-mod policy;
+pub mod load;
+pub mod policy;
 mod queue;
 mod search;
 mod set;

@@ -19,7 +19,7 @@
 //! | | [`limit`] | caps calls and streams |
 //! | | [`deadline`] | the total time of a call |
 //! | | [`balance`] | chooses an endpoint, or lets the call wait for one |
-//! | endpoint | [`balance`] (load meter) | what the endpoint has in hand, how quick it is, how often it fails |
+//! | endpoint | [`balance::load`] | what the endpoint has in hand, how quick it is, how often it fails |
 //! | | [`limit`] | caps calls at one endpoint |
 //! | | [`record`] | metrics of attempts |
 //! | | [`timeout`] | head and idle clocks |

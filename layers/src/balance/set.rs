@@ -83,7 +83,8 @@ impl<S: Clone> EndpointSet<S> {
         }
     }
 
-    /// Puts a member in, in the place of one of the same name. A new one starts slowly, unless it is the first.
+    /// Puts a member in, in the place of one of the same name. A new one starts slowly, unless it is the first; to begin with several, use
+    /// [`EndpointSet::replace_all`].
     pub fn insert(&self, member: Member<S>) {
         self.change(|members| {
             let name = member.endpoint.name();
@@ -104,7 +105,8 @@ impl<S: Clone> EndpointSet<S> {
         removed
     }
 
-    /// Puts these in the place of all others. Of several of one name the last one counts.
+    /// Puts these in the place of all others. Of several of one name the last one counts. What is known of those that stay is kept if they
+    /// come with the endpoint that [`EndpointSet::keep`] gave. New ones start slowly, unless the set was empty.
     pub fn replace_all(&self, new: impl IntoIterator<Item = Member<S>>) {
         self.change(|members| {
             members.clear();
@@ -151,6 +153,7 @@ impl<S: Clone> EndpointSet<S> {
         for member in &new {
             if !old.is_empty() && !stays(&member.endpoint, &old) {
                 member.endpoint.open_now();
+                member.endpoint.observe();
             }
         }
         for member in old.iter() {

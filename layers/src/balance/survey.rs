@@ -28,6 +28,10 @@ pub(super) struct Wish<'a> {
 }
 
 /// What there is.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one: a box would cost each call an allocation"
+)]
 pub(super) enum Survey<'a> {
     /// These may be chosen.
     Some(Few<Candidate<'a>>),

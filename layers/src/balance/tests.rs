@@ -28,7 +28,7 @@ use crate::{
     error::find,
     exchange::Exchange,
     gate::{GateShut, Look},
-    limit::{LimitLayer, LimitSettings},
+    limit::{LimitLayer, LimitSettings, Shed},
     mcp::CallFacts,
 };
 
@@ -118,6 +118,44 @@ async fn all_held_back_is_told_at_once_with_the_soonest_return() {
     assert_eq!(error.reasons, [Reason::Circuit]);
     tokio::time::advance(Duration::from_secs(4)).await;
     assert_eq!(name(balance(&set).oneshot(request()).await).await, "b");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_at_once_share_few_places_without_a_loss() {
+    let set = EndpointSet::new("u");
+    set.replace_all([narrow(&set, "a"), narrow(&set, "b"), member(&set, "c")]);
+    set.remove("c");
+    // A route is boxed, and its futures are spawned.
+    let boxed = Boxed::new(balance(&set));
+    let calls: Vec<_> = (0..500)
+        .map(|_| {
+            let boxed = boxed.clone();
+            tokio::spawn(async move {
+                match boxed.oneshot(request()).await {
+                    Ok(response) => {
+                        tokio::task::yield_now().await;
+                        drop(response);
+                        true
+                    }
+                    // Two saw the last place.
+                    Err(error) => {
+                        assert!(find::<Shed>(&*error).is_some(), "{error}");
+                        false
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut served = 0;
+    for call in calls {
+        served += usize::from(call.await.expect("no panic"));
+    }
+    assert!(served > 400, "{served}");
+    assert!(
+        set.view()
+            .iter()
+            .all(|e| e.calls == 0 && e.look == Look::Open)
+    );
 }
 
 #[tokio::test(start_paused = true)]
