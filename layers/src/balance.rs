@@ -91,7 +91,8 @@ pub struct BalanceSettings {
     pub forced: Share,
     /// How long it takes until a new or healed endpoint has its full share; it grows evenly. Zero is off. Default: 30 s.
     pub slow_start: Duration,
-    /// If fewer members than this are up, the sick ones are used too. 0 % is never. Default: 50 %.
+    /// If fewer members than this are up, the sick ones are used too: rather a probe was wrong than all of them, and the few that are left
+    /// would be overrun. So probes alone never shut the only endpoint of an upstream. 0 % is never. Default: 50 %.
     pub panic: Share,
     /// The most calls that wait while all are busy; for pinned calls, at each endpoint. Default: 1024.
     pub queue: usize,

@@ -83,8 +83,8 @@ where
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(S, Request<Body>), BoxError>> {
-        if self.wait.is_none() && !self.free && !self.queue().is_none_or(|q| q.is_empty()) {
-            // Others wait already: it does not pass them.
+        if self.wait.is_none() && self.others_wait() {
+            // It does not pass them.
             self.line_up()?;
         }
         loop {
@@ -116,6 +116,16 @@ where
     /// Gives the place in the queue back.
     pub(super) fn leave(&mut self) {
         self.wait = None;
+    }
+
+    fn others_wait(&self) -> bool {
+        if self.free {
+            return false;
+        }
+        match self.pinned() {
+            None => !self.shared.queue.is_empty(),
+            Some(_) => self.queue().is_some_and(|queue| !queue.is_empty()),
+        }
     }
 
     /// The queue that it belongs in: its endpoint's, if it is pinned to one.

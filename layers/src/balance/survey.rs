@@ -48,6 +48,8 @@ struct Tally {
     counted: usize,
     /// Of those, the ones that are not held back.
     up: usize,
+    /// One could be used in a panic, but has no room.
+    sick_and_busy: bool,
     /// Which reasons were seen.
     seen: [bool; Reason::ALL.len()],
     lapse: Option<Instant>,
@@ -85,11 +87,11 @@ pub(super) fn survey<'a>(
             Look::Open => chosen.push(candidate(at, endpoint)),
             Look::Busy if wish.free => chosen.push(candidate(at, endpoint)),
             Look::Busy => {}
-            Look::Held { reason, .. } => {
-                if may_panic(endpoint, reason) {
-                    sick.push(candidate(at, endpoint));
-                }
+            Look::Held { reason, .. } if !may_panic(endpoint, reason) => {}
+            Look::Held { .. } if !wish.free && endpoint.gate().is_shut_by(Reason::Busy) => {
+                tally.sick_and_busy = true;
             }
+            Look::Held { .. } => sick.push(candidate(at, endpoint)),
         }
     }
     let panic = (tally.up as f64) < settings.panic.get() * tally.counted as f64;
@@ -103,7 +105,7 @@ pub(super) fn survey<'a>(
         .map(|c| c.endpoint.priority())
         .min();
     match best {
-        None if tally.up > 0 => Survey::Busy,
+        None if tally.up > 0 || (panic && tally.sick_and_busy) => Survey::Busy,
         None => Survey::Held(tally.into_error(now)),
         Some(best) => {
             if !panic {
