@@ -1,10 +1,14 @@
-//! What an attempt says to the layers inside it.
+//! What a layer says of the attempt it is about to make, for the layers below it. Both ride in the request's extensions.
 //!
-//! A retry layer asks more than once, and an inner layer cannot tell a first attempt from a later one. [`Tried`], in the extensions
-//! of a repeated request, tells it where the call has been.
+//! A retry layer asks more than once, and an inner layer cannot tell a first attempt from a later one; [`Tried`] tells where
+//! the call has been. A session belongs to one endpoint; [`Pinned`] names it.
 
 use std::sync::Arc;
 
 /// Endpoints that this call was tried at; a balancer prefers others.
 #[derive(Clone, Debug, Default)]
 pub struct Tried(pub Arc<[Arc<str>]>);
+
+/// The one endpoint that this call must go to.
+#[derive(Clone, Debug)]
+pub struct Pinned(pub Arc<str>);

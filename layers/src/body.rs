@@ -111,6 +111,14 @@ impl Body {
             kind: Kind::Once(None),
         }
     }
+
+    /// All of the body, if it is in memory in one piece and was not read yet.
+    pub fn bytes(&self) -> Option<&Bytes> {
+        match &self.kind {
+            Kind::Once(bytes) => bytes.as_ref(),
+            Kind::Boxed(_) => None,
+        }
+    }
 }
 
 impl Default for Body {

@@ -7,6 +7,7 @@
 use std::{error::Error, time::Duration};
 
 use crate::{
+    balance::{NoEndpoint, PinnedGone, QueueFull, QueueTimeout},
     cap::BodyTooLarge,
     chaos::Injected,
     circuit::CircuitOpen,
@@ -72,6 +73,14 @@ pub enum Fault {
         /// The request had been handed over.
         sent: bool,
     },
+    /// No endpoint takes calls now; perhaps after this time.
+    NoEndpoint(String, Option<Duration>),
+    /// The endpoint that the call is pinned to was taken out.
+    EndpointGone,
+    /// Every endpoint is busy, and too many calls wait.
+    QueueFull(String),
+    /// Every endpoint was busy for too long.
+    QueueTimeout(String),
     /// The proxy is shutting down.
     Draining {
         /// An upstream was asked.
@@ -146,6 +155,7 @@ impl Fault {
     /// The fault that an error is.
     pub fn of(error: &(dyn Error + 'static)) -> Self {
         Self::ours(error)
+            .or_else(|| Self::balance(error))
             .or_else(|| Self::clocks(error))
             .or_else(|| Self::edge(error))
             .or_else(|| Self::upstream(error))
@@ -172,6 +182,19 @@ impl Fault {
             return Some(Self::Injected { sent: e.sent });
         }
         find::<Shed>(error).map(|e| Self::Shed(e.to_string()))
+    }
+
+    fn balance(error: &(dyn Error + 'static)) -> Option<Self> {
+        if let Some(e) = find::<NoEndpoint>(error) {
+            return Some(Self::NoEndpoint(e.to_string(), e.retry_after));
+        }
+        if find::<PinnedGone>(error).is_some() {
+            return Some(Self::EndpointGone);
+        }
+        if let Some(e) = find::<QueueFull>(error) {
+            return Some(Self::QueueFull(e.to_string()));
+        }
+        find::<QueueTimeout>(error).map(|e| Self::QueueTimeout(e.to_string()))
     }
 
     fn clocks(error: &(dyn Error + 'static)) -> Option<Self> {

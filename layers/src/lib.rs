@@ -19,7 +19,9 @@
 //! | | [`limit`] | caps calls and streams |
 //! | | [`deadline`] | the total time of a call |
 //! | | [`retry`] | repeats calls that failed, where that is safe |
-//! | endpoint | [`circuit`] | leaves an endpoint, or a tool, alone that fails |
+//! | | [`balance`] | chooses an endpoint, or lets the call wait for one |
+//! | endpoint | [`balance::load`] | what the endpoint has in hand, how quick it is, how often it fails |
+//! | | [`circuit`] | leaves an endpoint, or a tool, alone that fails |
 //! | | [`limit`] | caps calls at one endpoint |
 //! | | [`record`] | metrics of attempts |
 //! | | [`timeout`] | head and idle clocks |
@@ -27,16 +29,18 @@
 //! | | [`upstream`] | the upstream: over HTTP, or a child process |
 //!
 //! What all of them share is the floor: [`body`], [`error`], [`fault`], [`mcp`] (facts, headers, events), [`metrics`], [`waits`], [`ready`],
-//! [`gate`] (whether an endpoint takes calls), [`share`], [`verdict`] (how an attempt went) and
-//! [`attempt`] (where a call was tried). One layer stands in no tower by default: [`chaos`], which injects faults for tests.
+//! [`gate`] (whether an endpoint takes calls), [`share`], [`attempt`] (where it may go) and [`verdict`] (how it went). One layer
+//! stands in no tower by default: [`chaos`], which injects faults for tests.
 
 pub mod access_log;
 pub mod attempt;
+pub mod balance;
 pub mod body;
 pub mod body_limit;
 mod cap;
 pub mod chaos;
 pub mod circuit;
+mod class;
 mod clock;
 pub mod credentials;
 pub mod deadline;

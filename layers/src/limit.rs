@@ -6,7 +6,8 @@
 //! stream counts as a standing stream.
 //!
 //! Place: the server terrace, outside everything that allocates; again for each endpoint. Readiness: the inner service's; permits are
-//! taken in `call`, and ride with the response body. Clones share the caps. Errors: [`Shed`]. Bodies: forwarded.
+//! taken in `call`, and ride with the response body. Clones share the caps. At an endpoint, [`LimitLayer::gate`] lets a balancer see
+//! that no place is left for a call, so that it goes elsewhere or waits. Errors: [`Shed`]. Bodies: forwarded.
 //!
 //! ```
 //! use std::num::NonZeroUsize;
@@ -22,12 +23,15 @@
 use std::{
     num::NonZeroUsize,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
-use http::{Request, Response, header};
+use http::{Request, Response};
 use http_body::Body as HttpBody;
 use pin_project::pin_project;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -35,8 +39,9 @@ use tower::{Layer, Service};
 
 use crate::{
     body::{Hold, Tracked},
+    class::Class,
     error::BoxError,
-    exchange::Exchange,
+    gate::{Gate, Reason},
 };
 
 /// The caps; `None` is none.
@@ -84,7 +89,8 @@ pub struct Permit(#[expect(dead_code, reason = "held for its Drop")] Option<Arc<
 /// A place, and the place under an outer cap that the same request holds.
 #[derive(Debug)]
 struct Held {
-    _place: OwnedSemaphorePermit,
+    place: Option<OwnedSemaphorePermit>,
+    sign: Option<Sign>,
     _outer: Option<Permit>,
 }
 
@@ -93,6 +99,14 @@ struct Cap {
     limit: usize,
     what: &'static str,
     free: Arc<Semaphore>,
+    sign: Option<Sign>,
+}
+
+/// Shows at a gate whether a place is left.
+#[derive(Debug, Clone)]
+struct Sign {
+    free: Arc<Semaphore>,
+    gate: Gate,
 }
 
 #[pin_project(project = LimitStateProj)]
@@ -111,6 +125,7 @@ impl LimitLayer {
                 limit: limit.get().min(Semaphore::MAX_PERMITS),
                 what,
                 free: Arc::new(Semaphore::new(limit.get().min(Semaphore::MAX_PERMITS))),
+                sign: None,
             })
         };
         Self {
@@ -119,14 +134,20 @@ impl LimitLayer {
         }
     }
 
+    /// Shuts this gate as [`Reason::Busy`] while no place is left for a call. Standing streams do not count.
+    pub fn gate(mut self, gate: Gate) -> Self {
+        if let Some(cap) = &mut self.calls {
+            let free = cap.free.clone();
+            cap.sign = Some(Sign { free, gate });
+        }
+        self
+    }
+
     fn admit<B>(&self, request: &mut Request<B>) -> Result<Permit, Shed> {
-        let cap = match Exchange::get(request).and_then(|e| e.call()) {
-            Some(call) if call.is_fire_and_forget() => return Ok(Permit(None)),
-            Some(call) if call.is_standing() => &self.streams,
-            Some(_) => &self.calls,
-            None if wants_stream(request) => &self.streams,
-            None if request.method() == http::Method::DELETE => return Ok(Permit(None)),
-            None => &self.calls,
+        let cap = match Class::of(request) {
+            Class::Free => return Ok(Permit(None)),
+            Class::Stream => &self.streams,
+            Class::Call => &self.calls,
         };
         let Some(cap) = cap else {
             return Ok(Permit(None));
@@ -134,8 +155,12 @@ impl LimitLayer {
         match cap.free.clone().try_acquire_owned() {
             Ok(place) => {
                 let outer = request.extensions_mut().remove();
+                if let Some(sign) = &cap.sign {
+                    sign.settle();
+                }
                 let permit = Permit(Some(Arc::new(Held {
-                    _place: place,
+                    place: Some(place),
+                    sign: cap.sign.clone(),
                     _outer: outer,
                 })));
                 request.extensions_mut().insert(permit.clone());
@@ -149,15 +174,6 @@ impl LimitLayer {
     }
 }
 
-fn wants_stream<B>(request: &Request<B>) -> bool {
-    request.method() == http::Method::GET
-        && request
-            .headers()
-            .get(header::ACCEPT)
-            .and_then(|v| v.to_str().ok())
-            .is_some_and(|v| v.contains("text/event-stream"))
-}
-
 impl<S> Layer<S> for LimitLayer {
     type Service = Limit<S>;
 
@@ -165,6 +181,38 @@ impl<S> Layer<S> for LimitLayer {
         Limit {
             inner,
             caps: self.clone(),
+        }
+    }
+}
+
+// === impl Held ===
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        drop(self.place.take());
+        if let Some(sign) = &self.sign {
+            sign.settle();
+        }
+    }
+}
+
+// === impl Sign ===
+
+impl Sign {
+    /// Sets the gate by the places. Whoever took or gave back one does so, and looks again after having written: of two that do so
+    /// at once, the one whose word has become stale sees it, so the gate never stays wrong.
+    fn settle(&self) {
+        loop {
+            let full = self.free.available_permits() == 0;
+            match (full, self.gate.is_shut_by(Reason::Busy)) {
+                (true, false) => self.gate.shut(Reason::Busy, None),
+                (false, true) => self.gate.open(Reason::Busy),
+                (true, true) | (false, false) => {}
+            }
+            fence(Ordering::SeqCst);
+            if (self.free.available_permits() == 0) == full {
+                return;
+            }
         }
     }
 }
@@ -212,5 +260,69 @@ where
                 Ok(response.map(|body| Tracked::new(body, Hold(permit))))
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{Body, gate::Look};
+
+    #[tokio::test]
+    async fn the_gate_shows_whether_a_place_is_left() {
+        let gate = Gate::new();
+        let service = LimitLayer::new(LimitSettings {
+            calls: NonZeroUsize::new(2),
+            streams: NonZeroUsize::new(1),
+        })
+        .gate(gate.clone())
+        .layer(service_fn(async |_: Request<Body>| {
+            Ok::<_, BoxError>(Response::new(Body::full("x")))
+        }));
+        let call = || service.clone().oneshot(Request::new(Body::empty()));
+        let first = call().await.expect("a place");
+        assert_eq!(gate.look(), Look::Open);
+        let second = call().await.expect("a place");
+        assert_eq!(gate.look(), Look::Busy);
+        let changed = gate.changed();
+        drop(first);
+        changed.await;
+        assert_eq!(gate.look(), Look::Open);
+        drop(second);
+        assert_eq!(gate.look(), Look::Open);
+        let stream = Request::get("/")
+            .header("accept", "text/event-stream")
+            .body(Body::empty())
+            .expect("valid");
+        let _stream = service.clone().oneshot(stream).await.expect("a place");
+        assert_eq!(gate.look(), Look::Open);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_gate_is_right_after_many_at_once() {
+        let gate = Gate::new();
+        let layer = LimitLayer::new(LimitSettings {
+            calls: NonZeroUsize::new(1),
+            streams: None,
+        })
+        .gate(gate.clone());
+        let tasks: Vec<_> = (0..4)
+            .map(|_| {
+                let layer = layer.clone();
+                tokio::spawn(async move {
+                    for _ in 0..5_000 {
+                        drop(layer.admit(&mut Request::new(())));
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.expect("no panic");
+        }
+        assert_eq!(gate.look(), Look::Open);
+        let _permit = layer.admit(&mut Request::new(())).expect("a place");
+        assert_eq!(gate.look(), Look::Busy);
     }
 }

@@ -8,6 +8,7 @@
 //! Ids keep their value and JSON type; messages are never written again through typed structs. An [`Id`] is
 //! the id's JSON text.
 
+pub(crate) mod argument;
 pub mod envelope;
 pub mod headers;
 pub mod peek;

@@ -14,6 +14,12 @@ impl Share {
     /// All of it.
     pub const ALL: Self = Self(1.0);
 
+    /// So many percent, at most 100.
+    pub const fn percent(percent: u8) -> Self {
+        let percent = if percent > 100 { 100 } else { percent };
+        Self(percent as f64 / 100.0)
+    }
+
     /// The share of this size; none unless it lies between 0 and 1.
     pub fn new(share: f64) -> Option<Self> {
         (0.0..=1.0).contains(&share).then_some(Self(share))

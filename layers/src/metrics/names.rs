@@ -56,6 +56,14 @@ metrics! {
         "Events that passed from an upstream.";
     INFLIGHT = Gauge "ziggurat_inflight" ["upstream"]
         "Calls that an upstream is working on, standing streams left out.";
+    ENDPOINT_READY = Gauge "ziggurat_endpoint_ready" ["upstream", "endpoint"]
+        "Whether an endpoint takes calls: 1 if nothing holds it back.";
+    ENDPOINT_LOAD = Gauge "ziggurat_endpoint_load" ["upstream", "endpoint"]
+        "What a call costs at an endpoint, as the balancer sees it: seconds to the response head, times calls in hand, times a penalty for failures.";
+    POOL_WAITERS = Gauge "ziggurat_pool_waiters" ["upstream"]
+        "Calls that wait because every endpoint is busy.";
+    POOL_WAIT = Histogram "ziggurat_pool_wait_seconds" ["upstream"]
+        "Time that calls waited because every endpoint was busy.";
     REJECTIONS = Counter "ziggurat_layer_rejections_total" ["layer", "reason"]
         "Calls that a layer ended: which layer, and why.";
     RETRIES = Counter "ziggurat_retries_total" ["upstream", "reason", "outcome"]

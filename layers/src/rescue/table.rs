@@ -34,6 +34,10 @@ pub struct Row {
 
 /// Each kind with its layer, as labels.
 pub(super) const KINDS: &[(&str, &str)] = &[
+    ("balance", "endpoint_gone"),
+    ("balance", "no_endpoint"),
+    ("balance", "queue_full"),
+    ("balance", "queue_timeout"),
     ("body_limit", "body_too_large"),
     ("chaos", "injected"),
     ("circuit", "circuit_open"),
@@ -122,6 +126,18 @@ impl Row {
                 .by(Blame::Proxy)
                 .again(again.unwrap_or(SOON)),
             Fault::Injected { sent } => row("chaos", "injected", 502).sent(*sent),
+            Fault::NoEndpoint(_, again) => row("balance", "no_endpoint", 503)
+                .unsent()
+                .again(again.unwrap_or(SOON)),
+            Fault::EndpointGone => row("balance", "endpoint_gone", 503).unsent(),
+            Fault::QueueFull(_) => row("balance", "queue_full", 503)
+                .unsent()
+                .by(Blame::Proxy)
+                .again(SOON),
+            Fault::QueueTimeout(_) => row("balance", "queue_timeout", 503)
+                .unsent()
+                .by(Blame::Proxy)
+                .again(SOON),
             Fault::Draining { sent } => row("drain", "draining", 503)
                 .sent(*sent)
                 .by(Blame::Proxy)
@@ -224,6 +240,9 @@ pub(super) fn message(fault: &Fault) -> String {
         | Fault::Shed(text)
         | Fault::GateShut(text, _)
         | Fault::CircuitOpen(text, _)
+        | Fault::NoEndpoint(text, _)
+        | Fault::QueueFull(text)
+        | Fault::QueueTimeout(text)
         | Fault::HeadTimeout(text)
         | Fault::IdleTimeout(text)
         | Fault::ConnectTimeout(text)
@@ -261,6 +280,7 @@ pub(super) fn message(fault: &Fault) -> String {
         Fault::SessionGone => {
             "the session does not exist or has ended; begin anew with initialize".into()
         }
+        Fault::EndpointGone => "the endpoint that this call belongs to is gone".into(),
         Fault::NotAllowed => "the method is not allowed here".into(),
         Fault::NotAcceptable => "a GET must accept text/event-stream".into(),
         Fault::Bug => "the proxy failed".into(),

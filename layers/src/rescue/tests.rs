@@ -3,7 +3,14 @@ use serde_json::Value;
 use tower::{ServiceExt, service_fn};
 
 use super::*;
-use crate::{Body, limit::Shed, mcp::CallFacts, timeout::IdleTimeout};
+use crate::{
+    Body,
+    error::Outcome,
+    fault::{Blame, Fault},
+    limit::Shed,
+    mcp::CallFacts,
+    timeout::IdleTimeout,
+};
 
 fn request(call: Option<&'static str>) -> (Request<Body>, Arc<Exchange>) {
     let mut request = Request::new(Body::empty());
@@ -54,6 +61,41 @@ async fn a_call_with_an_id_gets_a_json_rpc_error_in_200() {
     assert_eq!(body["error"]["data"]["kind"], "overloaded");
     assert_eq!(body["error"]["data"]["outcome"], "not_sent");
     assert_eq!(body["error"]["data"]["retry_after_ms"], 1000);
+}
+
+#[test]
+fn what_the_balancer_refuses_was_not_sent_and_says_when_to_come_back() {
+    use std::time::Duration;
+
+    use crate::balance::{NoEndpoint, PinnedGone, QueueFull, QueueTimeout};
+
+    let none = NoEndpoint {
+        retry_after: Some(Duration::from_secs(7)),
+        reasons: Vec::new(),
+    };
+    let late = QueueTimeout {
+        limit: Duration::from_secs(1),
+    };
+    let errors: [(BoxError, &str, Option<u64>, Blame); 4] = [
+        (none.into(), "no_endpoint", Some(7), Blame::Upstream),
+        (PinnedGone.into(), "endpoint_gone", None, Blame::Upstream),
+        (
+            QueueFull { limit: 1 }.into(),
+            "queue_full",
+            Some(1),
+            Blame::Proxy,
+        ),
+        (late.into(), "queue_timeout", Some(1), Blame::Proxy),
+    ];
+    for (error, kind, again, blame) in errors {
+        let row = Row::of(&Fault::of(&*error));
+        assert!(table::KINDS.contains(&("balance", kind)));
+        assert_eq!(
+            (row.kind, row.status.as_u16(), row.outcome, row.blame),
+            (kind, 503, Outcome::NotSent, blame)
+        );
+        assert_eq!(row.retry_after, again.map(Duration::from_secs));
+    }
 }
 
 #[tokio::test]
