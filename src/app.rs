@@ -1,6 +1,7 @@
 //! The running proxy: it stacks the tower, serves it, swaps it, and takes it down.
 
 use std::{
+    collections::HashMap,
     io::Write,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -14,23 +15,25 @@ use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
 use ziggurat_layers::{
     Body,
+    balance::{Balance, Member},
     drain::DrainSignals,
     exchange::{Client, Exchange},
     metrics::{Tools, counter, gauge},
+    retry::{Budget, BudgetSettings, RetryLayer, RetrySettings},
     route::{Route, Router},
 };
 
 use crate::{
     admin::{Admin, AdminSettings, AdminSources},
     cli::Run,
-    config::{Config, Source},
+    config::{self, Config, Source, Upstream},
     erase::erase,
     live::{Live, LiveHandle},
     serve::{self, Drain, Peer, ServeSettings, load_tls},
     settings::{EndpointSettings, RouteSettings, ServerSettings, SettingsError, server_limits},
     stack::{self, Tower},
     telemetry::MetricsHandle,
-    upstreams::{CoreService, Upstreams},
+    upstreams::{CoreService, Pool, Upstreams},
 };
 
 /// Why the proxy does not start, or does not take a new config.
@@ -111,7 +114,7 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
     };
     let tools = Tools::default();
     let drain = DrainSignals::default();
-    let upstreams = Upstreams::new(&config, &Upstreams::default())?;
+    let upstreams = Upstreams::new(&config, &Upstreams::default(), &tools)?;
     let tower = build(&config, &upstreams, &drain, &tools)?;
     let (live, handle) = Live::new(tower);
     let app = Arc::new(App {
@@ -207,32 +210,81 @@ fn build(
 ) -> Result<Tower, SettingsError> {
     let server = ServerSettings::new(config, drain.clone(), tools.clone())?;
     let limits = server_limits(config);
-    let mut endpoints = std::collections::HashMap::new();
-    for upstream in &config.upstreams {
-        let settings = EndpointSettings::new(upstream, tools.clone());
-        let endpoint = match upstreams
-            .get(&upstream.name)
-            .map(|core| core.service.clone())
-        {
-            Some(CoreService::Http(http)) => stack::endpoint(&settings, http),
-            Some(CoreService::Stdio(stdio)) => stack::endpoint(&settings, stdio),
-            None => return Err(SettingsError::new(&upstream.name, &"it has no service")),
-        };
-        endpoints.insert(upstream.name.as_str(), endpoint);
-    }
+    let mut retries = Retries::default();
+    let mut balances = HashMap::new();
     let mut routes = Vec::with_capacity(config.routes.len());
     for route in &config.routes {
-        let settings = RouteSettings::new(config, route, &limits)?;
-        let endpoint = endpoints.get(route.upstream.as_str());
-        let endpoint = endpoint
-            .ok_or_else(|| SettingsError::new(&route.name, &"its upstream does not exist"))?;
+        let missing = || SettingsError::new(&route.name, &"its upstream does not exist");
+        let mut named = config.upstreams.iter();
+        let upstream = named.find(|upstream| upstream.name == route.upstream);
+        let upstream = upstream.ok_or_else(missing)?;
+        let pool = upstreams.get(&upstream.name).ok_or_else(missing)?;
+        let retry = retries.layer(route, upstream, pool);
+        let settings = RouteSettings::new(config, route, &limits, retry)?;
+        // One for each upstream: its queue is shared.
+        let balance = balances
+            .entry(upstream.name.as_str())
+            .or_insert_with(|| Balance::new(upstream.balance.clone(), pool.set.clone()));
         routes.push(Route {
             matcher: settings.matcher.clone(),
             info: settings.info.clone(),
-            service: stack::route(&settings, endpoint.clone()),
+            service: stack::route(&settings, balance.clone()),
         });
     }
+    // Nothing can fail any more, so what the old tower shares may change.
+    for upstream in &config.upstreams {
+        if let Some(pool) = upstreams.get(&upstream.name) {
+            stack_endpoints(upstream, pool, tools);
+        }
+    }
     Ok(stack::server(&server, Router::new(routes)))
+}
+
+/// Puts the endpoints of an upstream where its balancer finds them.
+fn stack_endpoints(upstream: &Upstream, pool: &Pool, tools: &Tools) {
+    pool.tools.set(upstream.tool_circuit.clone());
+    let members = upstream.endpoints.iter().zip(&pool.cores);
+    pool.set.replace_all(members.map(|(replica, core)| {
+        core.endpoint.set_weight(replica.weight);
+        core.endpoint.set_priority(replica.priority);
+        let settings = EndpointSettings::new(upstream, pool, core, tools.clone());
+        let service = match core.service.clone() {
+            CoreService::Http(http) => stack::endpoint(&settings, http),
+            CoreService::Stdio(stdio) => stack::endpoint(&settings, stdio),
+        };
+        Member {
+            endpoint: core.endpoint.clone(),
+            service,
+        }
+    }));
+}
+
+/// The retries of a tower: routes to one upstream that are told the same share one budget.
+#[derive(Default)]
+struct Retries<'a>(Vec<(&'a str, BudgetSettings, Budget)>);
+
+impl<'a> Retries<'a> {
+    fn layer(&mut self, route: &config::Route, upstream: &'a Upstream, pool: &Pool) -> RetryLayer {
+        let Some(settings) = route.retry.clone() else {
+            return RetryLayer::off();
+        };
+        let wanted = settings.budget;
+        let shared = self.0.iter();
+        let shared = shared
+            .filter(|(name, budget, _)| *name == upstream.name && *budget == wanted)
+            .map(|(_, _, budget)| budget.clone())
+            .next();
+        let budget = shared.unwrap_or_else(|| {
+            let budget = Budget::new(wanted);
+            self.0.push((&upstream.name, wanted, budget.clone()));
+            budget
+        });
+        let settings = RetrySettings {
+            trust_annotations: upstream.trust_annotations,
+            ..settings
+        };
+        RetryLayer::sharing(&upstream.name, settings, budget, pool.annotations.clone())
+    }
 }
 
 /// The tower as the listener calls it: the peer's address goes into the exchange.
@@ -341,7 +393,7 @@ impl App {
             tracing::warn!("{warning}");
         }
         let mut current = self.current();
-        let upstreams = Upstreams::new(&config, &current.upstreams)?;
+        let upstreams = Upstreams::new(&config, &current.upstreams, &self.tools)?;
         let tower = build(&config, &upstreams, &self.drain, &self.tools)?;
         if (config.listen != current.config.listen) || (config.admin != current.config.admin) {
             tracing::warn!("listen, admin and TLS take effect at the next start only");
@@ -400,7 +452,8 @@ impl App {
             origins: Vec::new(),
         };
         let metrics = metrics.clone();
-        let (ready, config, upstreams, sessions, streams) = (
+        let (ready, gauges, config, upstreams, sessions, streams) = (
+            self.clone(),
             self.clone(),
             self.clone(),
             self.clone(),
@@ -409,7 +462,10 @@ impl App {
         );
         let sources = AdminSources {
             readiness: Arc::new(move || ready.readiness()),
-            metrics: Arc::new(move || metrics.render()),
+            metrics: Arc::new(move || {
+                gauges.current().upstreams.publish();
+                metrics.render()
+            }),
             config: Arc::new(move || config.current().config.to_yaml()),
             upstreams: Arc::new(move || upstreams.current().upstreams.report()),
             sessions: Arc::new(move || sessions.current().upstreams.sessions()),

@@ -17,10 +17,10 @@ use super::{
     Upstream,
 };
 
-pub(super) use self::endpoint::SEVERAL;
 pub(super) use self::route::default_name;
 
 mod endpoint;
+mod resilience;
 mod route;
 
 /// What a file is checked against.
@@ -261,7 +261,11 @@ fn upstream(
     Some(Upstream {
         timeouts: timeouts(raw.timeouts, plain),
         concurrency: raw.concurrency.map(|Count(count)| count),
-        endpoint: endpoint::check(raw.endpoints, context, mistakes)?,
+        balance: resilience::balance(raw.balance, mistakes),
+        circuit: raw.circuit.map(resilience::circuit),
+        tool_circuit: raw.tool_circuit.map(resilience::circuit),
+        trust_annotations: raw.trust_annotations.0,
+        endpoints: endpoint::check(raw.endpoints, context, mistakes)?,
         name,
     })
 }

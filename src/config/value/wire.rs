@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 use schemars::{Schema, json_schema};
 
-use super::{HeaderText, SettableHeader, Url};
+use super::{ErrorStatus, HeaderText, SettableHeader, Url};
 use crate::config::read::{FromText, Wrong};
 
 /// Headers that say where a message ends or how a connection is used; setting them would break the message.
@@ -40,6 +40,23 @@ impl FromText for SocketAddr {
 
     fn describe() -> Schema {
         json_schema!({ "type": "string", "examples": ["127.0.0.1:8080", "[::1]:8080"] })
+    }
+}
+
+impl FromText for ErrorStatus {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let status = text.parse().ok().and_then(|n| StatusCode::from_u16(n).ok());
+        match status.filter(|s| s.is_client_error() || s.is_server_error()) {
+            Some(status) => Ok(Self(status)),
+            None => Err(Wrong::new(
+                "is not the status of an error",
+                "write a number from 400 to 599",
+            )),
+        }
+    }
+
+    fn describe() -> Schema {
+        json_schema!({ "type": ["integer", "string"], "minimum": 400, "maximum": 599 })
     }
 }
 
