@@ -301,7 +301,7 @@ fn front(
     // The newest peer: each connection has a clone of this service, and so sees just one.
     let mut known: Option<(Peer, Client)> = None;
     erase(live).map_request(move |mut request: Request<Incoming>| {
-        if let Some(peer) = request.extensions().get::<Peer>().copied() {
+        if let Some(peer) = request.extensions_mut().remove::<Peer>() {
             let (_, client) = match &mut known {
                 Some(known) if known.0 == peer => known,
                 known => known.insert((peer, Client::new(peer.addr.ip(), peer.tls))),
