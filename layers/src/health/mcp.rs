@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use serde::Deserialize;
 use tower::Service;
@@ -155,7 +154,7 @@ impl Talk {
         let mut request = Request::new(Body::empty());
         *request.method_mut() = Method::DELETE;
         session.apply(&mut request);
-        file(&mut request, &Bytes::new());
+        file(&mut request);
         // Whether the server allows it (405 is allowed), or is there at all, changes nothing.
         let _ended = send(service, request, limit, async |_| Ok(())).await;
     }
@@ -225,7 +224,8 @@ impl Talk {
         S: Service<Request<Body>, Response = Response<Body>, Error = BoxError> + Clone + Send,
         S::Future: Send,
     {
-        let request = self.in_session(&message(None, INITIALIZED, "{}"));
+        let mut request = self.in_session(&message(None, INITIALIZED, "{}"));
+        file(&mut request);
         let status = send(service, request, limit, async |response| {
             Ok(response.status())
         })
@@ -301,8 +301,9 @@ fn post(body: &str) -> Request<Body> {
 }
 
 /// Files the facts of the request, as the layer `inspect` would, for the layers below.
-fn file(request: &mut Request<Body>, body: &Bytes) {
-    if let Ok(facts) = CallFacts::read(request.method(), request.headers(), body) {
+fn file(request: &mut Request<Body>) {
+    let body = request.body().bytes().cloned().unwrap_or_default();
+    if let Ok(facts) = CallFacts::read(request.method(), request.headers(), &body) {
         Exchange::of(request).set_call(facts);
     }
 }
@@ -318,8 +319,7 @@ where
     S: Service<Request<Body>, Response = Response<Body>, Error = BoxError> + Clone + Send,
     S::Future: Send,
 {
-    let body = request.body().bytes().cloned().unwrap_or_default();
-    file(&mut request, &body);
+    file(&mut request);
     let answered = send(service, request, limit, async |response| {
         let mut session = response.headers().get(headers::SESSION_ID).cloned();
         if let Some(session) = &mut session {

@@ -17,7 +17,7 @@ use http::{HeaderValue, StatusCode, header};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use metrics_exporter_prometheus::PrometheusBuilder;
-use tower::service_fn;
+use tower::{service_fn, util::BoxCloneSyncService};
 
 use super::*;
 use crate::{
@@ -27,6 +27,8 @@ use crate::{
     mcp::headers,
     share::Share,
 };
+
+type Core = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
 
 /// An endpoint whose behaviour can be changed, and what it was asked.
 #[derive(Clone, Default)]
@@ -183,29 +185,12 @@ impl Script {
     }
 
     /// The endpoint's core service.
-    fn service(
-        &self,
-    ) -> impl Service<Request<Body>, Response = Response<Body>, Error = BoxError, Future: Send>
-    + Clone
-    + Send
-    + Sync
-    + 'static {
+    fn service(&self) -> Core {
         let script = self.clone();
-        service_fn(move |request| script.clone().answer(request))
+        Core::new(service_fn(move |request| script.clone().answer(request)))
     }
 
-    fn prober(
-        &self,
-        handle: &HealthHandle,
-        gate: &Gate,
-        settings: HealthSettings,
-    ) -> Prober<
-        impl Service<Request<Body>, Response = Response<Body>, Error = BoxError, Future: Send>
-        + Clone
-        + Send
-        + Sync
-        + use<>,
-    > {
+    fn prober(&self, handle: &HealthHandle, gate: &Gate, settings: HealthSettings) -> Prober<Core> {
         Prober::new(handle, gate.clone(), settings, self.service()).seed(7)
     }
 }

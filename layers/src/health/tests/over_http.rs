@@ -113,7 +113,10 @@ async fn a_real_server_is_probed_in_either_era() {
         let (address, _tasks) = serve(script.clone()).await;
         let url = format!("http://{address}/mcp").parse().expect("a URL");
         let upstream = HttpUpstream::new(HttpUpstreamSettings::new("tools", url)).expect("of use");
-        let core = upstream.map_response(|response| response.map(Body::new));
+        let core = service_fn(move |request: Request<Body>| {
+            let response = upstream.clone().oneshot(request);
+            async move { Ok::<_, BoxError>(response.await?.map(Body::new)) }
+        });
         let (handle, gate) = (handle(), Gate::new());
         let task = Prober::new(&handle, gate.clone(), quick(), core).spawn();
         until(&handle, HealthState::Healthy).await;
