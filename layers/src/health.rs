@@ -18,7 +18,7 @@
 //!   when the prober ends.
 //! - **Sleep.** An endpoint whose processes sleep is not woken ([`Prober::idle`]): it counts as healthy, unasked. A probe counts as use of a
 //!   process, so the predicate should tell whether *clients* use the endpoint: [`OutlierHandle::quiet`](outlier::OutlierHandle::quiet) tells
-//!   since when they did not, and [`HealthHandle::has_session`] which session is the prober's.
+//!   for how long they have not, and [`HealthHandle::sessions`] how many sessions are the prober's.
 //! - **What says nothing** changes nothing: where a limit of the proxy's own is in the way (too many processes, a drain), a probe is neutral.
 //!
 //! Place: a prober is no layer, but a task beside the endpoint's stack. Its service is the lower end of that stack: below gate, circuit breaker,
@@ -78,8 +78,8 @@ pub struct Prober<S> {
     tenure: Arc<Tenure>,
 }
 
-/// A prober at work. Dropping it ends the probes and opens the gate at once; a session that is open is ended by the task with its last
-/// request, for which it has as long as a probe has.
+/// A prober at work. Dropping it ends the probes and opens the gate at once; the task then ends by itself, after its last request if there is a
+/// session to end, which has [`HealthSettings::timeout`] for that.
 #[derive(Debug)]
 #[must_use = "dropping it ends the probes"]
 pub struct ProberTask {
@@ -168,7 +168,7 @@ where
             } else {
                 let started = Instant::now();
                 let outcome = self.probe().await;
-                self.tenure.handle().set_session(self.talk.has_session());
+                self.tenure.set_session(self.talk.has_session());
                 let thresholds = (self.settings.fall, self.settings.rise);
                 self.tenure.record(outcome, started.elapsed(), thresholds);
             }
@@ -187,7 +187,7 @@ where
 
     async fn end_session(&mut self) {
         self.talk.end(&self.service, self.settings.timeout).await;
-        self.tenure.handle().set_session(false);
+        self.tenure.set_session(false);
     }
 }
 
@@ -217,11 +217,6 @@ impl Drop for ProberTask {
     fn drop(&mut self) {
         self.stop.cancel();
         self.tenure.end();
-        if let Some(task) = &self.task
-            && !self.tenure.handle().has_session()
-        {
-            task.abort();
-        }
     }
 }
 

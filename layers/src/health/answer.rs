@@ -155,9 +155,11 @@ mod tests {
             Some(found)
         );
         for end in ["\n", "\r", "\r\n"] {
-            let stream = format!(
-                ": hi\n\nid: 1\ndata:\n\ndata: {{\"method\":\"ping\",\"id\":7}}\n\ndata: {{\"id\":8,\"result\":1}}\n\n\
-                 data: {{\"id\":7,\ndata:\"error\":{{\"code\":-32601}}}}\n\ndata: {{\"id\":7,\"result\":1}}\n\n"
+            let stream = concat!(
+                ": hi\n\nid: 1\ndata:\n\ndata: {\"method\":\"ping\",\"id\":7}\n\n",
+                "data: {\"id\":8,\"result\":1}\n\n",
+                "data: {\"id\":7,\ndata:\"error\":{\"code\":-32601}}\n\n",
+                "data: {\"id\":7,\"result\":1}\n\n",
             )
             .replace('\n', end);
             for cut in 1..stream.len() {

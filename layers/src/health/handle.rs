@@ -5,7 +5,7 @@ use std::{
     num::NonZeroU32,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -74,6 +74,7 @@ pub enum ProbeResult {
 pub(super) struct Tenure {
     handle: HealthHandle,
     number: u64,
+    has_session: AtomicBool,
 }
 
 struct Shared {
@@ -81,7 +82,8 @@ struct Shared {
     endpoint: Box<str>,
     /// In the order of the results.
     took: [Histogram; 4],
-    has_session: AtomicBool,
+    /// Of all its probers: while one takes over from another there may be two.
+    sessions: AtomicU32,
     inner: Mutex<Inner>,
 }
 
@@ -127,7 +129,7 @@ impl HealthHandle {
                     let labels = [("upstream", upstream), ("result", result.as_str())];
                     histogram(names::HEALTH_PROBE, &labels)
                 }),
-                has_session: AtomicBool::new(false),
+                sessions: AtomicU32::new(0),
                 inner: Mutex::default(),
             }),
         }
@@ -151,15 +153,9 @@ impl HealthHandle {
         })
     }
 
-    /// The prober has a session of its own open with the endpoint: one of those that the upstream counts is not a client's.
-    pub fn has_session(&self) -> bool {
-        self.shared.has_session.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set_session(&self, has_session: bool) {
-        self.shared
-            .has_session
-            .store(has_session, Ordering::Relaxed);
+    /// How many sessions of its probers' own are open: so many of those that the upstream counts are no clients'.
+    pub fn sessions(&self) -> u32 {
+        self.shared.sessions.load(Ordering::Relaxed)
     }
 
     /// A prober begins, with this gate. It takes over what the one before it knew, if that is still at work.
@@ -178,6 +174,7 @@ impl HealthHandle {
         Tenure {
             handle: self.clone(),
             number: inner.tenures,
+            has_session: AtomicBool::new(false),
         }
     }
 
@@ -214,6 +211,19 @@ impl fmt::Debug for HealthHandle {
 impl Tenure {
     pub(super) fn handle(&self) -> &HealthHandle {
         &self.handle
+    }
+
+    /// Whether the prober has a session of its own open.
+    pub(super) fn set_session(&self, has_session: bool) {
+        let sessions = &self.handle.shared.sessions;
+        match (
+            self.has_session.swap(has_session, Ordering::Relaxed),
+            has_session,
+        ) {
+            (false, true) => sessions.fetch_add(1, Ordering::Relaxed),
+            (true, false) => sessions.fetch_sub(1, Ordering::Relaxed),
+            (true, true) | (false, false) => return,
+        };
     }
 
     /// A probe ended.
@@ -289,6 +299,7 @@ impl Tenure {
 
 impl Drop for Tenure {
     fn drop(&mut self) {
+        self.set_session(false);
         self.end();
     }
 }

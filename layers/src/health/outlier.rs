@@ -45,7 +45,7 @@ use http::{Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 use tower::{Layer, Service};
 
-use self::detector::Shown;
+use self::detector::{InUse, Shown};
 pub use self::{
     detector::{OutlierDetector, OutlierHandle, OutlierReport},
     settings::{Factor, OutlierSettings, RateSettings},
@@ -76,8 +76,9 @@ pub struct Outlier<S> {
 /// One attempt, as its endpoint's detector sees it.
 #[derive(Debug)]
 pub struct Counted {
-    /// `None` when it was counted, or is not to be.
-    endpoint: Option<OutlierHandle>,
+    endpoint: InUse,
+    /// It was not counted yet, and is to be.
+    due: bool,
     standing: bool,
     status: Option<StatusCode>,
 }
@@ -122,9 +123,9 @@ where
     fn call(&mut self, mut request: Request<Req>) -> Self::Future {
         let exchange = Exchange::of(&mut request);
         let class = Class::of(&request);
-        self.endpoint.begin();
         let counted = Counted {
-            endpoint: (class != Class::Free).then(|| self.endpoint.clone()),
+            endpoint: self.endpoint.begin(),
+            due: class != Class::Free,
             standing: class == Class::Stream,
             status: None,
         };
@@ -141,9 +142,9 @@ where
 
 impl Counted {
     fn settle(&mut self, verdict: Verdict) {
-        let Some(endpoint) = self.endpoint.take() else {
+        if !std::mem::take(&mut self.due) {
             return;
-        };
+        }
         let answered = self.status.is_some_and(|status| {
             status.is_server_error()
                 && !matches!(
@@ -153,7 +154,7 @@ impl Counted {
                         | StatusCode::GATEWAY_TIMEOUT
                 )
         });
-        endpoint.end(Shown {
+        self.endpoint.end(Shown {
             verdict,
             gateway: verdict == Verdict::Failure && !answered,
         });

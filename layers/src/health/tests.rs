@@ -1,5 +1,6 @@
 //! Probers against scripted services, with the clock stopped; and over real connections.
 
+#[cfg(feature = "http")]
 mod over_http;
 mod sessions;
 

@@ -33,7 +33,7 @@ pub struct OutlierDetector {
 /// and its gate is opened.
 #[derive(Debug, Clone)]
 pub struct OutlierHandle {
-    member: Arc<Member>,
+    seat: Arc<Seat>,
 }
 
 /// How an endpoint stands among the others, for the operator.
@@ -59,6 +59,10 @@ pub(super) struct Shown {
     pub(super) gateway: bool,
 }
 
+/// The endpoint is in use as long as this lives.
+#[derive(Debug)]
+pub(super) struct InUse(Arc<Member>);
+
 struct Shared {
     upstream: Box<str>,
     epoch: Instant,
@@ -76,12 +80,16 @@ struct Inner {
 }
 
 struct Entry {
-    member: Weak<Member>,
+    seat: Weak<Seat>,
     /// How often in a row it was ejected.
     ejections: u32,
     /// The end of its newest ejection, and whether that was told.
     until: Option<(Instant, bool)>,
 }
+
+/// What makes a member one of the fleet. Calls, which may outlive that, have the member without it.
+#[derive(Debug)]
+struct Seat(Arc<Member>);
 
 struct Member {
     name: Box<str>,
@@ -91,7 +99,9 @@ struct Member {
     calls: AtomicU32,
     failures: AtomicU32,
     consecutive: AtomicU32,
-    /// Milliseconds from the detector's start to the newest call.
+    /// Calls and streams that are open.
+    in_use: AtomicU32,
+    /// Milliseconds from the detector's start to the end of the newest.
     used: AtomicU64,
 }
 
@@ -139,10 +149,10 @@ impl OutlierDetector {
     pub fn endpoint(&self, name: &str, gate: &Gate) -> OutlierHandle {
         let shared = &self.shared;
         let mut inner = shared.lock();
-        inner.entries.retain(|e| e.member.strong_count() > 0);
-        let mut known = inner.entries.iter().filter_map(|e| e.member.upgrade());
-        if let Some(member) = known.find(|m| *m.name == *name && m.gate.is(gate)) {
-            return OutlierHandle { member };
+        inner.entries.retain(|e| e.seat.strong_count() > 0);
+        let mut known = inner.entries.iter().filter_map(|e| e.seat.upgrade());
+        if let Some(seat) = known.find(|s| *s.0.name == *name && s.0.gate.is(gate)) {
+            return OutlierHandle { seat };
         }
         let labels = [("upstream", &*shared.upstream), ("endpoint", name)];
         let member = Arc::new(Member {
@@ -153,14 +163,16 @@ impl OutlierDetector {
             calls: AtomicU32::new(0),
             failures: AtomicU32::new(0),
             consecutive: AtomicU32::new(0),
+            in_use: AtomicU32::new(0),
             used: AtomicU64::new(shared.now()),
         });
+        let seat = Arc::new(Seat(member));
         inner.entries.push(Entry {
-            member: Arc::downgrade(&member),
+            seat: Arc::downgrade(&seat),
             ejections: 0,
             until: None,
         });
-        OutlierHandle { member }
+        OutlierHandle { seat }
     }
 }
 
@@ -177,58 +189,74 @@ impl fmt::Debug for OutlierDetector {
 impl OutlierHandle {
     /// How it stands; `None` while the detector is off.
     pub fn look(&self) -> Option<OutlierReport> {
-        let inner = self.member.detector.lock();
+        let member = &self.seat.0;
+        let inner = member.detector.lock();
         inner.settings.as_ref()?;
-        let entry = inner.entries.iter().find(|e| e.is(&self.member))?;
+        let entry = inner.entries.iter().find(|e| e.is(member))?;
         let now = Instant::now();
         let left = entry.until.map(|(at, _)| at.saturating_duration_since(now));
         Some(OutlierReport {
             ejected: left.filter(|left| !left.is_zero()),
             ejections: entry.ejections,
-            calls: self.member.calls.load(Ordering::Relaxed),
-            failures: self.member.failures.load(Ordering::Relaxed),
-            consecutive: self.member.consecutive.load(Ordering::Relaxed),
+            calls: member.calls.load(Ordering::Relaxed),
+            failures: member.failures.load(Ordering::Relaxed),
+            consecutive: member.consecutive.load(Ordering::Relaxed),
         })
     }
 
-    /// How long no call came. Probes, which pass below, do not count.
+    /// For how long there has been no call and no open stream. Probes, which pass below, are none.
     pub fn quiet(&self) -> Duration {
-        let used = Duration::from_millis(self.member.used.load(Ordering::Relaxed));
-        self.member.detector.epoch.elapsed().saturating_sub(used)
+        let member = &self.seat.0;
+        if member.in_use.load(Ordering::Relaxed) > 0 {
+            return Duration::ZERO;
+        }
+        let used = Duration::from_millis(member.used.load(Ordering::Relaxed));
+        member.detector.epoch.elapsed().saturating_sub(used)
     }
 
     /// A call comes.
-    pub(super) fn begin(&self) {
-        let now = self.member.detector.now();
-        self.member.used.store(now, Ordering::Relaxed);
+    pub(super) fn begin(&self) -> InUse {
+        let member = &self.seat.0;
+        member.in_use.fetch_add(1, Ordering::Relaxed);
+        InUse(member.clone())
     }
+}
 
-    /// An attempt is over.
+// === impl InUse ===
+
+impl InUse {
+    /// The attempt is over.
     pub(super) fn end(&self, shown: Shown) {
-        let (member, shared) = (&self.member, &self.member.detector);
+        let (member, shared) = (&self.0, &self.0.detector);
         let due = shared.due.load(Ordering::Relaxed);
-        if due == OFF {
+        if due == OFF || shown.verdict == Verdict::Neutral {
             return;
         }
-        match shown.verdict {
-            Verdict::Neutral => return,
-            Verdict::Success | Verdict::Failure => member.calls.fetch_add(1, Ordering::Relaxed),
-        };
+        member.calls.fetch_add(1, Ordering::Relaxed);
         if shown.verdict == Verdict::Failure {
             member.failures.fetch_add(1, Ordering::Relaxed);
         }
-        if shown.gateway {
+        if !shown.gateway {
+            member.consecutive.store(0, Ordering::Relaxed);
+        } else if !member.gate.is_shut_by(Reason::Outlier) {
+            // What was on its way when it was ejected does not count in the row.
             let row = member.consecutive.fetch_add(1, Ordering::Relaxed) + 1;
             let limit = shared.consecutive.load(Ordering::Relaxed);
             if limit > 0 && row >= limit {
                 shared.eject_for_row(member, limit);
             }
-        } else {
-            member.consecutive.store(0, Ordering::Relaxed);
         }
         if shared.now() >= due {
             shared.compare();
         }
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let member = &self.0;
+        member.used.store(member.detector.now(), Ordering::Relaxed);
+        member.in_use.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -279,13 +307,13 @@ impl Shared {
         };
         self.due
             .store(self.after(settings.interval), Ordering::Relaxed);
-        inner.entries.retain(|e| e.member.strong_count() > 0);
+        inner.entries.retain(|e| e.seat.strong_count() > 0);
         inner.tell_returned(self);
         let samples = inner.samples();
         for at in outliers(&samples, &settings) {
             inner.entries[at].eject(&settings, self, "failure_rate");
         }
-        for member in inner.entries.iter().filter_map(|e| e.member.upgrade()) {
+        for member in inner.entries.iter().filter_map(Entry::member) {
             member.calls.store(0, Ordering::Relaxed);
             member.failures.store(0, Ordering::Relaxed);
         }
@@ -296,7 +324,7 @@ impl Inner {
     /// How all entries stand, in their order.
     fn samples(&self) -> Vec<Sample> {
         let sample = |entry: &Entry| {
-            let Some(member) = entry.member.upgrade() else {
+            let Some(member) = entry.member() else {
                 return Sample::default();
             };
             Sample {
@@ -315,9 +343,8 @@ impl Inner {
             if entry.is_ejected() {
                 continue;
             }
-            if let (Some((_, told @ false)), Some(member)) =
-                (&mut entry.until, entry.member.upgrade())
-            {
+            let member = entry.member();
+            if let (Some((_, told @ false)), Some(member)) = (&mut entry.until, member) {
                 *told = true;
                 let (upstream, endpoint) = (&*shared.upstream, &*member.name);
                 tracing::info!(upstream, endpoint, "outlier is let in again");
@@ -330,7 +357,11 @@ impl Inner {
 
 impl Entry {
     fn is(&self, member: &Arc<Member>) -> bool {
-        std::ptr::eq(self.member.as_ptr(), Arc::as_ptr(member))
+        self.member().is_some_and(|m| Arc::ptr_eq(&m, member))
+    }
+
+    fn member(&self) -> Option<Arc<Member>> {
+        self.seat.upgrade().map(|seat| seat.0.clone())
     }
 
     fn is_ejected(&self) -> bool {
@@ -338,7 +369,7 @@ impl Entry {
     }
 
     fn eject(&mut self, settings: &OutlierSettings, shared: &Shared, reason: &'static str) {
-        let Some(member) = self.member.upgrade() else {
+        let Some(member) = self.member() else {
             return;
         };
         let now = Instant::now();
@@ -367,7 +398,7 @@ impl Entry {
     fn forget(&mut self) {
         self.ejections = 0;
         self.until = None;
-        if let Some(member) = self.member.upgrade() {
+        if let Some(member) = self.member() {
             member.gate.open(Reason::Outlier);
             member.calls.store(0, Ordering::Relaxed);
             member.failures.store(0, Ordering::Relaxed);
@@ -376,13 +407,15 @@ impl Entry {
     }
 }
 
-// === impl Member ===
+// === impl Seat ===
 
-impl Drop for Member {
+impl Drop for Seat {
     fn drop(&mut self) {
-        self.gate.open(Reason::Outlier);
+        self.0.gate.open(Reason::Outlier);
     }
 }
+
+// === impl Member ===
 
 impl fmt::Debug for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

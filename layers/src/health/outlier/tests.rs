@@ -199,11 +199,29 @@ async fn it_is_known_since_when_no_client_came() {
     assert_eq!(fleet.endpoints[0].0.quiet(), seconds(7));
     fleet.calls(0, 1, 200).await;
     assert_eq!(fleet.endpoints[0].0.quiet(), Duration::ZERO);
-    // Also while it is off.
+    // Also while it is off, and not while a stream is open.
     fleet.detector.set(None);
+    let streams = OutlierLayer::new(fleet.endpoints[0].0.clone()).layer(service_fn(
+        async |_: Request<Body>| Ok::<_, BoxError>(Response::new(Body::full("x"))),
+    ));
+    let mut request = Request::new(Body::empty());
+    let accept = http::HeaderValue::from_static("text/event-stream");
+    request.headers_mut().insert("accept", accept);
+    let open = streams.oneshot(request).await.expect("a stream");
     tokio::time::advance(seconds(7)).await;
-    fleet.calls(0, 1, 200).await;
     assert_eq!(fleet.endpoints[0].0.quiet(), Duration::ZERO);
+    drop(open);
+    tokio::time::advance(seconds(7)).await;
+    assert_eq!(fleet.endpoints[0].0.quiet(), seconds(7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_on_its_way_when_it_was_ejected_does_not_eject_it_again() {
+    let fleet = Fleet::new(2, OutlierSettings::default());
+    fleet.calls(0, 12, BROKEN).await;
+    tokio::time::advance(seconds(30)).await;
+    fleet.calls(0, 4, BROKEN).await;
+    assert!(!fleet.is_out(0));
 }
 
 #[tokio::test(start_paused = true)]

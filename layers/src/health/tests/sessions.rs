@@ -8,7 +8,7 @@ async fn a_modern_server_is_asked_for_what_it_is() {
     let task = script.prober(&handle, &gate, settings(Probe::Mcp)).spawn();
     intervals(3).await;
     assert_eq!(script.asked(), ["server/discover -"; 3]);
-    assert!(!handle.has_session());
+    assert_eq!(handle.sessions(), 0);
     task.close().await;
     assert!(script.asked().is_empty());
 }
@@ -27,12 +27,12 @@ async fn a_legacy_server_is_pinged_in_one_session_which_is_ended_at_the_end() {
     let asked = script.asked();
     assert_eq!(asked[..4], greeting);
     assert_eq!(asked[4..], ["ping s1"; 2]);
-    assert!(handle.has_session());
+    assert_eq!(handle.sessions(), 1);
     // What a server replies to its end changes nothing.
     script.set(Mode::Status(405));
     task.close().await;
     assert_eq!(script.asked(), ["DELETE s1"]);
-    assert!(!handle.has_session());
+    assert_eq!(handle.sessions(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -46,7 +46,7 @@ async fn a_session_is_also_ended_when_the_task_is_dropped() {
     drop(task);
     intervals(1).await;
     assert_eq!(script.asked(), ["DELETE s1"]);
-    assert!(!handle.has_session());
+    assert_eq!(handle.sessions(), 0);
     let exchanges = script.inner.exchanges.lock().expect("not poisoned");
     let last = exchanges.last().expect("a request");
     assert_eq!(Arc::strong_count(last), 1, "nobody holds it any more");
@@ -138,7 +138,7 @@ async fn an_endpoint_that_sleeps_is_left_alone_and_counts_as_healthy() {
     sleeps.store(true, Ordering::Relaxed);
     intervals(2).await;
     assert_eq!(script.asked(), ["DELETE s1"]);
-    assert!(!handle.has_session());
+    assert_eq!(handle.sessions(), 0);
     // What was sick when it fell asleep is not held back any more.
     sleeps.store(false, Ordering::Relaxed);
     script.set(Mode::Fails);
