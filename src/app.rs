@@ -18,6 +18,7 @@ use ziggurat_layers::{
     balance::{Balance, Member},
     drain::DrainSignals,
     exchange::{Client, Exchange},
+    health::ProberTask,
     metrics::{Tools, counter, gauge},
     retry::{Budget, BudgetSettings, RetryLayer, RetrySettings},
     route::{Route, Router},
@@ -80,6 +81,7 @@ struct App {
 struct Current {
     config: Config,
     upstreams: Upstreams,
+    probers: Vec<ProberTask>,
 }
 
 /// The names of the metrics that the program itself moves.
@@ -123,6 +125,7 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
         drain,
         live: handle,
         current: Mutex::new(Current {
+            probers: probe(&config, &upstreams),
             config: config.clone(),
             upstreams,
         }),
@@ -243,6 +246,7 @@ fn build(
 /// Puts the endpoints of an upstream where its balancer finds them.
 fn stack_endpoints(upstream: &Upstream, pool: &Pool, tools: &Tools) {
     pool.tools.set(upstream.tool_circuit.clone());
+    pool.outliers.set(upstream.outlier.clone());
     let members = upstream.endpoints.iter().zip(&pool.cores);
     pool.set.replace_all(members.map(|(replica, core)| {
         core.endpoint.set_weight(replica.weight);
@@ -257,6 +261,18 @@ fn stack_endpoints(upstream: &Upstream, pool: &Pool, tools: &Tools) {
             service,
         }
     }));
+}
+
+/// Starts to probe what is to be probed.
+fn probe(config: &Config, upstreams: &Upstreams) -> Vec<ProberTask> {
+    let mut probers = Vec::new();
+    for upstream in &config.upstreams {
+        if let (Some(health), Some(pool)) = (&upstream.health, upstreams.get(&upstream.name)) {
+            let endpoints = pool.cores.iter().zip(&upstream.endpoints);
+            probers.extend(endpoints.map(|(core, replica)| core.probe(health, replica)));
+        }
+    }
+    probers
 }
 
 /// The retries of a tower: routes to one upstream that are told the same share one budget.
@@ -401,8 +417,17 @@ impl App {
         self.live.swap(tower);
         let gone = current.upstreams.without(&upstreams);
         let limit = config.server.drain.limit;
-        *current = Current { config, upstreams };
+        // The new probers take over before the old ones go, so that no endpoint forgets its state.
+        let new = Current {
+            probers: probe(&config, &upstreams),
+            config,
+            upstreams,
+        };
+        let old = std::mem::replace(&mut *current, new);
         drop(current);
+        for prober in old.probers {
+            self.retiring.spawn(prober.close());
+        }
         for service in gone {
             self.retiring
                 .spawn(async move { service.retire(limit).await });
@@ -413,9 +438,11 @@ impl App {
     /// Drains: readiness goes first, streams are told to come back, calls finish or fail clearly, children end.
     async fn shut_down(&self, drain: &Drain, data: tokio::task::JoinHandle<serve::Served>) {
         gauge(names::DRAINING, &[]).set(1.0);
-        let (settings, upstreams) = {
-            let current = self.current();
-            (current.config.server.drain, current.upstreams.clone())
+        let (settings, upstreams, probers) = {
+            let mut current = self.current();
+            let probers = std::mem::take(&mut current.probers);
+            let settings = current.config.server.drain;
+            (settings, current.upstreams.clone(), probers)
         };
         tracing::info!(limit = ?settings.limit, "draining");
         let mut watch = drain.watch();
@@ -433,6 +460,10 @@ impl App {
         };
         self.retiring.close();
         let mut closing = JoinSet::new();
+        for prober in probers {
+            closing.spawn(prober.close());
+        }
+        while closing.join_next().await.is_some() {}
         for service in upstreams.all() {
             let service = service.clone();
             closing.spawn(async move { service.retire(Duration::ZERO).await });

@@ -11,14 +11,16 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use ziggurat_layers::balance::{BalanceSettings, Policy};
 use ziggurat_layers::circuit::CircuitSettings;
+use ziggurat_layers::health::{HttpProbe, outlier::OutlierSettings};
 use ziggurat_layers::retry::RetrySettings;
+use ziggurat_layers::share::Share;
 
 pub use self::import::import;
 pub use self::mistake::{ConfigErrors, Warning};
@@ -179,10 +181,46 @@ pub struct Upstream {
     pub circuit: Option<CircuitSettings>,
     /// When a tool is left alone, on all endpoints.
     pub tool_circuit: Option<CircuitSettings>,
+    /// How endpoints are probed.
+    pub health: Option<Health>,
+    /// When an endpoint is left alone that does worse than the others.
+    pub outlier: Option<OutlierSettings>,
     /// Whether the server's annotations of its tools are believed.
     pub trust_annotations: bool,
     /// The replicas of the server: at least one, each with a name of its own.
     pub endpoints: Vec<Replica>,
+}
+
+/// How the endpoints of an upstream are probed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Health {
+    /// What is asked of each.
+    pub probe: ProbeKind,
+    /// What [`ProbeKind::Http`] asks for.
+    pub http: HttpProbe,
+    /// The pause between two probes.
+    pub interval: Duration,
+    /// By how much of the interval a pause may be longer or shorter.
+    pub jitter: Share,
+    /// How long a probe may take.
+    pub timeout: Duration,
+    /// After how many failures in a row an endpoint is out.
+    pub fall: NonZeroU32,
+    /// After how many successes in a row it is back.
+    pub rise: NonZeroU32,
+    /// Whether a command is started just to be probed.
+    pub wake: bool,
+}
+
+/// What a probe asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeKind {
+    /// The answer of an MCP server.
+    Mcp,
+    /// A connection.
+    Tcp,
+    /// The response to a GET.
+    Http,
 }
 
 /// One replica of an upstream.

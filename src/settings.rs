@@ -10,6 +10,7 @@ use ziggurat_layers::{
     drain::DrainSignals,
     exchange::{ErrorStyle, RouteInfo},
     guard::{GuardSettings, OriginName},
+    health::{HealthSettings, Probe, outlier::OutlierHandle},
     inspect::InspectSettings,
     limit::{LimitLayer, LimitSettings},
     metrics::Tools,
@@ -23,7 +24,10 @@ use ziggurat_layers::{
 };
 
 use crate::{
-    config::{Config, Errors, HttpEndpoint, Isolation, Protocol, Route, StdioEndpoint, Upstream},
+    config::{
+        Config, Endpoint, Errors, Health, HttpEndpoint, Isolation, ProbeKind, Protocol, Replica,
+        Route, StdioEndpoint, Upstream,
+    },
     upstreams::{Core, CoreService, Pool},
 };
 
@@ -68,6 +72,8 @@ pub struct RouteSettings {
 pub struct EndpointSettings {
     /// Its load and its gate.
     pub endpoint: balance::Endpoint,
+    /// How it does beside the others.
+    pub outlier: OutlierHandle,
     /// Its breaker, and those of its upstream's tools.
     pub circuit: CircuitLayer,
     /// The cap of calls.
@@ -216,6 +222,7 @@ impl EndpointSettings {
             circuit: circuit
                 .gate(core.endpoint.gate().clone())
                 .tools(&pool.tools),
+            outlier: core.outlier.clone(),
             limit: core.limit.clone(),
             upstream: upstream.name.clone(),
             transport: match core.service {
@@ -253,6 +260,44 @@ pub(crate) fn http(name: &str, connect: Duration, endpoint: &HttpEndpoint) -> Ht
         keepalive: endpoint.keepalive,
         ..HttpUpstreamSettings::new(name, endpoint.url.clone())
     }
+}
+
+/// The settings of an endpoint's probes.
+pub(crate) fn health(health: &Health, replica: &Replica) -> HealthSettings {
+    let (address, handshake) = match &replica.endpoint {
+        Endpoint::Http(http) => (address(&http.url), health.timeout),
+        Endpoint::Stdio(stdio) => (String::new(), stdio.handshake),
+    };
+    HealthSettings {
+        probe: match health.probe {
+            ProbeKind::Mcp => Probe::Mcp,
+            ProbeKind::Tcp => Probe::Tcp {
+                address: address.into(),
+            },
+            ProbeKind::Http => Probe::Http(health.http.clone()),
+        },
+        interval: health.interval,
+        jitter: health.jitter,
+        timeout: health.timeout,
+        handshake,
+        fall: health.fall,
+        rise: health.rise,
+        wake: health.wake,
+    }
+}
+
+/// Host and port of a URL.
+fn address(url: &http::Uri) -> String {
+    let usual = if url.scheme_str() == Some("https") {
+        443
+    } else {
+        80
+    };
+    format!(
+        "{}:{}",
+        url.host().unwrap_or_default(),
+        url.port_u16().unwrap_or(usual)
+    )
 }
 
 /// The settings of a stdio upstream service.

@@ -19,6 +19,7 @@ use ziggurat_layers::{
     drain::DrainLayer,
     exchange::ExchangeLayer,
     guard::{CorsLayer, GuardLayer},
+    health::outlier::OutlierLayer,
     inspect::InspectLayer,
     observe::ObserveLayer,
     record::{ClientRecordLayer, ServerRecordLayer},
@@ -73,6 +74,21 @@ pub fn route(settings: &RouteSettings, balance: Balance<Terrace>) -> Terrace {
     Terrace::new(erase(service))
 }
 
+/// The way of a probe: the real one, below all that would refuse or count it as a call.
+pub fn probe<U, B>(upstream: U) -> Terrace
+where
+    U: Service<Request<Body>, Response = Response<B>, Error = BoxError>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    U::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    Terrace::new(erase(upstream))
+}
+
 /// The endpoint terrace: one replica of an upstream.
 ///
 /// The balancer reads the load and the gate, which breaker and cap shut; what they refuse is no attempt. Metrics stand outside the clocks, so that a timeout is a failure of the endpoint; the observer stands directly above the upstream, so
@@ -90,6 +106,7 @@ where
 {
     let service = ServiceBuilder::new()
         .layer(LoadLayer::new(settings.endpoint.clone()))
+        .layer(OutlierLayer::new(settings.outlier.clone()))
         .layer(settings.circuit.clone())
         .layer(settings.limit.clone())
         .layer(ClientRecordLayer::new(

@@ -8,6 +8,10 @@ use ziggurat_layers::{
     balance::{Endpoint as BalancedEndpoint, EndpointSet, EndpointView},
     circuit::{CircuitHandle, CircuitReport, ToolCircuits},
     gate::Look,
+    health::{
+        HealthHandle, HealthReport, Prober, ProberTask,
+        outlier::{OutlierDetector, OutlierHandle, OutlierReport},
+    },
     limit::{LimitLayer, LimitSettings},
     metrics::Tools,
     retry::Annotations,
@@ -18,9 +22,9 @@ use ziggurat_layers::{
 };
 
 use crate::{
-    config::{Config, Endpoint, Replica, Upstream},
+    config::{Config, Endpoint, Health, Replica, Upstream},
     settings::{self, SettingsError},
-    stack::Terrace,
+    stack::{self, Terrace},
 };
 
 /// The upstreams by name.
@@ -36,6 +40,8 @@ pub(crate) struct Pool {
     pub(crate) set: EndpointSet<Terrace>,
     /// The breakers of its tools.
     pub(crate) tools: ToolCircuits,
+    /// What compares its endpoints.
+    pub(crate) outliers: OutlierDetector,
     /// What its server says of its tools.
     pub(crate) annotations: Annotations,
     /// What reaches its endpoints, in the order of the config.
@@ -52,8 +58,14 @@ pub(crate) struct Core {
     pub(crate) endpoint: BalancedEndpoint,
     /// Its breaker.
     pub(crate) circuit: CircuitHandle,
+    /// What its probes say.
+    pub(crate) health: HealthHandle,
+    /// How it does beside the others.
+    pub(crate) outlier: OutlierHandle,
     /// Its cap of calls.
     pub(crate) limit: LimitLayer,
+    /// After this time without a client a command is asleep.
+    idle: Duration,
 }
 
 /// The service at the bottom of a tower.
@@ -178,16 +190,17 @@ impl Upstreams {
 
 impl Pool {
     fn new(upstream: &Upstream, old: Option<&Self>, tools: &Tools) -> Result<Self, SettingsError> {
+        let name = &upstream.name;
+        let outliers = old.map_or_else(|| OutlierDetector::new(name), |old| old.outliers.clone());
         let mut cores = Vec::with_capacity(upstream.endpoints.len());
         for replica in &upstream.endpoints {
             let identity = Identity::of(upstream, replica);
             let kept = old.and_then(|pool| pool.cores.iter().find(|c| c.identity == identity));
             cores.push(match kept {
                 Some(core) => core.clone(),
-                None => Core::new(upstream, replica, identity)?,
+                None => Core::new(upstream, replica, identity, &outliers)?,
             });
         }
-        let name = &upstream.name;
         Ok(match old {
             Some(old) => Self {
                 cores,
@@ -197,6 +210,7 @@ impl Pool {
                 set: EndpointSet::new(name),
                 tools: ToolCircuits::new(name, tools),
                 annotations: Annotations::default(),
+                outliers,
                 cores,
             },
         })
@@ -210,6 +224,7 @@ impl Core {
         upstream: &Upstream,
         replica: &Replica,
         identity: Identity,
+        outliers: &OutlierDetector,
     ) -> Result<Self, SettingsError> {
         let (name, weight, priority) = (&replica.name, replica.weight, replica.priority);
         let endpoint = BalancedEndpoint::new(&upstream.name, name, weight, priority);
@@ -220,7 +235,13 @@ impl Core {
         Ok(Self {
             service: CoreService::new(upstream, replica)?,
             circuit: CircuitHandle::new(&upstream.name, name),
+            health: HealthHandle::new(&upstream.name, name),
+            outlier: outliers.endpoint(name, endpoint.gate()),
             limit: limit.gate(endpoint.gate().clone()),
+            idle: match &replica.endpoint {
+                Endpoint::Http(_) => Duration::ZERO,
+                Endpoint::Stdio(stdio) => stdio.idle,
+            },
             endpoint,
             identity,
         })
@@ -229,6 +250,30 @@ impl Core {
     fn is_usable(&self) -> bool {
         let held = matches!(self.endpoint.gate().look(), Look::Held { .. });
         !held && self.service.is_usable()
+    }
+
+    /// Starts to probe it.
+    pub(crate) fn probe(&self, health: &Health, replica: &Replica) -> ProberTask {
+        let settings = settings::health(health, replica);
+        let gate = self.endpoint.gate().clone();
+        match &self.service {
+            CoreService::Http(http) => {
+                Prober::new(&self.health, gate, settings, stack::probe(http.clone())).spawn()
+            }
+            CoreService::Stdio(stdio) => {
+                let (service, sessions) = (stdio.clone(), self.health.clone());
+                let (outlier, idle) = (self.outlier.clone(), self.idle);
+                // What runs for its probes alone, and long enough for clients to be gone, is let go.
+                let asleep = move || {
+                    let report = service.report();
+                    let own = usize::try_from(sessions.sessions()).unwrap_or(usize::MAX);
+                    report.children.is_empty() || (report.sessions <= own && outlier.quiet() > idle)
+                };
+                Prober::new(&self.health, gate, settings, stack::probe(stdio.clone()))
+                    .idle(asleep)
+                    .spawn()
+            }
+        }
     }
 
     fn report(&self) -> Value {
@@ -262,6 +307,8 @@ impl Core {
             "failures": failures,
             "cost": cost,
             "circuit": self.circuit.look().as_ref().map(circuit),
+            "health": self.health.look().as_ref().map(health),
+            "outlier": self.outlier.look().as_ref().map(outlier),
         });
         let kind = match &self.service {
             CoreService::Http(_) => json!({ "kind": "http" }),
@@ -292,6 +339,31 @@ fn circuit(report: &CircuitReport) -> Value {
         "slow": report.slow,
         "openings": report.openings,
         "retry_after_ms": report.retry_after.map(millis),
+    })
+}
+
+fn health(report: &HealthReport) -> Value {
+    json!({
+        "state": report.state.as_str(),
+        "asleep": report.asleep,
+        "last": report.last.map(|last| json!({
+            "ago_ms": millis(last.ago),
+            "took_ms": millis(last.took),
+            "result": last.result.as_str(),
+        })),
+        "error": report.error.as_deref(),
+        "successes": report.successes,
+        "failures": report.failures,
+    })
+}
+
+fn outlier(report: &OutlierReport) -> Value {
+    json!({
+        "ejected_for_ms": report.ejected.map(millis),
+        "ejections": report.ejections,
+        "calls": report.calls,
+        "failures": report.failures,
+        "consecutive": report.consecutive,
     })
 }
 

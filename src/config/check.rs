@@ -258,7 +258,14 @@ fn upstream(
             "remove `protocol: http` from the routes",
         );
     }
+    let kind = resilience::Kind {
+        plain,
+        stdio,
+        several: raw.endpoints.value.len() > 1,
+    };
     Some(Upstream {
+        health: resilience::health(raw.health, kind, mistakes),
+        outlier: raw.outlier.map(resilience::outlier),
         timeouts: timeouts(raw.timeouts, plain),
         concurrency: raw.concurrency.map(|Count(count)| count),
         balance: resilience::balance(raw.balance, mistakes),

@@ -243,6 +243,8 @@ fn upstream(section: &mut Section<'_>, upstream: &Upstream) {
     });
     resilience::circuit(section, "circuit", upstream.circuit.as_ref());
     resilience::circuit(section, "tool_circuit", upstream.tool_circuit.as_ref());
+    resilience::health(section, upstream.health.as_ref());
+    resilience::outlier(section, upstream.outlier.as_ref());
     section.bare("trust_annotations", upstream.trust_annotations);
     let endpoints = upstream.endpoints.iter().enumerate();
     let endpoints = endpoints.map(|(index, replica)| {

@@ -16,9 +16,9 @@ use super::node::Node;
 use super::read::{At, Dict, Keys, OrOff, Property, Read, ShortOr, object, section};
 use super::value::{
     Amount, Clock, Count, ErrorStatus, HeaderText, HostName, Label, Part, Pause, Rank, RoutePath,
-    SettableHeader, Size, Switch, Url, VariableName, Word,
+    SettableHeader, Size, Statuses, Switch, Url, VariableName, Word,
 };
-use super::{Choice, Errors, Isolation, Protocol};
+use super::{Choice, Errors, Isolation, ProbeKind, Protocol};
 
 section! {
     /// A ziggurat config: where to listen, what clients may ask for, and the servers that answer.
@@ -147,6 +147,10 @@ section! {
         circuit: OrOff<RawCircuit> = json!({}),
         /// The same for each tool by itself, on all endpoints together.
         tool_circuit: OrOff<RawCircuit> = "off",
+        /// How endpoints are probed. Left out, they are if there are several of them.
+        health: Option<OrOff<RawHealth>>,
+        /// When an endpoint that does worse than the others is left alone.
+        outlier: OrOff<RawOutlier> = json!({}),
         /// Whether `readOnlyHint` and `idempotentHint` of the server's tools are believed when a failed call might be tried again.
         trust_annotations: Switch = false,
         /// Where the server is: its replicas, each a `url` or a `command`.
@@ -233,6 +237,64 @@ section! {
         rpc_errors: Switch = false,
         /// Whether a tool result with `isError` is a failure.
         tool_errors: Switch = false,
+    }
+}
+
+section! {
+    /// How endpoints are probed. Probes alone never shut the only endpoint that there is (see `panic` of `balance`).
+    RawHealth {
+        /// What is asked: `mcp` wants the answer of an MCP server, `tcp` a connection, `http` the response to a GET. Left out, it is `mcp`, or `tcp` if only `protocol: http` routes lead here.
+        probe: Option<At<ProbeKind>>,
+        /// What `probe: http` asks for, and what it expects.
+        http: Option<At<RawHttpProbe>>,
+        /// The pause between two probes.
+        interval: Clock = "5s",
+        /// By how much of the interval a pause may be longer or shorter.
+        jitter: Part = "20%",
+        /// How long a probe may take.
+        timeout: Clock = "2s",
+        /// After how many failures in a row an endpoint is out.
+        fall: Count = 3,
+        /// After how many successes in a row it is back.
+        rise: Count = 2,
+        /// Whether a command is started just to be probed.
+        wake: Switch = false,
+    }
+}
+
+section! {
+    /// A probe over plain HTTP.
+    RawHttpProbe {
+        /// The path, below that of the endpoint's URL.
+        path: RoutePath = "/",
+        /// The statuses that are good.
+        status: Statuses = "200-399",
+        /// A text that the body must have.
+        contains: Option<Word>,
+    }
+}
+
+section! {
+    /// When an endpoint that does worse than the others is left alone.
+    RawOutlier {
+        /// After so many gateway errors in a row: no connection, no answer, or a status of 502, 503 or 504.
+        consecutive: OrOff<Count> = 5,
+        /// When its rate of failures lies so many standard deviations above the mean of all.
+        deviations: OrOff<Amount> = 1.9,
+        /// With fewer calls in an interval an endpoint is not compared.
+        min_calls: Count = 20,
+        /// With fewer endpoints to compare nothing is.
+        min_endpoints: Count = 5,
+        /// A lower rate of failures is good enough, however good the others are.
+        floor: Part = "5%",
+        /// How long calls are counted before they are compared.
+        interval: Clock = "10s",
+        /// How long it is left alone the first time; each time after that, this much longer.
+        base: Clock = "30s",
+        /// The longest that it is left alone.
+        max: Clock = "5m",
+        /// The most endpoints that are left alone at once; one always may be, where there are others.
+        max_ejected: Part = "10%",
     }
 }
 

@@ -46,6 +46,10 @@ pub(super) struct Rank(pub(super) u32);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ErrorStatus(pub(super) StatusCode);
 
+/// Statuses of HTTP responses, from one to another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Statuses(pub(super) u16, pub(super) u16);
+
 /// `true` or `false`, `on` or `off`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Switch(pub(super) bool);

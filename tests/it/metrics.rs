@@ -69,12 +69,14 @@ async fn every_metric_is_moved_by_real_traffic() {
          - {{ match: {{ path: /any }}, upstream: any }}\n\
          - {{ match: {{ path: /plain }}, protocol: http, upstream: any }}\n\
          - {{ match: {{ path: /narrow }}, protocol: http, upstream: narrow }}\n\
+         - {{ match: {{ path: /worse }}, protocol: http, upstream: worse, retry: off }}\n\
          - {{ match: {{ path: /sick }}, protocol: http, upstream: sick, retry: {{ backoff: {{ base: 1ms }} }} }}\n\
          upstreams:\n  \
          tools: {{ endpoints: [{{ {} }}] }}\n  \
          any: {{ endpoints: [{{ url: \"{url}\" }}] }}\n  \
          narrow: {{ concurrency: 1, balance: {{ queue_time: 300ms }}, endpoints: [{{ url: \"{url}\" }}] }}\n  \
-         sick: {{ circuit: {{ consecutive: 4 }}, endpoints: [{{ url: \"{url}\" }}] }}\n",
+         sick: {{ circuit: {{ consecutive: 4 }}, health: {{ probe: tcp, interval: 100ms }}, endpoints: [{{ url: \"{url}\" }}] }}\n  \
+         worse: {{ circuit: off, outlier: {{ consecutive: 1 }}, balance: round_robin, endpoints: [{{ url: \"{url}/fine\" }}, {{ url: \"{url}/broken\" }}] }}\n",
         demo("idle: 2s, stop: { stdin: 50ms, term: 50ms }"),
         url = upstream.url("/x")
     ))
@@ -151,6 +153,14 @@ async fn every_metric_is_moved_by_real_traffic() {
     let broken = z.target().post("/sick/broken", &[], String::new()).await;
     assert_eq!(broken.status, 502);
     assert_eq!(z.target().get("/sick/fine").await.status, 503);
+    for _ in 0..2 {
+        z.target().get("/worse").await.text().await;
+    }
+    until("a probe was made", async || {
+        moved.look(&z.metrics().await);
+        moved.has("ziggurat_health_probe_duration_seconds")
+    })
+    .await;
     moved.look(&z.metrics().await);
 
     // A refusal, a clock that runs out, and a child that does not read what is written to it.

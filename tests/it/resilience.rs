@@ -1,9 +1,14 @@
 //! Several endpoints, and upstreams that fail: what is repeated, what is not, and who is left alone.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Ziggurat,
+    Ziggurat, demo,
     mcp::Session,
     until,
     upstream::{Received, Upstream, Wire},
@@ -183,4 +188,107 @@ async fn a_reload_keeps_what_is_known_of_an_endpoint_that_stays() {
         assert_eq!(answer["result"]["name"], "fine", "{answer}");
     }
     assert_eq!(bad.received().len(), 3);
+}
+
+#[tokio::test]
+async fn a_front_that_says_200_while_its_server_hangs_is_found_by_its_probes_and_let_in_again() {
+    let wedged = Arc::new(AtomicBool::new(false));
+    let hangs = wedged.clone();
+    let liar = Upstream::start(move |received, wire| {
+        let hangs = hangs.load(Ordering::SeqCst);
+        async move {
+            if !hangs {
+                return named(received, wire, "liar").await;
+            }
+            // The head of an event stream, comments, and never an answer.
+            wire.sse()
+                .await
+                .drip(": still here\n\n")
+                .await
+                .stall()
+                .await
+        }
+    })
+    .await;
+    let fine = good("fine").await;
+    let urls = [liar.url("/mcp"), fine.url("/mcp")];
+    let settings = "health: { interval: 50ms, timeout: 200ms, fall: 2, rise: 2 }, \
+                    balance: { policy: round_robin, slow_start: 0s }, circuit: off,";
+    let z = Ziggurat::yaml(&over("retry: off,", settings, &urls)).await;
+    let state = async |at: usize| {
+        let report = z.report("upstreams").await;
+        let endpoint = &report[0]["endpoints"][at];
+        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        (word(&endpoint["health"]["state"]), word(&endpoint["state"]))
+    };
+    let healthy = ("healthy".to_owned(), "open".to_owned());
+    until("both are healthy", async || {
+        state(0).await == healthy && state(1).await == healthy
+    })
+    .await;
+    wedged.store(true, Ordering::SeqCst);
+    until("the liar is found out", async || {
+        state(0).await == ("unhealthy".to_owned(), "health".to_owned())
+    })
+    .await;
+    let caller = caller(&z);
+    for id in 0..10 {
+        let answer = caller.call(id, "echo", json!({})).await.last().await;
+        assert_eq!(answer["result"]["name"], "fine", "{answer}");
+    }
+    wedged.store(false, Ordering::SeqCst);
+    until("it is let in again", async || state(0).await == healthy).await;
+    until("it gets calls", async || {
+        let answer = caller.call(99, "echo", json!({})).await.last().await;
+        answer["result"]["name"] == "liar"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn probes_leave_nothing_behind_and_do_not_wake_what_sleeps() {
+    let both = format!("{{ {} }}, {{ {} }}", demo("idle: 1h"), demo("idle: 1h"));
+    let z = Ziggurat::yaml(&format!(
+        "routes: [{{ match: {{ path: /mcp }}, upstream: tools }}]\n\
+         upstreams: {{ tools: {{ health: {{ interval: 30ms }}, endpoints: [{both}] }} }}\n"
+    ))
+    .await;
+    let asleep = async || {
+        let report = z.report("upstreams").await;
+        let endpoints = report[0]["endpoints"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        endpoints.len() == 2 && endpoints.iter().all(|e| e["health"]["asleep"] == true)
+    };
+    until("both are known to sleep", asleep).await;
+    assert!(z.servers().is_empty());
+    let modern = z
+        .target()
+        .modern_call(1, "echo", json!({"text": "up"}))
+        .await;
+    assert!(modern.last().await.get("result").is_some());
+    until("the one that runs is probed", async || {
+        let probes = z.metrics().await;
+        probes.sum("ziggurat_health_probe_duration_seconds_count", &["tools"]) > 0.0
+    })
+    .await;
+    assert_eq!(z.servers().len(), 1);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_does_worse_than_the_others_is_left_alone_for_a_while() {
+    let (a, b, bad) = (good("a").await, good("b").await, breaking().await);
+    let urls = [a.url("/mcp"), b.url("/mcp"), bad.url("/mcp")];
+    let settings = "circuit: off, balance: round_robin, health: off, outlier: { consecutive: 3, base: 1h, max: 1h },";
+    let z = Ziggurat::yaml(&over("retry: off,", settings, &urls)).await;
+    let caller = caller(&z);
+    for id in 0..30 {
+        caller.call(id, "echo", json!({})).await.last().await;
+    }
+    assert_eq!(bad.received().len(), 3);
+    let report = z.report("upstreams").await;
+    assert_eq!(report[0]["endpoints"][2]["state"], "outlier", "{report}");
+    let ejections = z.metrics().await;
+    assert_eq!(ejections.sum("ziggurat_outlier_ejections_total", &[]), 1.0);
 }

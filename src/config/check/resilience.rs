@@ -1,17 +1,22 @@
-//! What keeps calls alive: balancing, breakers and retries, in the terms of their layers.
+//! What keeps calls alive: balancing, breakers, probes and retries, in the terms of their layers.
 
 use std::num::NonZeroU32;
 
+use http::uri::PathAndQuery;
+use serde_json::json;
 use ziggurat_layers::balance::{BalanceSettings, HashKey, Policy};
 use ziggurat_layers::circuit::{CircuitSettings, SlowCalls};
+use ziggurat_layers::health::HttpProbe;
+use ziggurat_layers::health::outlier::{Factor, OutlierSettings, RateSettings};
 use ziggurat_layers::retry::{Backoff, BudgetSettings, RetrySettings};
 use ziggurat_layers::verdict::Judge;
 
-use crate::config::Choice;
 use crate::config::mistake::Mistakes;
-use crate::config::raw::{RawBalance, RawCircuit, RawRetry};
-use crate::config::read::ShortOr;
-use crate::config::value::{Count, ErrorStatus, Part, Word};
+use crate::config::node::Node;
+use crate::config::raw::{RawBalance, RawCircuit, RawHealth, RawOutlier, RawRetry};
+use crate::config::read::{OrOff, Read, ShortOr};
+use crate::config::value::{Amount, Count, ErrorStatus, Part, Word};
+use crate::config::{Choice, Health, ProbeKind};
 
 pub(super) fn balance(
     raw: ShortOr<Choice, RawBalance>,
@@ -93,6 +98,84 @@ pub(super) fn retry(raw: RawRetry) -> RetrySettings {
             .into_iter()
             .map(|ErrorStatus(status)| status)
             .collect(),
+    }
+}
+
+/// What is known of an upstream whose endpoints are to be probed.
+#[derive(Clone, Copy)]
+pub(super) struct Kind {
+    /// Only plain HTTP leads there.
+    pub(super) plain: bool,
+    /// One of its endpoints is a command.
+    pub(super) stdio: bool,
+    /// It has several endpoints.
+    pub(super) several: bool,
+}
+
+pub(super) fn health(
+    raw: Option<OrOff<RawHealth>>,
+    kind: Kind,
+    mistakes: &mut Mistakes,
+) -> Option<Health> {
+    let raw = match raw {
+        Some(OrOff::On(raw)) => raw,
+        None if kind.several => RawHealth::read(&Node::of(&json!({}), ""), mistakes)?,
+        Some(OrOff::Off) | None => return None,
+    };
+    let default = if kind.plain {
+        ProbeKind::Tcp
+    } else {
+        ProbeKind::Mcp
+    };
+    let probe = raw.probe.as_ref().map_or(default, |probe| probe.value);
+    if let Some(given) = &raw.probe
+        && kind.stdio
+        && probe != ProbeKind::Mcp
+    {
+        let message = "an endpoint of this upstream is a command, which only `mcp` can probe";
+        mistakes.error(&given.place, message, "write `probe: mcp`, or remove it");
+    }
+    if let Some(http) = &raw.http
+        && probe != ProbeKind::Http
+    {
+        let message = "`http` is set, but the probe does not use it";
+        mistakes.error(&http.place, message, "set `probe: http`, or remove `http`");
+    }
+    let http = raw.http.map(|http| http.value);
+    Some(Health {
+        probe,
+        http: http.map_or_else(HttpProbe::default, |http| HttpProbe {
+            path: http
+                .path
+                .0
+                .parse()
+                .unwrap_or(PathAndQuery::from_static("/")),
+            expect: http.status.0..=http.status.1,
+            contains: http.contains.map(|Word(text)| text.into()),
+            ..HttpProbe::default()
+        }),
+        interval: raw.interval.0,
+        jitter: raw.jitter.0,
+        timeout: raw.timeout.0,
+        fall: small(raw.fall),
+        rise: small(raw.rise),
+        wake: raw.wake.0,
+    })
+}
+
+pub(super) fn outlier(raw: RawOutlier) -> OutlierSettings {
+    OutlierSettings {
+        consecutive: raw.consecutive.map(small),
+        rate: raw.deviations.map(|Amount(deviations)| RateSettings {
+            factor: Factor::new(deviations).unwrap_or(RateSettings::default().factor),
+            min_calls: small(raw.min_calls),
+            min_endpoints: small(raw.min_endpoints),
+            floor: raw.floor.0,
+        }),
+        interval: raw.interval.0,
+        base: raw.base.0,
+        max: raw.max.0,
+        max_ejected: raw.max_ejected.0,
     }
 }
 

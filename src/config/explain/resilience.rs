@@ -1,13 +1,14 @@
-//! The way back for balancing, breakers and retries.
+//! The way back for balancing, breakers, probes and retries.
 
 use http::StatusCode;
 use ziggurat_layers::balance::{BalanceSettings, HashKey, Policy};
 use ziggurat_layers::circuit::{CircuitSettings, Window};
+use ziggurat_layers::health::outlier::OutlierSettings;
 use ziggurat_layers::retry::RetrySettings;
 use ziggurat_layers::share::Share;
 
 use super::{Section, Tree, duration, size};
-use crate::config::Choice;
+use crate::config::{Choice, Health, ProbeKind};
 
 pub(super) fn balance(section: &mut Section<'_>, settings: &BalanceSettings) {
     section.bare("policy", Choice::of(&settings.policy).as_str());
@@ -53,6 +54,57 @@ pub(super) fn circuit(section: &mut Section<'_>, key: &str, settings: Option<&Ci
         section.bare("successes", settings.successes);
         section.bare("rpc_errors", settings.judge.rpc_errors);
         section.bare("tool_errors", settings.judge.tool_errors);
+    });
+}
+
+pub(super) fn health(section: &mut Section<'_>, health: Option<&Health>) {
+    let Some(health) = health else {
+        return section.bare("health", "off");
+    };
+    section.section("health", |section| {
+        section.bare(
+            "probe",
+            match health.probe {
+                ProbeKind::Mcp => "mcp",
+                ProbeKind::Tcp => "tcp",
+                ProbeKind::Http => "http",
+            },
+        );
+        if health.probe == ProbeKind::Http {
+            section.section("http", |section| {
+                section.text("path", health.http.path.as_str());
+                let (first, last) = (health.http.expect.start(), health.http.expect.end());
+                section.text("status", &format!("{first}-{last}"));
+                if let Some(text) = &health.http.contains {
+                    section.text("contains", text);
+                }
+            });
+        }
+        section.clock("interval", health.interval);
+        section.bare("jitter", percent(health.jitter));
+        section.clock("timeout", health.timeout);
+        section.bare("fall", health.fall);
+        section.bare("rise", health.rise);
+        section.bare("wake", health.wake);
+    });
+}
+
+pub(super) fn outlier(section: &mut Section<'_>, settings: Option<&OutlierSettings>) {
+    let Some(settings) = settings else {
+        return section.bare("outlier", "off");
+    };
+    section.section("outlier", |section| {
+        section.bare_or_off("consecutive", settings.consecutive);
+        section.bare_or_off("deviations", settings.rate.map(|rate| rate.factor.get()));
+        if let Some(rate) = settings.rate {
+            section.bare("min_calls", rate.min_calls);
+            section.bare("min_endpoints", rate.min_endpoints);
+            section.bare("floor", percent(rate.floor));
+        }
+        section.clock("interval", settings.interval);
+        section.clock("base", settings.base);
+        section.clock("max", settings.max);
+        section.bare("max_ejected", percent(settings.max_ejected));
     });
 }
 

@@ -21,7 +21,6 @@ const ELSEWHERE: &[&str] = &[
     "authorize",
     "cache",
     "heal",
-    "health",
     "intercept",
     "lost_session",
     "rate_limit",

@@ -81,6 +81,17 @@ upstreams:
       rpc_errors: false
       tool_errors: false
     tool_circuit: off
+    health: off
+    outlier:
+      consecutive: 5
+      deviations: 1.9
+      min_calls: 20
+      min_endpoints: 5
+      floor: 5%
+      interval: 10s
+      base: 30s
+      max: 5m
+      max_ejected: 10%
     trust_annotations: false
     endpoints:
       - url: "http://127.0.0.1:3001/mcp"

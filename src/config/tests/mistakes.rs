@@ -135,6 +135,16 @@ fn a_setting_of_resilience_that_is_wrong_says_what_would_be_right() {
             "or a number of calls such as `100 calls`",
         ),
         ("circuit: { window: 99999 calls }", "up to 65535"),
+        ("health: { probe: ping }", "write `mcp`, `tcp`, `http`"),
+        (
+            "health: { http: { path: /x } }",
+            "set `probe: http`, or remove `http`",
+        ),
+        (
+            "health: { probe: http, http: { status: 99 } }",
+            "write `200`, or `200-399`",
+        ),
+        ("outlier: { max_ejected: 2 }", "is not between 0% and 100%"),
         ("trust_annotations: maybe", "write `true` or `false`"),
     ] {
         let text = with_endpoint("url: http://a.example")
@@ -155,6 +165,11 @@ fn a_setting_of_resilience_that_is_wrong_says_what_would_be_right() {
             &[said],
         );
     }
+    let tcp = with_endpoint("command: [run]").replace(
+        "    endpoints:",
+        "    health: { probe: tcp }\n    endpoints:",
+    );
+    says(&tcp, &["which only `mcp` can probe"]);
     says(
         &with_endpoint("url: http://a.example\nweight: 1001"),
         &["weights go from 1 to 1000"],

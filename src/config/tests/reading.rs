@@ -5,6 +5,7 @@ use std::num::NonZeroU16;
 use http::{HeaderName, StatusCode};
 use ziggurat_layers::balance::HashKey;
 use ziggurat_layers::circuit::Window;
+use ziggurat_layers::health::HealthSettings;
 use ziggurat_layers::share::Share;
 
 use super::*;
@@ -51,6 +52,22 @@ fn what_is_left_out_gets_a_default() {
     assert_eq!(upstream.balance, BalanceSettings::default());
     assert_eq!(upstream.circuit, Some(CircuitSettings::default()));
     assert_eq!(upstream.tool_circuit, None);
+    assert_eq!(upstream.outlier, Some(OutlierSettings::default()));
+    // One endpoint is not probed, several are.
+    assert_eq!(upstream.health, None);
+    let several = with_endpoint("url: http://a.example")
+        .replace("      - ", "      - url: http://b.example\n      - ");
+    let health = good(&several).upstreams[0].health.clone().expect("on");
+    let layers = HealthSettings::default();
+    assert_eq!(health.probe, ProbeKind::Mcp);
+    assert_eq!(
+        (health.interval, health.jitter, health.timeout),
+        (layers.interval, layers.jitter, layers.timeout)
+    );
+    assert_eq!(
+        (health.fall, health.rise, health.wake),
+        (layers.fall, layers.rise, layers.wake)
+    );
     assert!(!upstream.trust_annotations);
     let replica = &upstream.endpoints[0];
     assert_eq!(replica.name, "127.0.0.1:3001");
@@ -183,6 +200,18 @@ fn the_settings_of_resilience_reach_the_config() {
             .expect("on")
             .judge
             .tool_errors
+    );
+    let health = upstream.health.as_ref().expect("on");
+    assert_eq!((health.probe, health.wake), (ProbeKind::Http, true));
+    assert_eq!(
+        (health.http.path.as_str(), health.http.expect.clone()),
+        ("/healthz", 200..=204)
+    );
+    assert_eq!(health.http.contains.as_deref(), Some("ready"));
+    let outlier = upstream.outlier.as_ref().expect("on");
+    assert_eq!(
+        (outlier.base, outlier.max_ejected),
+        (Duration::from_secs(10), Share::percent(34))
     );
     let replicas = upstream.endpoints.iter();
     let replicas: Vec<_> = replicas.map(|r| (&*r.name, r.weight, r.priority)).collect();

@@ -5,7 +5,7 @@ use schemars::{Schema, json_schema};
 use ziggurat_layers::balance::HashKey;
 
 use crate::config::read::{FromText, Wrong};
-use crate::config::{Choice, Errors, Isolation, Protocol};
+use crate::config::{Choice, Errors, Isolation, ProbeKind, Protocol};
 
 impl FromText for Protocol {
     fn from_text(text: &str) -> Result<Self, Wrong> {
@@ -63,6 +63,21 @@ impl FromText for Choice {
 
     fn describe() -> Schema {
         json_schema!({ "enum": Self::ALL.map(Self::as_str) })
+    }
+}
+
+impl FromText for ProbeKind {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        match text {
+            "mcp" => Ok(Self::Mcp),
+            "tcp" => Ok(Self::Tcp),
+            "http" => Ok(Self::Http),
+            _ => Err(Wrong::choice(text, &["mcp", "tcp", "http"])),
+        }
+    }
+
+    fn describe() -> Schema {
+        json_schema!({ "enum": ["mcp", "tcp", "http"] })
     }
 }
 

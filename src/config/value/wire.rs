@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use http::{HeaderName, HeaderValue, StatusCode};
 use schemars::{Schema, json_schema};
 
-use super::{ErrorStatus, HeaderText, SettableHeader, Url};
+use super::{ErrorStatus, HeaderText, SettableHeader, Statuses, Url};
 use crate::config::read::{FromText, Wrong};
 
 /// Headers that say where a message ends or how a connection is used; setting them would break the message.
@@ -57,6 +57,27 @@ impl FromText for ErrorStatus {
 
     fn describe() -> Schema {
         json_schema!({ "type": ["integer", "string"], "minimum": 400, "maximum": 599 })
+    }
+}
+
+impl FromText for Statuses {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let number = |text: &str| {
+            let number = text.trim().parse().ok();
+            number.filter(|number: &u16| (100..600).contains(number))
+        };
+        match (number(first), number(last)) {
+            (Some(first), Some(last)) if first <= last => Ok(Self(first, last)),
+            _ => Err(Wrong::new(
+                "is not a range of statuses",
+                "write `200`, or `200-399`",
+            )),
+        }
+    }
+
+    fn describe() -> Schema {
+        json_schema!({ "type": ["string", "integer"], "examples": ["200-399", 200] })
     }
 }
 
