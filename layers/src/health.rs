@@ -14,8 +14,8 @@
 //! - **A failing probe deletes nothing**, and until some have failed an endpoint counts as healthy. Only the gate changes.
 //! - **Spread.** The first probe comes at a random moment within the first interval, and each pause has its jitter, so that the probes of many
 //!   endpoints (or proxies) do not come together.
-//! - **Sessions.** The session of a legacy server is kept and used again, made anew when the server has lost it (404), and ended with a DELETE
-//!   when the prober ends.
+//! - **Sessions.** The session of a legacy server is kept and used again, made anew when the server has lost it (404) or `fall` pings in
+//!   a row failed in it, and ended with a DELETE when the prober ends.
 //! - **Sleep.** An endpoint whose processes sleep is not woken ([`Prober::idle`]): it counts as healthy, unasked. A probe counts as use of a
 //!   process, so the predicate should tell whether *clients* use the endpoint: [`OutlierHandle::quiet`](outlier::OutlierHandle::quiet) tells
 //!   for how long they have not, and [`HealthHandle::sessions`] how many sessions are the prober's.
