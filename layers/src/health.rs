@@ -22,7 +22,7 @@
 //! - **What says nothing** changes nothing: where a limit of the proxy's own is in the way (too many processes, a drain), a probe is neutral.
 //!
 //! Place: a prober is no layer, but a task beside the endpoint's stack. Its service is the lower end of that stack: below gate, circuit breaker,
-//! limits and load meter, so that probes are neither refused nor counted as calls; above it stand at most the clocks and the observer. Readiness
+//! limits and load meter, so that probes are neither refused nor counted as calls: the upstream, with at most clocks and observer above it. Readiness
 //! and errors: those of the gate, which [`GateLayer`](crate::gate::GateLayer) or the balancer obeys. Bodies: of an answer at most 1 MiB is read.
 //!
 //! A prober belongs to whoever holds its [`ProberTask`], or runs [`Prober::run`]. When it goes and no other has taken its place, the
