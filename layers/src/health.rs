@@ -14,15 +14,15 @@
 //! - **A failing probe deletes nothing**, and until some have failed an endpoint counts as healthy. Only the gate changes.
 //! - **Spread.** The first probe comes at a random moment within the first interval, and each pause has its jitter, so that the probes of many
 //!   endpoints (or proxies) do not come together.
-//! - **Sessions.** The session of a legacy server is kept and used again, made anew when the server has lost it (404), and ended with a DELETE
-//!   when the prober ends.
+//! - **Sessions.** The session of a legacy server is kept and used again, made anew when the server has lost it (404) or `fall` pings in
+//!   a row failed in it, and ended with a DELETE when the prober ends.
 //! - **Sleep.** An endpoint whose processes sleep is not woken ([`Prober::idle`]): it counts as healthy, unasked. A probe counts as use of a
 //!   process, so the predicate should tell whether *clients* use the endpoint: [`OutlierHandle::quiet`](outlier::OutlierHandle::quiet) tells
 //!   for how long they have not, and [`HealthHandle::sessions`] how many sessions are the prober's.
 //! - **What says nothing** changes nothing: where a limit of the proxy's own is in the way (too many processes, a drain), a probe is neutral.
 //!
 //! Place: a prober is no layer, but a task beside the endpoint's stack. Its service is the lower end of that stack: below gate, circuit breaker,
-//! limits and load meter, so that probes are neither refused nor counted as calls; above it stand at most the clocks and the observer. Readiness
+//! limits and load meter, so that probes are neither refused nor counted as calls: the upstream, with at most clocks and observer above it. Readiness
 //! and errors: those of the gate, which [`GateLayer`](crate::gate::GateLayer) or the balancer obeys. Bodies: of an answer at most 1 MiB is read.
 //!
 //! A prober belongs to whoever holds its [`ProberTask`], or runs [`Prober::run`]. When it goes and no other has taken its place, the

@@ -13,6 +13,7 @@ use tower::Service;
 
 use super::{
     answer::{Reply, read},
+    handle::ProbeResult,
     probe::{ProbeError, send},
     settings::HealthSettings,
 };
@@ -29,6 +30,8 @@ use crate::{
 pub(super) struct Talk {
     era: Option<Era>,
     session: Option<Session>,
+    /// Pings in a row that failed in this session.
+    failed: u32,
     last_id: u64,
 }
 
@@ -109,10 +112,21 @@ impl Talk {
                 Step::Alive => return Ok(()),
                 Step::Legacy(_) => self.era = None,
             }
+        } else if self.failed >= settings.fall.get() {
+            // Its own process may hang, and a new client would get another.
+            self.end(service, settings.timeout).await;
         } else if self.session.is_some() {
-            match self.ping(service, settings.timeout).await? {
-                Step::Got(()) | Step::Alive => return Ok(()),
-                Step::Legacy(_) => self.session = None,
+            match self.ping(service, settings.timeout).await {
+                Ok(Step::Got(()) | Step::Alive) => {
+                    self.failed = 0;
+                    return Ok(());
+                }
+                Ok(Step::Legacy(_)) => self.session = None,
+                Err(error) => {
+                    let counts = error.result() != ProbeResult::Neutral;
+                    self.failed += u32::from(counts);
+                    return Err(error);
+                }
             }
         }
         self.greet(service, settings).await
@@ -124,7 +138,7 @@ impl Talk {
         S: Service<Request<Body>, Response = Response<Body>, Error = BoxError> + Clone + Send,
         S::Future: Send,
     {
-        self.era = None;
+        (self.era, self.failed) = (None, 0);
         match self.initialize(service, settings.handshake).await? {
             Step::Got(session) => self.session = Some(session),
             Step::Alive => return Ok(()),

@@ -54,7 +54,9 @@ enum Mode {
     Modern,
     /// Answers as a legacy server, which knows only its newest session.
     Legacy,
-    /// The same without session ids.
+    /// The same, but in its first session it does not answer to a ping.
+    Stuck,
+    /// The same as legacy, without session ids.
     Stateless,
     /// Begins an event stream, says that it lives, and never answers.
     Liar,
@@ -163,9 +165,10 @@ impl Script {
                 result(r#"{"supportedVersions":["2026-07-28"],"capabilities":{}}"#)
             }
             (Mode::Modern, _) => status(400),
-            (Mode::Legacy | Mode::Stateless, "initialize") => {
+            (Mode::Stuck, "ping") if session == Some("s1") => std::future::pending().await,
+            (Mode::Legacy | Mode::Stuck | Mode::Stateless, "initialize") => {
                 let mut response = result(r#"{"protocolVersion":"2025-06-18","capabilities":{}}"#);
-                if mode == Mode::Legacy {
+                if mode != Mode::Stateless {
                     self.inner.sessions.fetch_add(1, Ordering::Relaxed);
                     let id = HeaderValue::try_from(self.newest_session()).expect("an id");
                     response.headers_mut().insert(headers::SESSION_ID, id);

@@ -286,6 +286,7 @@ impl Shared {
         let Some(settings) = inner.settings.clone() else {
             return;
         };
+        inner.entries.retain(|e| e.seat.strong_count() > 0);
         inner.tell_returned(self);
         let Some(at) = inner.entries.iter().position(|e| e.is(member)) else {
             return;

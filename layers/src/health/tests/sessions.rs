@@ -77,6 +77,31 @@ async fn a_session_that_was_lost_is_made_anew_in_the_same_probe() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_that_hangs_is_given_up_for_another() {
+    let (script, handle, gate) = (Script::new(Mode::Legacy), handle(), Gate::new());
+    let task = script.prober(&handle, &gate, settings(Probe::Mcp)).spawn();
+    intervals(1).await;
+    script.asked();
+    script.set(Mode::Stuck);
+    intervals(5).await;
+    assert!(gate.is_shut_by(Reason::Health));
+    intervals(3).await;
+    let anew = [
+        "ping s1",
+        "ping s1",
+        "ping s1",
+        "DELETE s1",
+        "initialize -",
+        "notifications/initialized s2",
+        "ping s2",
+    ];
+    assert_eq!(script.asked()[..7], anew);
+    assert!(!gate.is_shut_by(Reason::Health));
+    assert_eq!(handle.sessions(), 1);
+    drop(task);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_may_do_without_session_ids() {
     let (script, handle, gate) = (Script::new(Mode::Stateless), handle(), Gate::new());
     let task = script.prober(&handle, &gate, settings(Probe::Mcp)).spawn();

@@ -39,7 +39,7 @@ fn quick() -> HealthSettings {
 fn signal(rig: &Rig, signal: rustix::process::Signal) {
     for pid in rig.upstream.report().children {
         let pid = rustix::process::Pid::from_raw(pid).expect("a process");
-        rustix::process::kill_process(pid, signal).expect("it is there");
+        let _gone = rustix::process::kill_process(pid, signal);
     }
 }
 
