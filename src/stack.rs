@@ -106,8 +106,8 @@ where
 {
     let service = ServiceBuilder::new()
         .layer(LoadLayer::new(settings.endpoint.clone()))
-        .layer(OutlierLayer::new(settings.outlier.clone()))
         .layer(settings.circuit.clone())
+        .layer(OutlierLayer::new(settings.outlier.clone()))
         .layer(settings.limit.clone())
         .layer(ClientRecordLayer::new(
             &settings.upstream,

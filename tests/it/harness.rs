@@ -266,6 +266,11 @@ impl Ziggurat {
 
     /// What the admin API says under this name.
     pub(crate) async fn report(&self, name: &str) -> serde_json::Value {
+        // The banner comes after the line on stdout.
+        until("it tells its token", async || {
+            self.log().contains("authorization: Bearer ")
+        })
+        .await;
         let bearer = format!("Bearer {}", self.admin_token());
         let path = format!("/admin/v1/{name}");
         let headers = [("authorization", bearer.as_str())];

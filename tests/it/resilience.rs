@@ -64,7 +64,7 @@ fn error(answer: &Value) -> (&str, &str) {
 async fn calls_are_spread_over_the_endpoints() {
     let (a, b) = (good("a").await, good("b").await);
     let urls = [a.url("/mcp"), b.url("/mcp")];
-    let z = Ziggurat::yaml(&over("", "balance: round_robin,", &urls)).await;
+    let z = Ziggurat::yaml(&over("", "balance: round_robin, health: off,", &urls)).await;
     let caller = caller(&z);
     for id in 0..10 {
         let answer = caller.call(id, "echo", json!({})).await.last().await;
@@ -78,7 +78,12 @@ async fn a_safe_call_is_repeated_at_another_endpoint_and_an_unsafe_one_never() {
     let (bad, fine) = (breaking().await, good("fine").await);
     let urls = [bad.url("/mcp"), fine.url("/mcp")];
     let quiet = "retry: { backoff: { base: 1ms } },";
-    let z = Ziggurat::yaml(&over(quiet, "circuit: off, balance: round_robin,", &urls)).await;
+    let z = Ziggurat::yaml(&over(
+        quiet,
+        "circuit: off, health: off, balance: round_robin,",
+        &urls,
+    ))
+    .await;
     let caller = caller(&z);
     for id in 0..6 {
         let answer = caller.ask(id, "tools/list", json!({})).await.last().await;
@@ -113,7 +118,12 @@ async fn what_was_not_sent_is_repeated_whatever_it_does() {
     let fine = good("fine").await;
     let urls = [nobody, fine.url("/mcp")];
     let quiet = "retry: { backoff: { base: 1ms } },";
-    let z = Ziggurat::yaml(&over(quiet, "circuit: off, balance: round_robin,", &urls)).await;
+    let z = Ziggurat::yaml(&over(
+        quiet,
+        "circuit: off, health: off, balance: round_robin,",
+        &urls,
+    ))
+    .await;
     let caller = caller(&z);
     for id in 0..6 {
         let answer = caller.call(id, "write", json!({})).await.last().await;
@@ -126,7 +136,8 @@ async fn what_was_not_sent_is_repeated_whatever_it_does() {
 async fn an_endpoint_that_keeps_failing_is_left_alone_and_shown() {
     let (bad, fine) = (breaking().await, good("fine").await);
     let urls = [bad.url("/mcp"), fine.url("/mcp")];
-    let settings = "circuit: { consecutive: 3, open: 1h, open_max: 1h }, balance: round_robin,";
+    let settings =
+        "circuit: { consecutive: 3, open: 1h, open_max: 1h }, health: off, balance: round_robin,";
     let z = Ziggurat::yaml(&over("retry: off,", settings, &urls)).await;
     let caller = caller(&z);
     let mut failed = 0;
@@ -169,7 +180,8 @@ async fn an_endpoint_that_keeps_failing_is_left_alone_and_shown() {
 async fn a_reload_keeps_what_is_known_of_an_endpoint_that_stays() {
     let (bad, fine) = (breaking().await, good("fine").await);
     let urls = [bad.url("/mcp"), fine.url("/mcp")];
-    let settings = "circuit: { consecutive: 3, open: 1h, open_max: 1h }, balance: round_robin,";
+    let settings =
+        "circuit: { consecutive: 3, open: 1h, open_max: 1h }, health: off, balance: round_robin,";
     let text = over("retry: off,", settings, &urls);
     let z = Ziggurat::yaml(&text).await;
     let caller = caller(&z);
