@@ -133,6 +133,8 @@ pub struct Route {
     pub forward: Vec<HeaderName>,
     /// How long a call may take.
     pub deadline: Option<Deadline>,
+    /// How many calls may be in flight on the route.
+    pub concurrency: Option<NonZeroUsize>,
     /// How a call that failed is tried again; whether annotations are believed is the upstream's.
     pub retry: Option<RetrySettings>,
     /// How our own failures are told.

@@ -61,6 +61,8 @@ pub struct RouteSettings {
     pub credentials: CredentialsSettings,
     /// The caps of the server, which all routes share.
     pub limit: LimitLayer,
+    /// The cap of the route.
+    pub own_limit: LimitSettings,
     /// How long a call may take.
     pub deadline: Option<DeadlineSettings>,
     /// Another attempt for a call that failed.
@@ -201,6 +203,10 @@ impl RouteSettings {
                 forward: route.forward.clone(),
             },
             limit: limit.clone(),
+            own_limit: LimitSettings {
+                calls: route.concurrency,
+                streams: None,
+            },
             deadline: route.deadline.as_ref().map(|deadline| DeadlineSettings {
                 limit: deadline.limit,
                 cap: deadline.cap,

@@ -21,6 +21,7 @@ use ziggurat_layers::{
     guard::{CorsLayer, GuardLayer},
     health::outlier::OutlierLayer,
     inspect::InspectLayer,
+    limit::LimitLayer,
     observe::ObserveLayer,
     record::{ClientRecordLayer, ServerRecordLayer},
     rescue::RescueLayer,
@@ -68,6 +69,7 @@ pub fn route(settings: &RouteSettings, balance: Balance<Terrace>) -> Terrace {
         .layer(InspectLayer::new(settings.inspect))
         .layer(CredentialsLayer::new(settings.credentials.clone()))
         .layer(settings.limit.clone())
+        .layer(LimitLayer::new(settings.own_limit))
         .layer(DeadlineLayer::new(settings.deadline))
         .layer(settings.retry.clone())
         .service(balance);

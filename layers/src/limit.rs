@@ -5,7 +5,7 @@
 //! responses pass freely, since calls may be waiting for just them. Where no MCP facts are known yet, a GET that accepts an event
 //! stream counts as a standing stream.
 //!
-//! Place: the server terrace, outside everything that allocates; again for each endpoint. Readiness: the inner service's; permits are
+//! Place: the server terrace, outside everything that allocates; again for a route, and for each endpoint. Readiness: the inner service's; permits are
 //! taken in `call`, and ride with the response body. Clones share the caps. At an endpoint, [`LimitLayer::gate`] lets a balancer see
 //! that no place is left for a call, so that it goes elsewhere or waits. Errors: [`Shed`]. Bodies: forwarded.
 //!
@@ -144,6 +144,9 @@ impl LimitLayer {
     }
 
     fn admit<B>(&self, request: &mut Request<B>) -> Result<Permit, Shed> {
+        if self.calls.is_none() && self.streams.is_none() {
+            return Ok(Permit(None));
+        }
         let cap = match Class::of(request) {
             Class::Free => return Ok(Permit(None)),
             Class::Stream => &self.streams,

@@ -212,6 +212,7 @@ fn route(section: &mut Section<'_>, route: &Route) {
             section.clock("cap", cap);
         }),
     }
+    section.bare_or_off("concurrency", route.concurrency);
     resilience::retry(section, route.retry.as_ref());
     section.bare(
         "errors",

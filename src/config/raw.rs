@@ -105,6 +105,8 @@ section! {
         forward: Vec<HeaderName> = Vec::<&str>::new(),
         /// How long a call may go without its final answer and without a progress notification: a duration, or `limit` and `cap`.
         deadline: At<OrOff<ShortOr<Clock, RawDeadline>>> = "5m",
+        /// How many calls may be in flight on the route; more are refused at once.
+        concurrency: OrOff<Count> = "off",
         /// How often, and when, a call that failed is tried again; only where that cannot do its work twice.
         retry: OrOff<RawRetry> = json!({}),
         /// How failures of the proxy are told to MCP clients: `envelope` sends a JSON-RPC error in HTTP 200, `status` sends it with the HTTP status that belongs to it.

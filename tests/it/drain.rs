@@ -118,6 +118,36 @@ async fn a_call_over_the_limit_fails_clearly_and_what_it_waits_for_passes() {
 }
 
 #[tokio::test]
+async fn a_route_has_a_limit_of_its_own() {
+    let z = Ziggurat::yaml(&config("", "concurrency: 1", "", &demo(""))).await;
+    let session = z.target().session().await;
+    let mut running = session
+        .call_with_token(
+            1,
+            1,
+            "progress",
+            json!({"steps": 100_000, "interval_ms": 50}),
+        )
+        .await;
+    running.next().await;
+    let error = session
+        .call(2, "echo", json!({"text": "x"}))
+        .await
+        .last()
+        .await;
+    assert_eq!(error["error"]["data"]["kind"], "overloaded", "{error}");
+    session
+        .tell("notifications/cancelled", json!({"requestId": 1}))
+        .await;
+    while running.event().await.is_some() {}
+    until("there is room", async || {
+        let answer = session.call(3, "echo", json!({"text": "x"})).await;
+        answer.last().await.get("result").is_some()
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_upstream_has_a_limit_of_its_own() {
     let z = Ziggurat::yaml(&config("", "", "concurrency: 1,", &demo(""))).await;
     let session = z.target().session().await;

@@ -6,7 +6,7 @@ use super::resilience;
 use crate::config::mistake::Mistakes;
 use crate::config::raw::RawRoute;
 use crate::config::read::{At, OrOff, ShortOr};
-use crate::config::value::{Clock, HeaderText};
+use crate::config::value::{Clock, Count, HeaderText};
 use crate::config::{Deadline, Route};
 
 /// The time that a call may take in all where the file does not say.
@@ -67,6 +67,7 @@ fn route(raw: RawRoute, mistakes: &mut Mistakes) -> Route {
             }),
             OrOff::On(ShortOr::Long(raw)) => Some(deadline(raw.limit.0, raw.cap, mistakes)),
         },
+        concurrency: raw.concurrency.map(|Count(count)| count),
         retry: raw.retry.map(resilience::retry),
         errors: raw.errors,
     }

@@ -43,6 +43,7 @@ routes:
     deadline:
       limit: 5m
       cap: 1h
+    concurrency: off
     retry:
       attempts: 3
       budget: 20%

@@ -48,6 +48,7 @@ fn what_is_left_out_gets_a_default() {
     let upstream = &config.upstreams[0];
     assert_eq!(upstream.concurrency.map(|count| count.get()), Some(1024));
     // What the file's schema shows as defaults is what the layers have for their own.
+    assert_eq!(route.concurrency, None);
     assert_eq!(route.retry, Some(RetrySettings::default()));
     assert_eq!(upstream.balance, BalanceSettings::default());
     assert_eq!(upstream.circuit, Some(CircuitSettings::default()));
@@ -175,6 +176,7 @@ fn every_setting_reaches_the_config() {
 #[test]
 fn the_settings_of_resilience_reach_the_config() {
     let config = good(FIXTURES[1].1);
+    assert_eq!(config.routes[0].concurrency.map(NonZeroUsize::get), Some(7));
     let retry = config.routes[0].retry.as_ref().expect("on");
     assert_eq!((retry.attempts.get(), retry.body_cap), (2, 1024));
     assert_eq!((retry.budget.share, retry.budget.floor), (0.1, 0.5));
