@@ -84,10 +84,14 @@ metrics! {
         "Circuit breakers: 0 closed, 1 half-open, 2 open; of an endpoint or of a tool.";
     BREAKER_TRANSITIONS = Counter "ziggurat_breaker_transitions_total" ["scope", "name", "to"]
         "Times that a circuit breaker came to a state: closed, half_open, open.";
-    SESSIONS = Gauge "ziggurat_sessions" ["upstream", "era"]
-        "Sessions that ziggurat keeps for the stdio servers of an upstream.";
-    SESSION_EVICTIONS = Counter "ziggurat_session_evictions_total" ["upstream", "reason"]
-        "Sessions that ended other than by DELETE: idle, lifetime, exit, drain.";
+    SESSIONS = Gauge "ziggurat_sessions" ["route", "era"]
+        "Sessions of clients that a route keeps.";
+    SESSION_EVICTIONS = Counter "ziggurat_session_evictions_total" ["route", "reason"]
+        "Sessions of clients that ended other than by DELETE: idle, lifetime, cap, lost, endpoint_gone.";
+    STDIO_SESSIONS = Gauge "ziggurat_stdio_sessions" ["upstream"]
+        "Sessions that the stdio servers of an upstream have.";
+    STDIO_SESSION_EVICTIONS = Counter "ziggurat_stdio_session_evictions_total" ["upstream", "reason"]
+        "Sessions of stdio servers that ended other than by DELETE: idle, lifetime, exit, drain.";
     STDIO_PROCESSES = Gauge "ziggurat_stdio_processes" ["upstream", "state"]
         "Child processes: starting, ready, stopping.";
     STDIO_SPAWNS = Counter "ziggurat_stdio_spawns_total" ["upstream", "reason"]
