@@ -130,6 +130,10 @@ pub enum Fault {
     SessionRequired,
     /// The session is gone.
     SessionGone,
+    /// There are too many sessions; perhaps not after this time.
+    SessionsFull(String, Duration),
+    /// The upstream gave a session an id that cannot be one.
+    BadSessionId,
     /// The HTTP method has no meaning here.
     NotAllowed,
     /// The client accepts nothing that could be sent.
@@ -158,6 +162,7 @@ impl Fault {
             .or_else(|| Self::balance(error))
             .or_else(|| Self::clocks(error))
             .or_else(|| Self::edge(error))
+            .or_else(|| Self::session(error))
             .or_else(|| Self::upstream(error))
             .unwrap_or(Self::Bug)
     }
@@ -239,6 +244,23 @@ impl Fault {
             return Some(Self::UnsafePath);
         }
         find::<NoRoute>(error).map(|_| Self::NoRoute)
+    }
+
+    #[cfg(not(feature = "session"))]
+    fn session(_: &(dyn Error + 'static)) -> Option<Self> {
+        None
+    }
+
+    #[cfg(feature = "session")]
+    fn session(error: &(dyn Error + 'static)) -> Option<Self> {
+        use crate::session as s;
+        if find::<s::SessionGone>(error).is_some() {
+            return Some(Self::SessionGone);
+        }
+        if let Some(e) = find::<s::SessionsFull>(error) {
+            return Some(Self::SessionsFull(e.to_string(), e.retry_after));
+        }
+        find::<s::BadSessionId>(error).map(|_| Self::BadSessionId)
     }
 
     fn upstream(error: &(dyn Error + 'static)) -> Option<Self> {
