@@ -158,11 +158,12 @@ pub enum Blame {
 impl Fault {
     /// The fault that an error is.
     pub fn of(error: &(dyn Error + 'static)) -> Self {
-        Self::ours(error)
+        // Those of sessions first: they have other faults as their source.
+        Self::session(error)
+            .or_else(|| Self::ours(error))
             .or_else(|| Self::balance(error))
             .or_else(|| Self::clocks(error))
             .or_else(|| Self::edge(error))
-            .or_else(|| Self::session(error))
             .or_else(|| Self::upstream(error))
             .unwrap_or(Self::Bug)
     }

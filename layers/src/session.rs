@@ -12,11 +12,16 @@
 //! quiet for longest makes room, if that is a tenth of `idle`; else the new one is refused before anything is sent. An upstream is not told that
 //! a session expired: it has an expiry of its own.
 //!
+//! A session that its upstream lost is begun anew there in the words of its client, on another endpoint if need be, and the request that found out is sent again,
+//! once ([`Heal`]); its sealed id stays good. By default that is done only if all its calls were safe to repeat, so that the server can have kept nothing
+//! of them. It needs what the store remembers: after a restart there is none. Where it is not done, the client gets the 404 that the specification wants. While an upstream cannot be asked
+//! at all, its error is the answer, and the session waits. Requests that find out at the same time begin one session.
+//!
 //! Legacy only: modern calls, those of servers without sessions, and plain HTTP pass as they are.
 //!
 //! Place: on the route, inside [`inspect`](crate::inspect), whose facts it reads, and outside [`limit`](crate::limit), deadline, retry and balance. Readiness:
-//! the inner service's; the instance that was ready is kept for the call. Errors: [`SessionGone`], [`SessionsFull`] (nothing was sent in both, but for a
-//! `lost` status), [`BadSessionId`]. Bodies: forwarded. A legacy call costs an allocation for its future, others none.
+//! the inner service's; the instance that was ready is kept for the call, and made ready again for what a heal sends. Errors: [`SessionGone`] (nothing came of
+//! the request), [`SessionsFull`] (nothing was sent), [`BadSessionId`]. Bodies: forwarded. A legacy call costs an allocation for its future, others none.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -35,6 +40,7 @@
 //! [`Pinned`]: crate::attempt::Pinned
 
 mod body;
+mod heal;
 mod memory;
 pub mod seal;
 mod store;
@@ -58,11 +64,12 @@ use tower::{Layer, Service};
 use self::way::Way;
 pub use self::{
     body::SessionBody,
+    heal::Heal,
     memory::MemoryStore,
     seal::{BadKey, Key, Keys, NoRandomness},
     store::{
-        Answer, Ending, Home, Limits, Live, NotLive, SessionInfo, SessionKey, SessionStore,
-        SessionsFull, Visit,
+        Answer, Ending, History, Home, Limits, Live, NotLive, Note, SessionInfo, SessionKey,
+        SessionStore, SessionsFull, Visit,
     },
 };
 use crate::{
@@ -85,6 +92,10 @@ pub struct SessionSettings {
     pub max_per_principal: NonZeroUsize,
     /// The statuses by which the upstream says that it does not know a session. Default: 404, as the specification has it.
     pub lost: Vec<StatusCode>,
+    /// Which lost sessions are begun anew at the upstream. Default: those whose calls all were safe to repeat.
+    pub heal: Heal,
+    /// The upstream keeps nothing of a session, so that any call is safe in this regard. Default: no.
+    pub stateless: bool,
 }
 
 /// Seals session ids, and keeps sessions within limits.
@@ -148,6 +159,8 @@ impl Default for SessionSettings {
             max: most(10_000),
             max_per_principal: most(1000),
             lost: vec![StatusCode::NOT_FOUND],
+            heal: Heal::default(),
+            stateless: false,
         }
     }
 }

@@ -88,6 +88,8 @@ metrics! {
         "Sessions of clients that a route keeps.";
     SESSION_EVICTIONS = Counter "ziggurat_session_evictions_total" ["route", "reason"]
         "Sessions of clients that ended other than by DELETE: idle, lifetime, cap, lost, endpoint_gone.";
+    REINITIALIZE = Counter "ziggurat_reinitialize_total" ["upstream", "outcome"]
+        "Sessions of clients that an upstream had lost: healed, not healed because their calls were not safe to repeat (unsafe) or because nothing is known of them (unknown), or tried in vain (failed).";
     STDIO_SESSIONS = Gauge "ziggurat_stdio_sessions" ["upstream"]
         "Sessions that the stdio servers of an upstream have.";
     STDIO_SESSION_EVICTIONS = Counter "ziggurat_stdio_session_evictions_total" ["upstream", "reason"]

@@ -7,12 +7,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use self::table::Table;
 use super::store::{
-    Answer, Ending, Home, Limits, Live, NotLive, SessionInfo, SessionKey, SessionStore,
-    SessionsFull, Visit,
+    Answer, Ending, History, Home, Limits, Live, NotLive, Note, SessionInfo, SessionKey,
+    SessionStore, SessionsFull, Visit,
 };
 
 /// A store in the memory of this process: a table for each route, each behind a lock of its own.
@@ -68,9 +69,15 @@ impl SessionStore for MemoryStore {
         }))
     }
 
-    fn begin<'a>(&'a self, key: &'a SessionKey, home: Home) -> Answer<'a, ()> {
+    fn begin<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        home: Home,
+        initialize: Option<Bytes>,
+    ) -> Answer<'a, ()> {
+        let history = History::new(initialize);
         self.at(&key.route, |table| {
-            table.begin(key.serial, home, Instant::now());
+            table.begin(key.serial, home, history, Instant::now());
         });
         now(())
     }
@@ -92,6 +99,23 @@ impl SessionStore for MemoryStore {
 
     fn leave(&self, key: &SessionKey) {
         self.at(&key.route, |table| table.leave(key.serial, Instant::now()));
+    }
+
+    fn note(&self, key: &SessionKey, note: Note) {
+        self.at(&key.route, |table| table.note(key.serial, note));
+    }
+
+    fn recall<'a>(&'a self, key: &'a SessionKey) -> Answer<'a, Option<(Live, History)>> {
+        now(self.at(&key.route, |table| table.recall(key.serial)))
+    }
+
+    fn settle<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        old: &'a Home,
+        new: Home,
+    ) -> Answer<'a, Option<Live>> {
+        now(self.at(&key.route, |table| table.settle(key.serial, old, new)))
     }
 
     fn end(&self, key: &SessionKey, why: Ending) {

@@ -1,11 +1,13 @@
 //! Where sessions are kept.
 //!
 //! The layer keeps nothing of a session itself, so that replicas of the proxy may share a store one day: what it must wait for is asked with a
-//! future, and what it only tells (`touch`, `leave`, `end`) is a notice that never blocks; a store that is elsewhere queues it. Times are the
+//! future, and what it only tells (`touch`, `leave`, `note`, `end`) is a notice that never blocks; a store that is elsewhere queues it. Times are the
 //! store's own. A store that others share must count what a process has in hand as a lease, since a process that dies says nothing.
 
-use std::{fmt, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::seal::Serial;
@@ -22,8 +24,13 @@ pub trait SessionStore: fmt::Debug + Send + Sync {
         limits: &'a Limits,
     ) -> Answer<'a, Result<(), SessionsFull>>;
 
-    /// The session begins, in the place that is held for it.
-    fn begin<'a>(&'a self, key: &'a SessionKey, home: Home) -> Answer<'a, ()>;
+    /// The session begins, in the place that is held for it. The client's own `initialize` is kept for a heal, if there was one.
+    fn begin<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        home: Home,
+        initialize: Option<Bytes>,
+    ) -> Answer<'a, ()>;
 
     /// A request of a session came. One that the store does not know, and of which it does not know either that it ended, is entered anew: the
     /// id was sealed by this proxy before it restarted, or by another.
@@ -39,6 +46,20 @@ pub trait SessionStore: fmt::Debug + Send + Sync {
 
     /// A call that [`Visit::in_hand`] announced is over.
     fn leave(&self, key: &SessionKey);
+
+    /// Something that a heal must know of has happened.
+    fn note(&self, key: &SessionKey, note: Note);
+
+    /// How the session stands now, and what a heal must know of.
+    fn recall<'a>(&'a self, key: &'a SessionKey) -> Answer<'a, Option<(Live, History)>>;
+
+    /// The session was healed, and lives elsewhere from now on; unless somebody else has moved it from `old` before. Says how it stands then.
+    fn settle<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        old: &'a Home,
+        new: Home,
+    ) -> Answer<'a, Option<Live>>;
 
     /// The session is over, or never began.
     fn end(&self, key: &SessionKey, why: Ending);
@@ -90,8 +111,42 @@ pub struct Visit {
 pub struct Live {
     /// Where it lives now.
     pub home: Home,
-    /// Cancelled when the session ends other than by its client's wish, as far as this process learns of it.
+    /// Cancelled when the session ends other than by its client's wish, or moves, as far as this process learns of it.
     pub ended: CancellationToken,
+    /// Held by whoever heals the session, so that nobody else in this process does.
+    pub turn: Arc<Mutex<()>>,
+}
+
+/// Something that a heal must know of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// The client said that it is initialized.
+    Initialized,
+    /// It set the log level, with this request.
+    Level(Bytes),
+    /// It subscribed to a resource, with this request.
+    Subscribed(Box<str>, Bytes),
+    /// It subscribed to it no more.
+    Unsubscribed(Box<str>),
+    /// A call goes out that is not safe to repeat.
+    Risky,
+    /// Such a call was rejected, and had no effect.
+    Rejected,
+}
+
+/// What was said in a session so far. It has a bound ([`History::MAX`]), beyond which it is forgotten.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History {
+    /// The client's own `initialize`.
+    pub initialize: Option<Bytes>,
+    /// It said `notifications/initialized`.
+    pub initialized: bool,
+    /// The newest request for a log level.
+    pub level: Option<Bytes>,
+    /// The subscriptions, by resource, each with its request.
+    pub subscriptions: BTreeMap<Box<str>, Bytes>,
+    /// The calls that were not safe to repeat, and may have had an effect.
+    pub risky: u32,
 }
 
 /// Why a request has no session.
@@ -166,6 +221,52 @@ pub struct SessionInfo {
     pub in_hand: u32,
     /// It was entered anew by what its sealed id says.
     pub restored: bool,
+    /// How often it was healed.
+    pub healed: u32,
+}
+
+// === impl History ===
+
+impl History {
+    /// The most bytes that are kept of a session: 32 KiB.
+    pub const MAX: usize = 32 << 10;
+
+    /// A session that began with this `initialize`.
+    pub fn new(initialize: Option<Bytes>) -> Self {
+        Self {
+            initialize: initialize.filter(|bytes| bytes.len() <= Self::MAX).map(own),
+            ..Self::default()
+        }
+    }
+
+    /// Something happened.
+    pub fn note(&mut self, note: Note) {
+        match note {
+            Note::Initialized => self.initialized = true,
+            Note::Level(request) => self.level = Some(own(request)),
+            Note::Subscribed(resource, request) => {
+                self.subscriptions.insert(resource, own(request));
+            }
+            Note::Unsubscribed(resource) => {
+                self.subscriptions.remove(&resource);
+            }
+            Note::Risky => self.risky = self.risky.saturating_add(1),
+            Note::Rejected => self.risky = self.risky.saturating_sub(1),
+        }
+        let subscriptions = self.subscriptions.iter().map(|(k, v)| k.len() + v.len());
+        let rest = [&self.initialize, &self.level].into_iter().flatten();
+        if subscriptions.chain(rest.map(Bytes::len)).sum::<usize>() > Self::MAX {
+            *self = Self {
+                risky: self.risky,
+                ..Self::default()
+            };
+        }
+    }
+}
+
+/// The bytes alone, without the buffer that they came in.
+fn own(bytes: Bytes) -> Bytes {
+    Bytes::copy_from_slice(&bytes)
 }
 
 // === impl Ending ===

@@ -14,13 +14,14 @@ use tower::{Layer, ServiceExt, service_fn};
 use super::*;
 use crate::{
     attempt::Pinned,
-    balance::PinnedGone,
+    balance::{NoEndpoint, PinnedGone},
     exchange::{EndpointInfo, ErrorStyle, RouteInfo},
     fault::Fault,
 };
 
 mod caps;
 mod expiry;
+mod heal;
 mod ids;
 mod life;
 mod model;
@@ -58,9 +59,15 @@ struct Script {
     sessionless: bool,
     /// Statuses for the next requests of sessions.
     statuses: Vec<u16>,
-    /// The endpoint was taken out.
+    /// The endpoint was taken out, for those who are pinned to it.
     gone: bool,
+    /// No endpoint takes calls.
+    down: bool,
+    /// The revision that it speaks, if not the usual one.
+    revision: Option<&'static str>,
     seen: Vec<Seen>,
+    bodies: Vec<String>,
+    last_event_ids: Vec<HeaderValue>,
     streams: Vec<mpsc::Sender<&'static str>>,
     /// Each is a call that is not answered until it is dropped.
     slow: bool,
@@ -96,7 +103,20 @@ impl Server {
                 .get::<Pinned>()
                 .map(|p| p.0.to_string()),
         });
-        if script.gone {
+        let body = request.body().bytes().cloned().unwrap_or_default();
+        let body = String::from_utf8(body.to_vec()).expect("text");
+        script.bodies.push(body.clone());
+        let last = request.headers().get("last-event-id").cloned();
+        script.last_event_ids.extend(last);
+        if script.down {
+            let (retry_after, reasons) = (None, Vec::new());
+            let none = NoEndpoint {
+                retry_after,
+                reasons,
+            };
+            return Err(none.into());
+        }
+        if script.gone && request.extensions().get::<Pinned>().is_some() {
             return Err(PinnedGone.into());
         }
         exchange.attempt(Arc::new(EndpointInfo {
@@ -104,9 +124,20 @@ impl Server {
             endpoint: "a:1".into(),
         }));
         let mut response = Response::new(Body::full("{}"));
+        if body.contains("\"initialize\"") {
+            let revision = script.revision.unwrap_or("2025-11-25");
+            let result = format!(
+                r#"{{"jsonrpc":"2.0","id":0,"result":{{"protocolVersion":"{revision}"}}}}"#
+            );
+            *response.body_mut() = Body::full(result);
+        }
         let id = match id {
             None if script.sessionless => return Ok(response),
             None => {
+                if let Some(status) = script.statuses.pop() {
+                    *response.status_mut() = StatusCode::from_u16(status).expect("a status");
+                    return Ok(response);
+                }
                 script.begun += 1;
                 let id = format!("up-{}", script.begun);
                 script.known.insert(id.clone());
@@ -152,6 +183,7 @@ fn key(number: u8) -> Key {
 
 const INITIALIZE: &str =
     r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25"}}"#;
+const CALL: &str = r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"pay"}}"#;
 const PING: &str = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
 const NOTE: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 
@@ -220,7 +252,11 @@ impl Rig {
     async fn send(&self, request: Request<Body>) -> Result<Body> {
         let server = self.server.clone();
         let service = self.layer.layer(service_fn(move |request: Request<Body>| {
-            std::future::ready(server.answer(&request))
+            let server = server.clone();
+            async move {
+                tokio::task::yield_now().await;
+                server.answer(&request)
+            }
         }));
         service.oneshot(request).await
     }
@@ -281,8 +317,12 @@ fn session_of<B>(response: &Response<B>) -> Option<String> {
     Some(id.to_str().expect("text").to_owned())
 }
 
+/// The defaults, without a heal.
 fn settings() -> SessionSettings {
-    SessionSettings::default()
+    SessionSettings {
+        heal: Heal::Never,
+        ..SessionSettings::default()
+    }
 }
 
 async fn wait(seconds: u64) {

@@ -8,13 +8,14 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
-use tower::Service;
+use tower::{Service, ServiceExt};
 
 use super::{
-    BadSessionId, Result, SessionBody, SessionGone, Shared,
+    BadSessionId, Heal, Result, SessionBody, SessionGone, Shared,
     body::{InHand, Life},
+    heal::{self, Again, NotHealed},
     seal::{Bound, Serial, Ticket},
-    store::{Ending, Home, Live, NotLive, SessionKey, SessionStore, Visit},
+    store::{Ending, Home, Live, NotLive, Note, SessionKey, SessionStore, Visit},
 };
 use crate::{
     Body,
@@ -26,6 +27,7 @@ use crate::{
         Verb,
         headers::{self, SESSION_ID},
     },
+    metrics::{self, names},
 };
 
 /// One request.
@@ -47,27 +49,25 @@ struct Member {
 struct Place {
     store: Arc<dyn SessionStore>,
     key: SessionKey,
+    initialize: Option<Bytes>,
     taken: bool,
 }
 
 impl Way {
-    pub(super) async fn go<S, B>(self, mut inner: S, mut request: Request<Body>) -> Result<B>
+    pub(super) async fn go<S, B>(self, mut inner: S, request: Request<Body>) -> Result<B>
     where
         S: Service<Request<Body>, Response = Response<B>>,
         S::Error: Into<BoxError>,
-        B: HttpBody<Data = Bytes>,
+        B: HttpBody<Data = Bytes> + Send,
         B::Error: Into<BoxError>,
     {
         if let Some(sealed) = request.headers().get(SESSION_ID).cloned() {
-            let deletes = request.method() == Method::DELETE;
-            let member = self.member(sealed).await?;
-            member.lead(&mut request)?;
-            let result = inner.call(request).await.map_err(Into::into);
-            return self.back(member, deletes, result).await;
+            return self.follow(sealed, inner, request).await;
         }
         let begins = self.exchange.call().is_some_and(|c| c.is_initialize());
         let place = if begins {
-            Some(self.reserve().await?)
+            let initialize = request.body().bytes().cloned();
+            Some(self.reserve(initialize).await?)
         } else {
             None
         };
@@ -123,6 +123,150 @@ impl Way {
         }
     }
 
+    /// Sends a request of a session to where it lives; once more, if the session had to be healed for it.
+    async fn follow<S, B>(
+        &self,
+        sealed: HeaderValue,
+        mut inner: S,
+        mut request: Request<Body>,
+    ) -> Result<B>
+    where
+        S: Service<Request<Body>, Response = Response<B>>,
+        S::Error: Into<BoxError>,
+        B: HttpBody<Data = Bytes> + Send,
+        B::Error: Into<BoxError>,
+    {
+        let mut member = self.member(sealed).await?;
+        let deletes = request.method() == Method::DELETE;
+        let heals = self.shared.settings.heal != Heal::Never && !deletes;
+        let again = heals.then(|| Again::of(&request)).flatten();
+        let body = request.body().bytes().cloned();
+        member.lead(&mut request)?;
+        let mut result = self.send(&member, &mut inner, request).await;
+        if let Some((again, why)) = again.zip(self.lost(&result))
+            && let Some(live) = self.heal(&member, why, &again, &mut inner).await?
+        {
+            member.live = live;
+            drop(result);
+            self.exchange.response().reset();
+            self.exchange.go_on();
+            let mut request = again.into_request();
+            member.lead(&mut request)?;
+            result = self.send(&member, &mut inner, request).await;
+        }
+        if let (Ok(response), Some(body), Some(call)) = (&result, body, self.exchange.call())
+            && response.status().is_success()
+        {
+            self.note(&member, heal::notes(call, &body));
+        }
+        self.back(member, deletes, result).await
+    }
+
+    /// Sends a request, and keeps account of the calls that may have left something in the session.
+    async fn send<S, B>(
+        &self,
+        member: &Member,
+        inner: &mut S,
+        request: Request<Body>,
+    ) -> std::result::Result<Response<B>, BoxError>
+    where
+        S: Service<Request<Body>, Response = Response<B>>,
+        S::Error: Into<BoxError>,
+    {
+        let risky = self.exchange.call().is_some_and(heal::is_risky);
+        self.note(member, risky.then_some(Note::Risky));
+        let inner = inner.ready().await.map_err(Into::into)?;
+        let result = inner.call(request).await.map_err(Into::into);
+        let rejected = match &result {
+            Ok(_) => self.lost(&result).is_some(),
+            Err(error) => heal::is_unsent(error),
+        };
+        self.note(member, (risky && rejected).then_some(Note::Rejected));
+        result
+    }
+
+    fn note(&self, member: &Member, notes: impl IntoIterator<Item = Note>) {
+        for note in notes {
+            self.shared.store.note(&member.key, note);
+        }
+    }
+
+    /// Why the session is lost, if its upstream does not know it: nothing came of the request then.
+    fn lost<B>(&self, result: &std::result::Result<Response<B>, BoxError>) -> Option<Ending> {
+        let (lost, why) = match result {
+            Ok(response) => {
+                let lost = &self.shared.settings.lost;
+                (lost.contains(&response.status()), Ending::Lost)
+            }
+            Err(error) => {
+                let gone = Fault::of(&**error) == Fault::EndpointGone;
+                (gone, Ending::EndpointGone)
+            }
+        };
+        lost.then_some(why)
+    }
+
+    /// Begins a lost session anew, if that is honest and nobody else just did; says how it stands then. One that stays lost is over; but if
+    /// the upstream could not be asked now, its error is all that happens, and another request may have more luck.
+    async fn heal<S, B>(
+        &self,
+        member: &Member,
+        why: Ending,
+        again: &Again,
+        inner: &mut S,
+    ) -> std::result::Result<Option<Live>, BoxError>
+    where
+        S: Service<Request<Body>, Response = Response<B>>,
+        S::Error: Into<BoxError>,
+        B: HttpBody<Data = Bytes> + Send,
+        B::Error: Into<BoxError>,
+    {
+        let _turn = member.live.turn.lock().await;
+        let store = &self.shared.store;
+        let Some((live, history)) = store.recall(&member.key).await else {
+            return Ok(None);
+        };
+        let old = &member.live.home;
+        if live.home != *old {
+            return Ok(Some(live));
+        }
+        let own = self.exchange.endpoint();
+        let own = own.as_ref().map(|e| &*e.upstream);
+        // Whoever waits for the turn must not try again.
+        let over = |upstream, outcome| {
+            count(upstream, outcome);
+            store.end(&member.key, why);
+            Ok(None)
+        };
+        let Some(initialize) = &history.initialize else {
+            return over(own, "unknown");
+        };
+        let settings = &self.shared.settings;
+        if settings.heal == Heal::Safe && !settings.stateless && history.risky > 0 {
+            return over(own, "unsafe");
+        }
+        let mut handshake = again.handshake(inner, &self.exchange);
+        let begun = tokio::time::timeout(heal::LIMIT, handshake.begin(initialize, &history)).await;
+        let upstream = handshake.upstream().or(own);
+        let (session, request_id) = (member.key.serial, self.exchange.id());
+        match begun.unwrap_or(Err(NotHealed::Late)) {
+            Ok(home) => {
+                count(upstream, "healed");
+                tracing::info!(upstream, %session, request_id, "a lost session was begun anew");
+                Ok(store.settle(&member.key, old, home).await)
+            }
+            Err(NotHealed::Unsent(error)) => {
+                count(upstream, "failed");
+                Err(error)
+            }
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(upstream, %session, request_id, error, "a lost session could not be begun anew");
+                over(upstream, "failed")
+            }
+        }
+    }
+
     /// What the upstream answered to a request of a session.
     async fn back<B>(
         &self,
@@ -135,17 +279,18 @@ impl Way {
         B::Error: Into<BoxError>,
     {
         let end = |why| self.shared.store.end(&member.key, why);
+        let lost = self.lost(&result);
         let mut response = match result {
             Ok(response) => response,
             Err(error) => {
-                return Err(match Fault::of(&*error) {
-                    Fault::EndpointGone => {
-                        end(Ending::EndpointGone);
+                return Err(match lost {
+                    Some(why) => {
+                        end(why);
                         let source = Some(error);
                         SessionGone { source }.into()
                     }
-                    fault => {
-                        if fault == Fault::SessionGone {
+                    None => {
+                        if Fault::of(&*error) == Fault::SessionGone {
                             end(Ending::Lost);
                         }
                         error
@@ -159,8 +304,8 @@ impl Way {
             if status.is_success() || unknown.contains(&status) {
                 end(Ending::Deleted);
             }
-        } else if self.shared.settings.lost.contains(&status) {
-            end(Ending::Lost);
+        } else if let Some(why) = lost {
+            end(why);
             if status != StatusCode::NOT_FOUND {
                 return Err(SessionGone::default().into());
             }
@@ -191,13 +336,14 @@ impl Way {
 
     // === new sessions ===
 
-    async fn reserve(&self) -> std::result::Result<Place, BoxError> {
+    async fn reserve(&self, initialize: Option<Bytes>) -> std::result::Result<Place, BoxError> {
         let place = Place {
             store: self.shared.store.clone(),
             key: SessionKey {
                 route: self.route(),
                 serial: Serial::random()?,
             },
+            initialize,
             taken: false,
         };
         let principal = self.exchange.principal().cloned();
@@ -226,7 +372,7 @@ impl Way {
             .into();
         let place = match place {
             Some(place) => place,
-            None => self.reserve().await?,
+            None => self.reserve(None).await?,
         };
         let endpoint = self.exchange.endpoint();
         let ticket = Ticket {
@@ -250,6 +396,15 @@ impl Way {
         response.headers_mut().insert(SESSION_ID, sealed);
         Ok(())
     }
+}
+
+/// Counts what became of a lost session. Rare enough to look the counter up.
+fn count(upstream: Option<&str>, outcome: &'static str) {
+    let labels = [
+        ("upstream", upstream.unwrap_or("other")),
+        ("outcome", outcome),
+    ];
+    metrics::counter(names::REINITIALIZE, &labels).increment(1);
 }
 
 /// The time of the system's clock, which processes share.
@@ -279,7 +434,8 @@ impl Member {
 
 impl Place {
     async fn begin(mut self, home: Home) {
-        self.store.begin(&self.key, home).await;
+        let initialize = self.initialize.take();
+        self.store.begin(&self.key, home, initialize).await;
         self.taken = true;
     }
 }

@@ -2,18 +2,19 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    mem,
     sync::Arc,
     time::Duration,
 };
 
 use ::metrics::Gauge;
 use foldhash::fast::RandomState;
-use tokio::time::Instant;
+use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::super::{
     seal::Serial,
-    store::{Ending, Home, Limits, Live, NotLive, SessionInfo, SessionsFull, Visit},
+    store::{Ending, History, Home, Limits, Live, NotLive, Note, SessionInfo, SessionsFull, Visit},
 };
 use crate::{
     mcp::Era,
@@ -45,7 +46,10 @@ struct Entry {
     active: Instant,
     in_hand: u32,
     restored: bool,
+    healed: u32,
+    history: History,
     ended: CancellationToken,
+    turn: Arc<Mutex<()>>,
 }
 
 /// The sessions that ended last.
@@ -94,9 +98,10 @@ impl Table {
         Ok(())
     }
 
-    pub(super) fn begin(&mut self, serial: Serial, home: Home, now: Instant) {
+    pub(super) fn begin(&mut self, serial: Serial, home: Home, history: History, now: Instant) {
         if let Some(entry) = self.entries.get_mut(&serial) {
             entry.home = Some((home, UpWhile::new(&self.gauge)));
+            entry.history = history;
             self.leave(serial, now);
         }
     }
@@ -118,20 +123,12 @@ impl Table {
             self.restore(serial, &visit, limits, now)?;
         }
         self.touch(serial, now);
-        let Some(entry) = self.entries.get_mut(&serial) else {
-            return Err(NotLive::Ended);
-        };
-        let Some((home, _)) = &entry.home else {
-            return Err(NotLive::Ended);
-        };
+        let entry = self.entries.get_mut(&serial).ok_or(NotLive::Ended)?;
         if visit.in_hand {
             self.quiet.remove(&(entry.active, serial));
             entry.in_hand += 1;
         }
-        Ok(Live {
-            home: home.clone(),
-            ended: entry.ended.clone(),
-        })
+        entry.live().ok_or(NotLive::Ended)
     }
 
     /// Enters a session by what its sealed id says.
@@ -177,7 +174,10 @@ impl Table {
             active: now,
             in_hand: 0,
             restored: false,
+            healed: 0,
+            history: History::default(),
             ended: CancellationToken::new(),
+            turn: Arc::default(),
         })
     }
 
@@ -251,6 +251,30 @@ impl Table {
         }
     }
 
+    pub(super) fn note(&mut self, serial: Serial, note: Note) {
+        if let Some(entry) = self.entries.get_mut(&serial) {
+            entry.history.note(note);
+        }
+    }
+
+    pub(super) fn recall(&self, serial: Serial) -> Option<(Live, History)> {
+        let entry = self.entries.get(&serial)?;
+        Some((entry.live()?, entry.history.clone()))
+    }
+
+    /// Moves a session, unless it was moved before.
+    pub(super) fn settle(&mut self, serial: Serial, old: &Home, new: Home) -> Option<Live> {
+        let entry = self.entries.get_mut(&serial)?;
+        let (home, _) = entry.home.as_mut()?;
+        if home == old {
+            *home = new;
+            entry.healed += 1;
+            // Streams of the old home end, so that their clients open them at the new one.
+            mem::take(&mut entry.ended).cancel();
+        }
+        entry.live()
+    }
+
     pub(super) fn end(&mut self, serial: Serial, why: Ending) {
         let Some(entry) = self.entries.remove(&serial) else {
             return;
@@ -314,6 +338,7 @@ impl Table {
                 },
                 in_hand: entry.in_hand,
                 restored: entry.restored,
+                healed: entry.healed,
             })
         })
     }
@@ -326,6 +351,15 @@ fn age(since: Instant, now: Instant) -> Duration {
 // === impl Entry ===
 
 impl Entry {
+    fn live(&self) -> Option<Live> {
+        let (home, _) = self.home.as_ref()?;
+        Some(Live {
+            home: home.clone(),
+            ended: self.ended.clone(),
+            turn: self.turn.clone(),
+        })
+    }
+
     /// Why the session is over, if its time is up.
     fn over(&self, limits: &Limits, now: Instant) -> Option<Ending> {
         if limits.lifetime.is_some_and(|l| age(self.began, now) >= l) {

@@ -117,9 +117,9 @@ fn the_gauge_and_the_counter_move() {
             let rig = Rig::new(settings());
             let id = rig.initialize().await;
             rig.initialize().await;
-            rig.server.script().gone = true;
+            rig.server.script().down = true;
             rig.try_initialize().await.expect_err("no endpoint");
-            rig.server.script().gone = false;
+            rig.server.script().down = false;
             let gauge = r#"ziggurat_sessions{route="tools",era="legacy"}"#;
             assert!(handle.render().contains(&format!("{gauge} 2")));
             assert_eq!(rig.delete(&id).await, Ok(200));

@@ -57,6 +57,7 @@ async fn a_session_ends_with_its_endpoint() {
     rig.server.script().gone = true;
     let error = rig.send(rig.request(Method::POST, Some(&id), PING)).await;
     let error = error.expect_err("its endpoint is gone");
+    assert_eq!(Fault::of(&*error), Fault::SessionGone);
     let gone: &SessionGone = error.downcast_ref().expect("that the session is gone");
     assert!(gone.source.as_ref().is_some_and(|e| e.is::<PinnedGone>()));
     assert_eq!(rig.list().await, []);
@@ -88,7 +89,7 @@ async fn an_initialize_that_fails_or_is_dropped_gives_its_place_back() {
         max: one,
         ..settings()
     });
-    rig.server.script().gone = true;
+    rig.server.script().down = true;
     rig.try_initialize().await.expect_err("no endpoint");
     let service = rig.layer.layer(service_fn(|_: Request<Body>| {
         std::future::pending::<std::result::Result<Response<Body>, BoxError>>()
@@ -96,7 +97,7 @@ async fn an_initialize_that_fails_or_is_dropped_gives_its_place_back() {
     let mut waits =
         tokio_test::task::spawn(service.oneshot(rig.request(Method::POST, None, INITIALIZE)));
     tokio_test::assert_pending!(waits.poll());
-    rig.server.script().gone = false;
+    rig.server.script().down = false;
     rig.full().await;
     drop(waits);
     rig.initialize().await;
