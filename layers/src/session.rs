@@ -90,7 +90,8 @@ pub struct SessionSettings {
     pub max: NonZeroUsize,
     /// The most of them that one principal may have. Default: 1000.
     pub max_per_principal: NonZeroUsize,
-    /// The statuses by which the upstream says that it does not know a session. Default: 404, as the specification has it.
+    /// The statuses by which the upstream says that it does not know a session. Default: 404, as the specification has it. To a GET they
+    /// count only if one opened a stream in that session before, since servers without GET answer so, too.
     pub lost: Vec<StatusCode>,
     /// Which lost sessions are begun anew at the upstream. Default: those whose calls all were safe to repeat.
     pub heal: Heal,

@@ -113,6 +113,8 @@ pub struct Live {
     pub home: Home,
     /// Cancelled when the session ends other than by its client's wish, or moves, as far as this process learns of it.
     pub ended: CancellationToken,
+    /// A GET opened a stream in this session: a server that answers it with a lost status says something by that.
+    pub streamed: bool,
     /// Held by whoever heals the session, so that nobody else in this process does.
     pub turn: Arc<Mutex<()>>,
 }
@@ -128,6 +130,8 @@ pub enum Note {
     Subscribed(Box<str>, Bytes),
     /// It subscribed to it no more.
     Unsubscribed(Box<str>),
+    /// A GET opened a stream.
+    Streamed,
     /// A call goes out that is not safe to repeat.
     Risky,
     /// Such a call was rejected, and had no effect.
@@ -141,6 +145,8 @@ pub struct History {
     pub initialize: Option<Bytes>,
     /// It said `notifications/initialized`.
     pub initialized: bool,
+    /// A GET opened a stream.
+    pub streamed: bool,
     /// The newest request for a log level.
     pub level: Option<Bytes>,
     /// The subscriptions, by resource, each with its request.
@@ -243,6 +249,7 @@ impl History {
     pub fn note(&mut self, note: Note) {
         match note {
             Note::Initialized => self.initialized = true,
+            Note::Streamed => self.streamed = true,
             Note::Level(request) => self.level = Some(own(request)),
             Note::Subscribed(resource, request) => {
                 self.subscriptions.insert(resource, own(request));
@@ -258,6 +265,7 @@ impl History {
         if subscriptions.chain(rest.map(Bytes::len)).sum::<usize>() > Self::MAX {
             *self = Self {
                 risky: self.risky,
+                streamed: self.streamed,
                 ..Self::default()
             };
         }

@@ -81,6 +81,10 @@ impl Way {
         route.map_or_else(|| "".into(), |route| route.name.clone())
     }
 
+    fn is_get(&self) -> bool {
+        self.exchange.call().is_some_and(|c| c.verb == Verb::Get)
+    }
+
     // === requests of a session ===
 
     /// Opens an id, and finds the session.
@@ -100,7 +104,7 @@ impl Way {
             serial: ticket.serial,
         };
         // A stream may be open for ever; whatever else there is ends.
-        let in_hand = call.is_some_and(|call| call.verb != Verb::Get);
+        let in_hand = !self.is_get();
         let visit = Visit {
             home: Home {
                 endpoint: ticket.endpoint,
@@ -143,7 +147,7 @@ impl Way {
         let body = request.body().bytes().cloned();
         member.lead(&mut request)?;
         let mut result = self.send(&member, &mut inner, request).await;
-        if let Some((again, why)) = again.zip(self.lost(&result))
+        if let Some((again, why)) = again.zip(self.lost(&member, &result))
             && let Some(live) = self.heal(&member, why, &again, &mut inner).await?
         {
             member.live = live;
@@ -154,10 +158,11 @@ impl Way {
             member.lead(&mut request)?;
             result = self.send(&member, &mut inner, request).await;
         }
-        if let (Ok(response), Some(body), Some(call)) = (&result, body, self.exchange.call())
-            && response.status().is_success()
-        {
-            self.note(&member, heal::notes(call, &body));
+        if result.as_ref().is_ok_and(|r| r.status().is_success()) {
+            self.note(&member, self.is_get().then_some(Note::Streamed));
+            if let Some((call, body)) = self.exchange.call().zip(body) {
+                self.note(&member, heal::notes(call, &body));
+            }
         }
         self.back(member, deletes, result).await
     }
@@ -178,7 +183,7 @@ impl Way {
         let inner = inner.ready().await.map_err(Into::into)?;
         let result = inner.call(request).await.map_err(Into::into);
         let rejected = match &result {
-            Ok(_) => self.lost(&result).is_some(),
+            Ok(_) => self.lost(member, &result).is_some(),
             Err(error) => heal::is_unsent(error),
         };
         self.note(member, (risky && rejected).then_some(Note::Rejected));
@@ -192,11 +197,18 @@ impl Way {
     }
 
     /// Why the session is lost, if its upstream does not know it: nothing came of the request then.
-    fn lost<B>(&self, result: &std::result::Result<Response<B>, BoxError>) -> Option<Ending> {
+    fn lost<B>(
+        &self,
+        member: &Member,
+        result: &std::result::Result<Response<B>, BoxError>,
+    ) -> Option<Ending> {
+        // A server that has no GET may say so with a 404, too, which is no word about the session.
+        let telling = member.live.streamed || !self.is_get();
         let (lost, why) = match result {
             Ok(response) => {
                 let lost = &self.shared.settings.lost;
-                (lost.contains(&response.status()), Ending::Lost)
+                let lost = telling && lost.contains(&response.status());
+                (lost, Ending::Lost)
             }
             Err(error) => {
                 let gone = Fault::of(&**error) == Fault::EndpointGone;
@@ -279,7 +291,7 @@ impl Way {
         B::Error: Into<BoxError>,
     {
         let end = |why| self.shared.store.end(&member.key, why);
-        let lost = self.lost(&result);
+        let lost = self.lost(&member, &result);
         let mut response = match result {
             Ok(response) => response,
             Err(error) => {

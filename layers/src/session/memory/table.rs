@@ -356,6 +356,7 @@ impl Entry {
         Some(Live {
             home: home.clone(),
             ended: self.ended.clone(),
+            streamed: self.history.streamed,
             turn: self.turn.clone(),
         })
     }

@@ -41,6 +41,24 @@ async fn a_session_that_the_server_lost_ends() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_404_to_a_first_get_says_nothing_of_the_session() {
+    for heal in [Heal::Safe, Heal::Never] {
+        let rig = Rig::new(SessionSettings { heal, ..settings() });
+        let id = rig.initialize().await;
+        rig.server.script().statuses = vec![404];
+        assert_eq!(rig.try_send(Method::GET, &id, "").await, Ok(404));
+        assert_eq!(rig.ping(&id).await, Ok(200));
+        assert_eq!(rig.server.script().begun, 1, "nothing was healed");
+    }
+    let rig = Rig::new(settings());
+    let id = rig.initialize().await;
+    drop(rig.stream(&id).await);
+    rig.server.script().statuses = vec![404];
+    assert_eq!(rig.try_send(Method::GET, &id, "").await, Ok(404));
+    assert_eq!(rig.ping(&id).await, GONE);
+}
+
+#[tokio::test(start_paused = true)]
 async fn other_failures_do_not_end_a_session() {
     let rig = Rig::new(settings());
     let id = rig.initialize().await;
