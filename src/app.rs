@@ -1,6 +1,7 @@
 //! The running proxy: it stacks the tower, serves it, swaps it, and takes it down.
 
 use std::{
+    collections::HashMap,
     io::Write,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -14,23 +15,26 @@ use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
 use ziggurat_layers::{
     Body,
+    balance::{Balance, Member},
     drain::DrainSignals,
     exchange::{Client, Exchange},
+    health::ProberTask,
     metrics::{Tools, counter, gauge},
+    retry::{Budget, BudgetSettings, RetryLayer, RetrySettings},
     route::{Route, Router},
 };
 
 use crate::{
     admin::{Admin, AdminSettings, AdminSources},
     cli::Run,
-    config::{Config, Source},
+    config::{self, Config, Source, Upstream},
     erase::erase,
     live::{Live, LiveHandle},
     serve::{self, Drain, Peer, ServeSettings, load_tls},
     settings::{EndpointSettings, RouteSettings, ServerSettings, SettingsError, server_limits},
     stack::{self, Tower},
     telemetry::MetricsHandle,
-    upstreams::{CoreService, Upstreams},
+    upstreams::{CoreService, Pool, Upstreams},
 };
 
 /// Why the proxy does not start, or does not take a new config.
@@ -77,6 +81,7 @@ struct App {
 struct Current {
     config: Config,
     upstreams: Upstreams,
+    probers: Vec<ProberTask>,
 }
 
 /// The names of the metrics that the program itself moves.
@@ -111,7 +116,7 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
     };
     let tools = Tools::default();
     let drain = DrainSignals::default();
-    let upstreams = Upstreams::new(&config, &Upstreams::default())?;
+    let upstreams = Upstreams::new(&config, &Upstreams::default(), &tools)?;
     let tower = build(&config, &upstreams, &drain, &tools)?;
     let (live, handle) = Live::new(tower);
     let app = Arc::new(App {
@@ -120,6 +125,7 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
         drain,
         live: handle,
         current: Mutex::new(Current {
+            probers: probe(&config, &upstreams),
             config: config.clone(),
             upstreams,
         }),
@@ -207,32 +213,94 @@ fn build(
 ) -> Result<Tower, SettingsError> {
     let server = ServerSettings::new(config, drain.clone(), tools.clone())?;
     let limits = server_limits(config);
-    let mut endpoints = std::collections::HashMap::new();
-    for upstream in &config.upstreams {
-        let settings = EndpointSettings::new(upstream, tools.clone());
-        let endpoint = match upstreams
-            .get(&upstream.name)
-            .map(|core| core.service.clone())
-        {
-            Some(CoreService::Http(http)) => stack::endpoint(&settings, http),
-            Some(CoreService::Stdio(stdio)) => stack::endpoint(&settings, stdio),
-            None => return Err(SettingsError::new(&upstream.name, &"it has no service")),
-        };
-        endpoints.insert(upstream.name.as_str(), endpoint);
-    }
+    let mut retries = Retries::default();
+    let mut balances = HashMap::new();
     let mut routes = Vec::with_capacity(config.routes.len());
     for route in &config.routes {
-        let settings = RouteSettings::new(config, route, &limits)?;
-        let endpoint = endpoints.get(route.upstream.as_str());
-        let endpoint = endpoint
-            .ok_or_else(|| SettingsError::new(&route.name, &"its upstream does not exist"))?;
+        let missing = || SettingsError::new(&route.name, &"its upstream does not exist");
+        let mut named = config.upstreams.iter();
+        let upstream = named.find(|upstream| upstream.name == route.upstream);
+        let upstream = upstream.ok_or_else(missing)?;
+        let pool = upstreams.get(&upstream.name).ok_or_else(missing)?;
+        let retry = retries.layer(route, upstream, pool);
+        let settings = RouteSettings::new(config, route, &limits, retry)?;
+        // One for each upstream: its queue is shared.
+        let balance = balances
+            .entry(upstream.name.as_str())
+            .or_insert_with(|| Balance::new(upstream.balance.clone(), pool.set.clone()));
         routes.push(Route {
             matcher: settings.matcher.clone(),
             info: settings.info.clone(),
-            service: stack::route(&settings, endpoint.clone()),
+            service: stack::route(&settings, balance.clone()),
         });
     }
+    // Nothing can fail any more, so what the old tower shares may change.
+    for upstream in &config.upstreams {
+        if let Some(pool) = upstreams.get(&upstream.name) {
+            stack_endpoints(upstream, pool, tools);
+        }
+    }
     Ok(stack::server(&server, Router::new(routes)))
+}
+
+/// Puts the endpoints of an upstream where its balancer finds them.
+fn stack_endpoints(upstream: &Upstream, pool: &Pool, tools: &Tools) {
+    pool.tools.set(upstream.tool_circuit.clone());
+    pool.outliers.set(upstream.outlier.clone());
+    let members = upstream.endpoints.iter().zip(&pool.cores);
+    pool.set.replace_all(members.map(|(replica, core)| {
+        core.endpoint.set_weight(replica.weight);
+        core.endpoint.set_priority(replica.priority);
+        let settings = EndpointSettings::new(upstream, pool, core, tools.clone());
+        let service = match core.service.clone() {
+            CoreService::Http(http) => stack::endpoint(&settings, http),
+            CoreService::Stdio(stdio) => stack::endpoint(&settings, stdio),
+        };
+        Member {
+            endpoint: core.endpoint.clone(),
+            service,
+        }
+    }));
+}
+
+/// Starts to probe what is to be probed.
+fn probe(config: &Config, upstreams: &Upstreams) -> Vec<ProberTask> {
+    let mut probers = Vec::new();
+    for upstream in &config.upstreams {
+        if let (Some(health), Some(pool)) = (&upstream.health, upstreams.get(&upstream.name)) {
+            let endpoints = pool.cores.iter().zip(&upstream.endpoints);
+            probers.extend(endpoints.map(|(core, replica)| core.probe(health, replica)));
+        }
+    }
+    probers
+}
+
+/// The retries of a tower: routes to one upstream that are told the same share one budget.
+#[derive(Default)]
+struct Retries<'a>(Vec<(&'a str, BudgetSettings, Budget)>);
+
+impl<'a> Retries<'a> {
+    fn layer(&mut self, route: &config::Route, upstream: &'a Upstream, pool: &Pool) -> RetryLayer {
+        let Some(settings) = route.retry.clone() else {
+            return RetryLayer::off();
+        };
+        let wanted = settings.budget;
+        let shared = self.0.iter();
+        let shared = shared
+            .filter(|(name, budget, _)| *name == upstream.name && *budget == wanted)
+            .map(|(_, _, budget)| budget.clone())
+            .next();
+        let budget = shared.unwrap_or_else(|| {
+            let budget = Budget::new(wanted);
+            self.0.push((&upstream.name, wanted, budget.clone()));
+            budget
+        });
+        let settings = RetrySettings {
+            trust_annotations: upstream.trust_annotations,
+            ..settings
+        };
+        RetryLayer::sharing(&upstream.name, settings, budget, pool.annotations.clone())
+    }
 }
 
 /// The tower as the listener calls it: the peer's address goes into the exchange.
@@ -249,7 +317,7 @@ fn front(
     // The newest peer: each connection has a clone of this service, and so sees just one.
     let mut known: Option<(Peer, Client)> = None;
     erase(live).map_request(move |mut request: Request<Incoming>| {
-        if let Some(peer) = request.extensions().get::<Peer>().copied() {
+        if let Some(peer) = request.extensions_mut().remove::<Peer>() {
             let (_, client) = match &mut known {
                 Some(known) if known.0 == peer => known,
                 known => known.insert((peer, Client::new(peer.addr.ip(), peer.tls))),
@@ -341,7 +409,7 @@ impl App {
             tracing::warn!("{warning}");
         }
         let mut current = self.current();
-        let upstreams = Upstreams::new(&config, &current.upstreams)?;
+        let upstreams = Upstreams::new(&config, &current.upstreams, &self.tools)?;
         let tower = build(&config, &upstreams, &self.drain, &self.tools)?;
         if (config.listen != current.config.listen) || (config.admin != current.config.admin) {
             tracing::warn!("listen, admin and TLS take effect at the next start only");
@@ -349,8 +417,17 @@ impl App {
         self.live.swap(tower);
         let gone = current.upstreams.without(&upstreams);
         let limit = config.server.drain.limit;
-        *current = Current { config, upstreams };
+        // The new probers take over before the old ones go, so that no endpoint forgets its state.
+        let new = Current {
+            probers: probe(&config, &upstreams),
+            config,
+            upstreams,
+        };
+        let old = std::mem::replace(&mut *current, new);
         drop(current);
+        for prober in old.probers {
+            self.retiring.spawn(prober.close());
+        }
         for service in gone {
             self.retiring
                 .spawn(async move { service.retire(limit).await });
@@ -361,9 +438,11 @@ impl App {
     /// Drains: readiness goes first, streams are told to come back, calls finish or fail clearly, children end.
     async fn shut_down(&self, drain: &Drain, data: tokio::task::JoinHandle<serve::Served>) {
         gauge(names::DRAINING, &[]).set(1.0);
-        let (settings, upstreams) = {
-            let current = self.current();
-            (current.config.server.drain, current.upstreams.clone())
+        let (settings, upstreams, probers) = {
+            let mut current = self.current();
+            let probers = std::mem::take(&mut current.probers);
+            let settings = current.config.server.drain;
+            (settings, current.upstreams.clone(), probers)
         };
         tracing::info!(limit = ?settings.limit, "draining");
         let mut watch = drain.watch();
@@ -381,6 +460,10 @@ impl App {
         };
         self.retiring.close();
         let mut closing = JoinSet::new();
+        for prober in probers {
+            closing.spawn(prober.close());
+        }
+        while closing.join_next().await.is_some() {}
         for service in upstreams.all() {
             let service = service.clone();
             closing.spawn(async move { service.retire(Duration::ZERO).await });
@@ -400,7 +483,8 @@ impl App {
             origins: Vec::new(),
         };
         let metrics = metrics.clone();
-        let (ready, config, upstreams, sessions, streams) = (
+        let (ready, gauges, config, upstreams, sessions, streams) = (
+            self.clone(),
             self.clone(),
             self.clone(),
             self.clone(),
@@ -409,7 +493,10 @@ impl App {
         );
         let sources = AdminSources {
             readiness: Arc::new(move || ready.readiness()),
-            metrics: Arc::new(move || metrics.render()),
+            metrics: Arc::new(move || {
+                gauges.current().upstreams.publish();
+                metrics.render()
+            }),
             config: Arc::new(move || config.current().config.to_yaml()),
             upstreams: Arc::new(move || upstreams.current().upstreams.report()),
             sessions: Arc::new(move || sessions.current().upstreams.sessions()),

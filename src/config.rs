@@ -11,11 +11,16 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
+use ziggurat_layers::balance::{BalanceSettings, Policy};
+use ziggurat_layers::circuit::CircuitSettings;
+use ziggurat_layers::health::{HttpProbe, outlier::OutlierSettings};
+use ziggurat_layers::retry::RetrySettings;
+use ziggurat_layers::share::Share;
 
 pub use self::import::import;
 pub use self::mistake::{ConfigErrors, Warning};
@@ -110,7 +115,7 @@ pub struct Drain {
 }
 
 /// A rule for requests, and what happens to those that it matches.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     /// The name in logs and metrics: as given, else the path, with the host before it where there is one.
     pub name: String,
@@ -128,6 +133,8 @@ pub struct Route {
     pub forward: Vec<HeaderName>,
     /// How long a call may take.
     pub deadline: Option<Deadline>,
+    /// How a call that failed is tried again; whether annotations are believed is the upstream's.
+    pub retry: Option<RetrySettings>,
     /// How our own failures are told.
     pub errors: Errors,
 }
@@ -168,8 +175,75 @@ pub struct Upstream {
     pub timeouts: Timeouts,
     /// How many calls may be in flight on an endpoint.
     pub concurrency: Option<NonZeroUsize>,
-    /// Where the server is.
+    /// How calls are spread over the endpoints.
+    pub balance: BalanceSettings,
+    /// When an endpoint is left alone.
+    pub circuit: Option<CircuitSettings>,
+    /// When a tool is left alone, on all endpoints.
+    pub tool_circuit: Option<CircuitSettings>,
+    /// How endpoints are probed.
+    pub health: Option<Health>,
+    /// When an endpoint is left alone that does worse than the others.
+    pub outlier: Option<OutlierSettings>,
+    /// Whether the server's annotations of its tools are believed.
+    pub trust_annotations: bool,
+    /// The replicas of the server: at least one, each with a name of its own.
+    pub endpoints: Vec<Replica>,
+}
+
+/// How the endpoints of an upstream are probed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Health {
+    /// What is asked of each.
+    pub probe: ProbeKind,
+    /// What [`ProbeKind::Http`] asks for.
+    pub http: HttpProbe,
+    /// The pause between two probes.
+    pub interval: Duration,
+    /// By how much of the interval a pause may be longer or shorter.
+    pub jitter: Share,
+    /// How long a probe may take.
+    pub timeout: Duration,
+    /// After how many failures in a row an endpoint is out.
+    pub fall: NonZeroU32,
+    /// After how many successes in a row it is back.
+    pub rise: NonZeroU32,
+    /// Whether a command is started just to be probed.
+    pub wake: bool,
+}
+
+/// What a probe asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeKind {
+    /// The answer of an MCP server.
+    Mcp,
+    /// A connection.
+    Tcp,
+    /// The response to a GET.
+    Http,
+}
+
+/// One replica of an upstream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replica {
+    /// Its name in logs, metrics and session ids: its address or its program, and a number where that is taken.
+    pub name: String,
+    /// Its share of the calls, against the others: 1 to 1000.
+    pub weight: u32,
+    /// Replicas of a higher number are used only while none of a lower number can be.
+    pub priority: u32,
+    /// How it is reached.
     pub endpoint: Endpoint,
+}
+
+/// The policy words of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Choice {
+    P2c,
+    LeastRequest,
+    RoundRobin,
+    Random,
+    Hash,
 }
 
 /// The clocks of one attempt.
@@ -186,7 +260,7 @@ pub struct Timeouts {
     pub idle: Option<Duration>,
 }
 
-/// One replica of an upstream.
+/// How a replica is reached.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Endpoint {
     /// A server that is reached over HTTP.
@@ -268,6 +342,39 @@ pub struct Stop {
     pub stdin: Duration,
     /// How long it may take to exit after SIGTERM.
     pub term: Duration,
+}
+
+// === impl Choice ===
+
+impl Choice {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::P2c,
+        Self::LeastRequest,
+        Self::RoundRobin,
+        Self::Random,
+        Self::Hash,
+    ];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::P2c => "p2c",
+            Self::LeastRequest => "least_request",
+            Self::RoundRobin => "round_robin",
+            Self::Random => "random",
+            Self::Hash => "hash",
+        }
+    }
+
+    /// The word of a policy.
+    pub(crate) fn of(policy: &Policy) -> Self {
+        match policy {
+            Policy::P2c => Self::P2c,
+            Policy::LeastRequest => Self::LeastRequest,
+            Policy::RoundRobin => Self::RoundRobin,
+            Policy::Random => Self::Random,
+            Policy::Hash(_) => Self::Hash,
+        }
+    }
 }
 
 // === impl StdioEndpoint ===

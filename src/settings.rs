@@ -3,14 +3,18 @@
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use ziggurat_layers::{
+    balance,
+    circuit::CircuitLayer,
     credentials::CredentialsSettings,
     deadline::DeadlineSettings,
     drain::DrainSignals,
     exchange::{ErrorStyle, RouteInfo},
     guard::{GuardSettings, OriginName},
+    health::{HealthSettings, Probe, outlier::OutlierHandle},
     inspect::InspectSettings,
     limit::{LimitLayer, LimitSettings},
     metrics::Tools,
+    retry::RetryLayer,
     route::Match,
     timeout::TimeoutSettings,
     upstream::{
@@ -19,8 +23,12 @@ use ziggurat_layers::{
     },
 };
 
-use crate::config::{
-    Config, Endpoint, Errors, HttpEndpoint, Isolation, Protocol, Route, StdioEndpoint, Upstream,
+use crate::{
+    config::{
+        Config, Endpoint, Errors, Health, HttpEndpoint, Isolation, ProbeKind, Protocol, Replica,
+        Route, StdioEndpoint, Upstream,
+    },
+    upstreams::{Core, CoreService, Pool},
 };
 
 /// For the server terrace.
@@ -55,21 +63,27 @@ pub struct RouteSettings {
     pub limit: LimitLayer,
     /// How long a call may take.
     pub deadline: Option<DeadlineSettings>,
+    /// Another attempt for a call that failed.
+    pub retry: RetryLayer,
 }
 
 /// For an endpoint terrace.
 #[derive(Clone, Debug)]
 pub struct EndpointSettings {
+    /// Its load and its gate.
+    pub endpoint: balance::Endpoint,
+    /// How it does beside the others.
+    pub outlier: OutlierHandle,
+    /// Its breaker, and those of its upstream's tools.
+    pub circuit: CircuitLayer,
+    /// The cap of calls.
+    pub limit: LimitLayer,
     /// The upstream's name, as a label.
     pub upstream: String,
-    /// The endpoint's name, as a label.
-    pub name: String,
     /// How it is reached: `tcp` or `pipe`.
     pub transport: &'static str,
     /// The tools that may be labels.
     pub tools: Tools,
-    /// The cap of calls.
-    pub limit: LimitSettings,
     /// The clocks of an attempt.
     pub timeouts: TimeoutSettings,
 }
@@ -149,7 +163,12 @@ impl RouteSettings {
     ///
     /// # Errors
     /// When its path or host cannot be read.
-    pub fn new(config: &Config, route: &Route, limit: &LimitLayer) -> Result<Self, SettingsError> {
+    pub fn new(
+        config: &Config,
+        route: &Route,
+        limit: &LimitLayer,
+        retry: RetryLayer,
+    ) -> Result<Self, SettingsError> {
         let wrong =
             |e: &dyn std::fmt::Display| SettingsError::new(format!("route {}", route.name), e);
         let host = route.host.as_ref().map(|host| host.parse()).transpose();
@@ -186,6 +205,7 @@ impl RouteSettings {
                 limit: deadline.limit,
                 cap: deadline.cap,
             }),
+            retry,
         })
     }
 }
@@ -194,40 +214,28 @@ impl RouteSettings {
 const MOST_INSPECTED: u64 = 64 << 20;
 
 impl EndpointSettings {
-    /// The settings of an upstream's endpoint.
-    pub fn new(upstream: &Upstream, tools: Tools) -> Self {
-        let (name, transport) = match &upstream.endpoint {
-            Endpoint::Http(http) => (
-                http.url
-                    .authority()
-                    .map_or_else(String::new, ToString::to_string),
-                "tcp",
-            ),
-            Endpoint::Stdio(stdio) => (program(stdio), "pipe"),
-        };
+    /// The settings of an endpoint. From here on its breaker goes by the settings of this config.
+    pub(crate) fn new(upstream: &Upstream, pool: &Pool, core: &Core, tools: Tools) -> Self {
+        let circuit = CircuitLayer::with(&core.circuit, upstream.circuit.clone());
         Self {
+            endpoint: core.endpoint.clone(),
+            circuit: circuit
+                .gate(core.endpoint.gate().clone())
+                .tools(&pool.tools),
+            outlier: core.outlier.clone(),
+            limit: core.limit.clone(),
             upstream: upstream.name.clone(),
-            name,
-            transport,
-            tools,
-            limit: LimitSettings {
-                calls: upstream.concurrency,
-                streams: None,
+            transport: match core.service {
+                CoreService::Http(_) => "tcp",
+                CoreService::Stdio(_) => "pipe",
             },
+            tools,
             timeouts: TimeoutSettings {
                 head: upstream.timeouts.head,
                 idle: upstream.timeouts.idle,
             },
         }
     }
-}
-
-/// The program's name without its path.
-fn program(stdio: &StdioEndpoint) -> String {
-    let program = stdio.command.first().map(std::path::Path::new);
-    program
-        .and_then(|p| p.file_name())
-        .map_or_else(String::new, |p| p.to_string_lossy().into_owned())
 }
 
 /// The settings of an HTTP upstream service.
@@ -252,6 +260,44 @@ pub(crate) fn http(name: &str, connect: Duration, endpoint: &HttpEndpoint) -> Ht
         keepalive: endpoint.keepalive,
         ..HttpUpstreamSettings::new(name, endpoint.url.clone())
     }
+}
+
+/// The settings of an endpoint's probes.
+pub(crate) fn health(health: &Health, replica: &Replica) -> HealthSettings {
+    let (address, handshake) = match &replica.endpoint {
+        Endpoint::Http(http) => (address(&http.url), health.timeout),
+        Endpoint::Stdio(stdio) => (String::new(), stdio.handshake),
+    };
+    HealthSettings {
+        probe: match health.probe {
+            ProbeKind::Mcp => Probe::Mcp,
+            ProbeKind::Tcp => Probe::Tcp {
+                address: address.into(),
+            },
+            ProbeKind::Http => Probe::Http(health.http.clone()),
+        },
+        interval: health.interval,
+        jitter: health.jitter,
+        timeout: health.timeout,
+        handshake,
+        fall: health.fall,
+        rise: health.rise,
+        wake: health.wake,
+    }
+}
+
+/// Host and port of a URL.
+fn address(url: &http::Uri) -> String {
+    let usual = if url.scheme_str() == Some("https") {
+        443
+    } else {
+        80
+    };
+    format!(
+        "{}:{}",
+        url.host().unwrap_or_default(),
+        url.port_u16().unwrap_or(usual)
+    )
 }
 
 /// The settings of a stdio upstream service.

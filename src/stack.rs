@@ -2,7 +2,7 @@
 //!
 //! Start and reload call [`tower`], and nothing else assembles layers. Boxed only where types must meet: an endpoint, a route, the
 //! server. A layer that is off is a pass-through inside itself, so the type of the stack does not depend on the file.
-//! A layer that is missing here (balance, breaker, retry, sessions, …) does not exist yet.
+//! A layer that is missing here (sessions, rate limit, intercept, …) does not exist yet.
 
 use std::convert::Infallible;
 
@@ -12,14 +12,15 @@ use tower::{Service, ServiceBuilder, util::BoxCloneSyncService};
 use ziggurat_layers::{
     Body, BoxError,
     access_log::AccessLogLayer,
+    balance::{Balance, LoadLayer},
     body_limit::BodyLimitLayer,
     credentials::CredentialsLayer,
     deadline::DeadlineLayer,
     drain::DrainLayer,
     exchange::ExchangeLayer,
     guard::{CorsLayer, GuardLayer},
+    health::outlier::OutlierLayer,
     inspect::InspectLayer,
-    limit::LimitLayer,
     observe::ObserveLayer,
     record::{ClientRecordLayer, ServerRecordLayer},
     rescue::RescueLayer,
@@ -61,20 +62,36 @@ pub fn server(settings: &ServerSettings, routes: Router<Terrace>) -> Tower {
 /// The route terrace: one route.
 ///
 /// The server's caps stand here, behind inspect, because what waits for a call (notifications, answers to the server's questions) must pass them,
-/// and only inspect knows it; all routes share them. The deadline spans everything that may be tried.
-pub fn route(settings: &RouteSettings, endpoint: Terrace) -> Terrace {
+/// and only inspect knows it; all routes share them. The deadline spans everything that may be tried; each attempt is placed anew.
+pub fn route(settings: &RouteSettings, balance: Balance<Terrace>) -> Terrace {
     let service = ServiceBuilder::new()
         .layer(InspectLayer::new(settings.inspect))
         .layer(CredentialsLayer::new(settings.credentials.clone()))
         .layer(settings.limit.clone())
         .layer(DeadlineLayer::new(settings.deadline))
-        .service(endpoint);
+        .layer(settings.retry.clone())
+        .service(balance);
     Terrace::new(erase(service))
+}
+
+/// The way of a probe: the real one, below all that would refuse or count it as a call.
+pub fn probe<U, B>(upstream: U) -> Terrace
+where
+    U: Service<Request<Body>, Response = Response<B>, Error = BoxError>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    U::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    Terrace::new(erase(upstream))
 }
 
 /// The endpoint terrace: one replica of an upstream.
 ///
-/// Metrics stand outside the clocks, so that a timeout is a failure of the endpoint; the observer stands directly above the upstream, so
+/// The balancer reads the load and the gate, which breaker and cap shut; what they refuse is no attempt. Metrics stand outside the clocks, so that a timeout is a failure of the endpoint; the observer stands directly above the upstream, so
 /// that everybody above it knows what passed.
 pub fn endpoint<U, B>(settings: &EndpointSettings, upstream: U) -> Terrace
 where
@@ -88,10 +105,13 @@ where
     B::Error: Into<BoxError>,
 {
     let service = ServiceBuilder::new()
-        .layer(LimitLayer::new(settings.limit))
+        .layer(LoadLayer::new(settings.endpoint.clone()))
+        .layer(OutlierLayer::new(settings.outlier.clone()))
+        .layer(settings.circuit.clone())
+        .layer(settings.limit.clone())
         .layer(ClientRecordLayer::new(
             &settings.upstream,
-            &settings.name,
+            settings.endpoint.name(),
             settings.transport,
             &settings.tools,
         ))

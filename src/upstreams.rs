@@ -1,30 +1,71 @@
-//! The upstream services, which outlive a reload: connections, children and sessions stay with what an upstream *is*.
+//! The upstreams, which outlive a reload: connections, children, sessions, loads and breakers stay with what an endpoint *is*.
 
 use std::{collections::HashMap, num::NonZeroUsize, time::Duration};
 
 use serde_json::{Value, json};
-use ziggurat_layers::upstream::{
-    http::HttpUpstream,
-    stdio::{Report, StdioUpstream},
+use tokio::time::Instant;
+use ziggurat_layers::{
+    balance::{Endpoint as BalancedEndpoint, EndpointSet, EndpointView},
+    circuit::{CircuitHandle, CircuitReport, ToolCircuits},
+    gate::Look,
+    health::{
+        HealthHandle, HealthReport, Prober, ProberTask,
+        outlier::{OutlierDetector, OutlierHandle, OutlierReport},
+    },
+    limit::{LimitLayer, LimitSettings},
+    metrics::Tools,
+    retry::Annotations,
+    upstream::{
+        http::HttpUpstream,
+        stdio::{Report, StdioUpstream},
+    },
 };
 
 use crate::{
-    config::{Config, Endpoint, Upstream},
+    config::{Config, Endpoint, Health, Replica, Upstream},
     settings::{self, SettingsError},
+    stack::{self, Terrace},
 };
 
-/// The upstream services by name.
+/// The upstreams by name.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Upstreams {
-    cores: HashMap<String, Core>,
+    pools: HashMap<String, Pool>,
 }
 
-/// One upstream service, and what it is.
+/// One upstream: its endpoints, and what they share.
+#[derive(Clone, Debug)]
+pub(crate) struct Pool {
+    /// The terraces of its endpoints, as the balancer sees them.
+    pub(crate) set: EndpointSet<Terrace>,
+    /// The breakers of its tools.
+    pub(crate) tools: ToolCircuits,
+    /// What compares its endpoints.
+    pub(crate) outliers: OutlierDetector,
+    /// What its server says of its tools.
+    pub(crate) annotations: Annotations,
+    /// What reaches its endpoints, in the order of the config.
+    pub(crate) cores: Vec<Core>,
+}
+
+/// What reaches an endpoint, and what is known of that.
 #[derive(Clone, Debug)]
 pub(crate) struct Core {
     identity: Identity,
     /// The service.
-    pub service: CoreService,
+    pub(crate) service: CoreService,
+    /// Its load and its gate.
+    pub(crate) endpoint: BalancedEndpoint,
+    /// Its breaker.
+    pub(crate) circuit: CircuitHandle,
+    /// What its probes say.
+    pub(crate) health: HealthHandle,
+    /// How it does beside the others.
+    pub(crate) outlier: OutlierHandle,
+    /// Its cap of calls.
+    pub(crate) limit: LimitLayer,
+    /// After this time without a client a command is asleep.
+    idle: Duration,
 }
 
 /// The service at the bottom of a tower.
@@ -36,90 +77,88 @@ pub(crate) enum CoreService {
     Stdio(StdioUpstream),
 }
 
-/// What decides whether a service lives on after a reload.
+/// What decides whether a core lives on after a reload.
 #[derive(Clone, Debug, PartialEq)]
 struct Identity {
+    name: String,
     endpoint: Endpoint,
     connect: Duration,
-    pending: Option<NonZeroUsize>,
+    concurrency: Option<NonZeroUsize>,
 }
 
+// === impl Upstreams ===
+
 impl Upstreams {
-    /// The services of a config; those of `old` that are still the same live on.
+    /// The upstreams of a config; the cores of `old` that are still the same live on. Changes nothing that `old` uses.
     ///
     /// # Errors
     /// When a service cannot be made, such as for a certificate that cannot be read.
-    pub(crate) fn new(config: &Config, old: &Self) -> Result<Self, SettingsError> {
-        let mut cores = HashMap::new();
+    pub(crate) fn new(config: &Config, old: &Self, tools: &Tools) -> Result<Self, SettingsError> {
+        let mut pools = HashMap::new();
         for upstream in &config.upstreams {
-            let identity = Identity::of(upstream);
-            let kept = old
-                .cores
-                .get(&upstream.name)
-                .filter(|core| core.identity == identity);
-            let core = match kept {
-                Some(core) => core.clone(),
-                None => Core {
-                    service: CoreService::new(upstream)?,
-                    identity,
-                },
-            };
-            cores.insert(upstream.name.clone(), core);
+            let known = old.pools.get(&upstream.name);
+            let pool = Pool::new(upstream, known, tools)?;
+            pools.insert(upstream.name.clone(), pool);
         }
-        Ok(Self { cores })
+        Ok(Self { pools })
     }
 
-    /// The service of this name.
-    pub(crate) fn get(&self, name: &str) -> Option<&Core> {
-        self.cores.get(name)
+    /// The upstream of this name.
+    pub(crate) fn get(&self, name: &str) -> Option<&Pool> {
+        self.pools.get(name)
     }
 
     /// The services that `new` does not have.
     pub(crate) fn without(&self, new: &Self) -> Vec<CoreService> {
-        let gone = |(name, core): &(&String, &Core)| {
-            new.cores
-                .get(*name)
-                .is_none_or(|other| other.identity != core.identity)
+        let lives = |name: &String, core: &Core| {
+            let pool = new.pools.get(name);
+            pool.is_some_and(|pool| pool.cores.iter().any(|c| c.identity == core.identity))
         };
-        self.cores
-            .iter()
-            .filter(gone)
-            .map(|(_, core)| core.service.clone())
-            .collect()
+        let cores = |(name, pool): (&String, &Pool)| -> Vec<CoreService> {
+            let gone = pool.cores.iter().filter(|core| !lives(name, core));
+            gone.map(|core| core.service.clone()).collect()
+        };
+        self.pools.iter().flat_map(cores).collect()
+    }
+
+    fn cores(&self) -> impl Iterator<Item = &Core> {
+        self.pools.values().flat_map(|pool| &pool.cores)
     }
 
     /// All services.
     pub(crate) fn all(&self) -> impl Iterator<Item = &CoreService> {
-        self.cores.values().map(|core| &core.service)
+        self.cores().map(|core| &core.service)
     }
 
-    /// Whether some upstream can take a call, as far as is known.
+    /// Whether some endpoint can take a call, as far as is known.
     pub(crate) fn any_usable(&self) -> bool {
-        self.all().any(CoreService::is_usable)
+        self.cores().any(Core::is_usable)
+    }
+
+    /// Brings the gauges up to date that only traffic moves otherwise.
+    pub(crate) fn publish(&self) {
+        for pool in self.pools.values() {
+            pool.set.publish();
+            pool.tools.look();
+        }
+        for core in self.cores() {
+            core.circuit.look();
+        }
     }
 
     /// What there is, for the admin API.
     pub(crate) fn report(&self) -> Value {
-        let mut upstreams: Vec<_> = self.cores.iter().collect();
-        upstreams.sort_by_key(|(name, _)| name.as_str());
-        upstreams
+        let mut pools: Vec<_> = self.pools.iter().collect();
+        pools.sort_by_key(|(name, _)| name.as_str());
+        pools
             .into_iter()
-            .map(|(name, core)| {
-                let endpoint = match &core.service {
-                    CoreService::Http(_) => json!({ "kind": "http", "usable": true }),
-                    CoreService::Stdio(stdio) => {
-                        let report = stdio.report();
-                        json!({
-                            "kind": "stdio",
-                            "usable": report.backoff.is_none(),
-                            "children": report.children,
-                            "sessions": report.sessions,
-                            "pending": report.pending,
-                            "backoff_ms": report.backoff.map(|b| u64::try_from(b.as_millis()).unwrap_or(u64::MAX)),
-                        })
-                    }
-                };
-                json!({ "name": name, "endpoints": [endpoint] })
+            .map(|(name, pool)| {
+                let endpoints: Vec<_> = pool.cores.iter().map(Core::report).collect();
+                let tools = pool.tools.look().into_iter();
+                let tools: Vec<_> = tools
+                    .map(|(tool, report)| json!({ "tool": tool, "circuit": circuit(&report) }))
+                    .collect();
+                json!({ "name": name, "endpoints": endpoints, "tools": tools })
             })
             .collect()
     }
@@ -135,28 +174,218 @@ impl Upstreams {
     }
 
     fn count(&self, what: impl Fn(&Report) -> usize) -> Value {
-        let count = |(name, core): (&String, &Core)| match &core.service {
-            CoreService::Http(_) => None,
-            CoreService::Stdio(stdio) => Some((name.clone(), json!(what(&stdio.report())))),
+        let count = |(name, pool): (&String, &Pool)| {
+            let reports = pool.cores.iter().filter_map(|core| match &core.service {
+                CoreService::Http(_) => None,
+                CoreService::Stdio(stdio) => Some(what(&stdio.report())),
+            });
+            let counts: Vec<usize> = reports.collect();
+            (!counts.is_empty()).then(|| (name.clone(), json!(counts.iter().sum::<usize>())))
         };
-        Value::Object(self.cores.iter().filter_map(count).collect())
+        Value::Object(self.pools.iter().filter_map(count).collect())
     }
 }
 
+// === impl Pool ===
+
+impl Pool {
+    fn new(upstream: &Upstream, old: Option<&Self>, tools: &Tools) -> Result<Self, SettingsError> {
+        let name = &upstream.name;
+        let outliers = old.map_or_else(|| OutlierDetector::new(name), |old| old.outliers.clone());
+        let mut cores = Vec::with_capacity(upstream.endpoints.len());
+        for replica in &upstream.endpoints {
+            let identity = Identity::of(upstream, replica);
+            let kept = old.and_then(|pool| pool.cores.iter().find(|c| c.identity == identity));
+            cores.push(match kept {
+                Some(core) => core.clone(),
+                None => Core::new(upstream, replica, identity, &outliers)?,
+            });
+        }
+        Ok(match old {
+            Some(old) => Self {
+                cores,
+                ..old.clone()
+            },
+            None => Self {
+                set: EndpointSet::new(name),
+                tools: ToolCircuits::new(name, tools),
+                annotations: Annotations::default(),
+                outliers,
+                cores,
+            },
+        })
+    }
+}
+
+// === impl Core ===
+
+impl Core {
+    fn new(
+        upstream: &Upstream,
+        replica: &Replica,
+        identity: Identity,
+        outliers: &OutlierDetector,
+    ) -> Result<Self, SettingsError> {
+        let (name, weight, priority) = (&replica.name, replica.weight, replica.priority);
+        let endpoint = BalancedEndpoint::new(&upstream.name, name, weight, priority);
+        let limit = LimitLayer::new(LimitSettings {
+            calls: upstream.concurrency,
+            streams: None,
+        });
+        Ok(Self {
+            service: CoreService::new(upstream, replica)?,
+            circuit: CircuitHandle::new(&upstream.name, name),
+            health: HealthHandle::new(&upstream.name, name),
+            outlier: outliers.endpoint(name, endpoint.gate()),
+            limit: limit.gate(endpoint.gate().clone()),
+            idle: match &replica.endpoint {
+                Endpoint::Http(_) => Duration::ZERO,
+                Endpoint::Stdio(stdio) => stdio.idle,
+            },
+            endpoint,
+            identity,
+        })
+    }
+
+    fn is_usable(&self) -> bool {
+        let held = matches!(self.endpoint.gate().look(), Look::Held { .. });
+        !held && self.service.is_usable()
+    }
+
+    /// Starts to probe it.
+    pub(crate) fn probe(&self, health: &Health, replica: &Replica) -> ProberTask {
+        let settings = settings::health(health, replica);
+        let gate = self.endpoint.gate().clone();
+        match &self.service {
+            CoreService::Http(http) => {
+                Prober::new(&self.health, gate, settings, stack::probe(http.clone())).spawn()
+            }
+            CoreService::Stdio(stdio) => {
+                let (service, sessions) = (stdio.clone(), self.health.clone());
+                let (outlier, idle) = (self.outlier.clone(), self.idle);
+                // What runs for its probes alone, and long enough for clients to be gone, is let go.
+                let asleep = move || {
+                    let report = service.report();
+                    let own = usize::try_from(sessions.sessions()).unwrap_or(usize::MAX);
+                    report.children.is_empty() || (report.sessions <= own && outlier.quiet() > idle)
+                };
+                Prober::new(&self.health, gate, settings, stack::probe(stdio.clone()))
+                    .idle(asleep)
+                    .spawn()
+            }
+        }
+    }
+
+    fn report(&self) -> Value {
+        let EndpointView {
+            name,
+            weight,
+            priority,
+            look,
+            calls,
+            streams,
+            time,
+            failures,
+            cost,
+        } = self.endpoint.view();
+        let (state, until) = match look {
+            Look::Open => ("open", None),
+            Look::Busy => ("busy", None),
+            Look::Held { reason, until } => (reason.as_str(), until),
+        };
+        let until = until.map(|at| millis(at.saturating_duration_since(Instant::now())));
+        let mut report = json!({
+            "name": &*name,
+            "usable": self.is_usable(),
+            "state": state,
+            "held_for_ms": until,
+            "weight": weight,
+            "priority": priority,
+            "calls": calls,
+            "open_streams": streams,
+            "head_ms": time.map(millis),
+            "failures": failures,
+            "cost": cost,
+            "circuit": self.circuit.look().as_ref().map(circuit),
+            "health": self.health.look().as_ref().map(health),
+            "outlier": self.outlier.look().as_ref().map(outlier),
+        });
+        let kind = match &self.service {
+            CoreService::Http(_) => json!({ "kind": "http" }),
+            CoreService::Stdio(stdio) => {
+                let report = stdio.report();
+                json!({
+                    "kind": "stdio",
+                    "children": report.children,
+                    "sessions": report.sessions,
+                    "pending": report.pending,
+                    "backoff_ms": report.backoff.map(millis),
+                })
+            }
+        };
+        if let (Value::Object(report), Value::Object(kind)) = (&mut report, kind) {
+            report.extend(kind);
+        }
+        report
+    }
+}
+
+fn circuit(report: &CircuitReport) -> Value {
+    json!({
+        "state": report.state.as_str(),
+        "forced": report.forced.is_some(),
+        "calls": report.calls,
+        "failures": report.failures,
+        "slow": report.slow,
+        "openings": report.openings,
+        "retry_after_ms": report.retry_after.map(millis),
+    })
+}
+
+fn health(report: &HealthReport) -> Value {
+    json!({
+        "state": report.state.as_str(),
+        "asleep": report.asleep,
+        "last": report.last.map(|last| json!({
+            "ago_ms": millis(last.ago),
+            "took_ms": millis(last.took),
+            "result": last.result.as_str(),
+        })),
+        "error": report.error.as_deref(),
+        "successes": report.successes,
+        "failures": report.failures,
+    })
+}
+
+fn outlier(report: &OutlierReport) -> Value {
+    json!({
+        "ejected_for_ms": report.ejected.map(millis),
+        "ejections": report.ejections,
+        "calls": report.calls,
+        "failures": report.failures,
+        "consecutive": report.consecutive,
+    })
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Identity {
-    fn of(upstream: &Upstream) -> Self {
+    fn of(upstream: &Upstream, replica: &Replica) -> Self {
         Self {
-            endpoint: upstream.endpoint.clone(),
+            name: replica.name.clone(),
+            endpoint: replica.endpoint.clone(),
             connect: upstream.timeouts.connect,
-            pending: upstream.concurrency,
+            concurrency: upstream.concurrency,
         }
     }
 }
 
 impl CoreService {
-    fn new(upstream: &Upstream) -> Result<Self, SettingsError> {
+    fn new(upstream: &Upstream, replica: &Replica) -> Result<Self, SettingsError> {
         let name = &upstream.name;
-        match &upstream.endpoint {
+        match &replica.endpoint {
             Endpoint::Http(endpoint) => {
                 HttpUpstream::new(settings::http(name, upstream.timeouts.connect, endpoint))
                     .map(Self::Http)

@@ -252,12 +252,17 @@ impl Exchange {
         self.endpoint.lock().ok().and_then(|e| e.clone())
     }
 
-    /// An attempt begins at this endpoint.
-    pub fn attempt(&self, endpoint: Arc<EndpointInfo>) {
-        self.attempts.fetch_add(1, Ordering::Relaxed);
+    /// The call is on its way to this endpoint, which may still refuse it.
+    pub fn set_endpoint(&self, endpoint: Arc<EndpointInfo>) {
         if let Ok(mut slot) = self.endpoint.lock() {
             *slot = Some(endpoint);
         }
+    }
+
+    /// An attempt begins at this endpoint.
+    pub fn attempt(&self, endpoint: Arc<EndpointInfo>) {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        self.set_endpoint(endpoint);
     }
 
     /// How often an upstream was asked.

@@ -200,6 +200,11 @@ impl Gate {
             .is_some()
     }
 
+    /// Whether both are the same gate.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// Whether calls are taken now. Reserves nothing.
     pub fn look(&self) -> Look {
         let shut = self.shared.shut.load(Ordering::Acquire);

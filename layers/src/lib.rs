@@ -23,6 +23,7 @@
 //! | | [`balance`] | chooses an endpoint, or lets the call wait for one |
 //! | endpoint | [`balance::load`] | what the endpoint has in hand, how quick it is, how often it fails |
 //! | | [`circuit`] | leaves an endpoint, or a tool, alone that fails |
+//! | | [`health::outlier`] | leaves an endpoint alone that does worse than the others |
 //! | | [`limit`] | caps calls at one endpoint |
 //! | | [`record`] | metrics of attempts |
 //! | | [`timeout`] | head and idle clocks |
@@ -31,7 +32,8 @@
 //!
 //! What all of them share is the floor: [`body`], [`error`], [`fault`], [`mcp`] (facts, headers, events), [`metrics`], [`waits`], [`ready`],
 //! [`gate`] (whether an endpoint takes calls), [`share`], [`attempt`] (where it may go) and [`verdict`] (how it went). One layer
-//! stands in no tower by default: [`chaos`], which injects faults for tests.
+//! stands in no tower by default: [`chaos`], which injects faults for tests. Beside the endpoint terrace stands [`health`], whose probers ask
+//! the endpoints by themselves.
 
 pub mod access_log;
 pub mod attempt;
@@ -51,6 +53,7 @@ pub mod exchange;
 pub mod fault;
 pub mod gate;
 pub mod guard;
+pub mod health;
 mod host;
 pub mod inspect;
 pub mod limit;

@@ -248,7 +248,7 @@ where
             replay,
             made: 1,
             running: None,
-            unknown: None,
+            worst: None,
         };
         let attempt = self.inner.call(Request::from_parts(parts, body));
         RetryFuture::new(attempt, Some(call))

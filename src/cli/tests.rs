@@ -85,15 +85,16 @@ fn a_url_or_a_command_can_be_run() {
 }
 
 #[test]
-fn several_urls_are_refused_with_the_reason_when_the_config_is_read() {
-    let error = run("run http://a.example http://b.example")
+fn several_urls_are_the_endpoints_of_one_upstream() {
+    let (config, _) = run("run http://a.example http://b.example")
         .config()
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("balancing over several endpoints is not in this version"),
-        "{error}"
-    );
+        .expect("a config");
+    let names: Vec<_> = config.upstreams[0]
+        .endpoints
+        .iter()
+        .map(|e| &*e.name)
+        .collect();
+    assert_eq!(names, ["a.example", "b.example"]);
 }
 
 #[test]

@@ -17,10 +17,10 @@ use super::{
     Upstream,
 };
 
-pub(super) use self::endpoint::SEVERAL;
 pub(super) use self::route::default_name;
 
 mod endpoint;
+mod resilience;
 mod route;
 
 /// What a file is checked against.
@@ -258,10 +258,21 @@ fn upstream(
             "remove `protocol: http` from the routes",
         );
     }
+    let kind = resilience::Kind {
+        plain,
+        stdio,
+        several: raw.endpoints.value.len() > 1,
+    };
     Some(Upstream {
+        health: resilience::health(raw.health, kind, mistakes),
+        outlier: raw.outlier.map(resilience::outlier),
         timeouts: timeouts(raw.timeouts, plain),
         concurrency: raw.concurrency.map(|Count(count)| count),
-        endpoint: endpoint::check(raw.endpoints, context, mistakes)?,
+        balance: resilience::balance(raw.balance, mistakes),
+        circuit: raw.circuit.map(resilience::circuit),
+        tool_circuit: raw.tool_circuit.map(resilience::circuit),
+        trust_annotations: raw.trust_annotations.0,
+        endpoints: endpoint::check(raw.endpoints, context, mistakes)?,
         name,
     })
 }

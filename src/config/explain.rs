@@ -42,6 +42,8 @@ impl Config {
     }
 }
 
+mod resilience;
+
 /// A map that is being filled, and its key path.
 struct Section<'a> {
     path: String,
@@ -101,11 +103,19 @@ impl<'a> Section<'a> {
     }
 
     fn list<S: AsRef<str>>(&mut self, key: &str, values: &[S]) {
+        let values = values
+            .iter()
+            .map(|value| Tree::text(escape(value.as_ref())));
+        self.items(key, values.collect());
+    }
+
+    /// A list; items that came from the environment are written as they were.
+    fn items(&mut self, key: &str, values: Vec<Tree>) {
         let path = join(&self.path, key);
-        let items = values.iter().enumerate().map(|(index, value)| {
+        let items = values.into_iter().enumerate().map(|(index, value)| {
             match self.origins.at(&format!("{path}[{index}]")) {
                 Some(template) => Tree::text(template),
-                None => Tree::text(escape(value.as_ref())),
+                None => value,
             }
         });
         let items = items.collect();
@@ -202,6 +212,7 @@ fn route(section: &mut Section<'_>, route: &Route) {
             section.clock("cap", cap);
         }),
     }
+    resilience::retry(section, route.retry.as_ref());
     section.bare(
         "errors",
         match route.errors {
@@ -227,12 +238,28 @@ fn upstream(section: &mut Section<'_>, upstream: &Upstream) {
         section.bare_or_off("idle", upstream.timeouts.idle.map(duration));
     });
     section.bare_or_off("concurrency", upstream.concurrency);
-    let mut inner = Section::new(&join(&section.path, "endpoints[0]"), section.origins);
-    match &upstream.endpoint {
-        Endpoint::Http(endpoint) => http(&mut inner, endpoint),
-        Endpoint::Stdio(endpoint) => stdio(&mut inner, endpoint),
-    }
-    section.put("endpoints", Tree::List(vec![inner.finish()]));
+    section.section("balance", |section| {
+        resilience::balance(section, &upstream.balance);
+    });
+    resilience::circuit(section, "circuit", upstream.circuit.as_ref());
+    resilience::circuit(section, "tool_circuit", upstream.tool_circuit.as_ref());
+    resilience::health(section, upstream.health.as_ref());
+    resilience::outlier(section, upstream.outlier.as_ref());
+    section.bare("trust_annotations", upstream.trust_annotations);
+    let endpoints = upstream.endpoints.iter().enumerate();
+    let endpoints = endpoints.map(|(index, replica)| {
+        let path = join(&section.path, &format!("endpoints[{index}]"));
+        let mut inner = Section::new(&path, section.origins);
+        match &replica.endpoint {
+            Endpoint::Http(endpoint) => http(&mut inner, endpoint),
+            Endpoint::Stdio(endpoint) => stdio(&mut inner, endpoint),
+        }
+        inner.bare("weight", replica.weight);
+        inner.bare("priority", replica.priority);
+        inner.finish()
+    });
+    let endpoints = endpoints.collect();
+    section.put("endpoints", Tree::List(endpoints));
 }
 
 fn http(section: &mut Section<'_>, endpoint: &HttpEndpoint) {

@@ -8,16 +8,17 @@ use std::path::PathBuf;
 use http::HeaderName;
 use schemars::Schema;
 use serde_json::json;
+use ziggurat_layers::{balance::HashKey, circuit::Window};
 
 use super::endpoint::RawEndpoint;
 use super::mistake::Mistakes;
 use super::node::Node;
 use super::read::{At, Dict, Keys, OrOff, Property, Read, ShortOr, object, section};
 use super::value::{
-    Clock, Count, HeaderText, HostName, Label, Pause, RoutePath, SettableHeader, Size, Switch, Url,
-    VariableName, Word,
+    Amount, Clock, Count, ErrorStatus, HeaderText, HostName, Label, Part, Pause, Rank, RoutePath,
+    SettableHeader, Size, Statuses, Switch, Url, VariableName, Word,
 };
-use super::{Errors, Isolation, Protocol};
+use super::{Choice, Errors, Isolation, ProbeKind, Protocol};
 
 section! {
     /// A ziggurat config: where to listen, what clients may ask for, and the servers that answer.
@@ -104,6 +105,8 @@ section! {
         forward: Vec<HeaderName> = Vec::<&str>::new(),
         /// How long a call may go without its final answer and without a progress notification: a duration, or `limit` and `cap`.
         deadline: At<OrOff<ShortOr<Clock, RawDeadline>>> = "5m",
+        /// How often, and when, a call that failed is tried again; only where that cannot do its work twice.
+        retry: OrOff<RawRetry> = json!({}),
         /// How failures of the proxy are told to MCP clients: `envelope` sends a JSON-RPC error in HTTP 200, `status` sends it with the HTTP status that belongs to it.
         errors: Errors = "envelope",
     }
@@ -138,8 +141,160 @@ section! {
         timeouts: RawTimeouts = json!({}),
         /// How many calls may be in flight on an endpoint.
         concurrency: OrOff<Count> = 1024,
-        /// Where the server is: a list with one item, a `url` or a `command`.
+        /// How calls are spread over the endpoints: `p2c`, `least_request`, `round_robin`, `random`, `hash`, or a map with the details.
+        balance: ShortOr<Choice, RawBalance> = "p2c",
+        /// When an endpoint that keeps failing is left alone.
+        circuit: OrOff<RawCircuit> = json!({}),
+        /// The same for each tool by itself, on all endpoints together.
+        tool_circuit: OrOff<RawCircuit> = "off",
+        /// How endpoints are probed. Left out, they are if there are several of them.
+        health: Option<OrOff<RawHealth>>,
+        /// When an endpoint that does worse than the others is left alone.
+        outlier: OrOff<RawOutlier> = json!({}),
+        /// Whether `readOnlyHint` and `idempotentHint` of the server's tools are believed when a failed call might be tried again.
+        trust_annotations: Switch = false,
+        /// Where the server is: its replicas, each a `url` or a `command`.
         endpoints: At<Vec<RawEndpoint>>,
+    }
+}
+
+section! {
+    /// How a call that failed is tried again.
+    RawRetry {
+        /// The most attempts, the first one included.
+        attempts: Count = 3,
+        /// How many of the calls of the last ten seconds may be repeated.
+        budget: Part = "20%",
+        /// How many may be repeated in each second, however few calls there are.
+        least: Amount = 1,
+        /// The pause before an attempt.
+        backoff: RawBackoff = json!({}),
+        /// The longest `Retry-After` of an upstream that is waited for.
+        retry_after: Pause = "10s",
+        /// The largest request body that is kept for another attempt.
+        body_cap: Size = "64KiB",
+        /// Tools whose calls may be repeated although they may have been executed; `*` stands for any text.
+        safe_tools: Vec<Word> = Vec::<&str>::new(),
+        /// The statuses after which a call is repeated, if that is safe.
+        statuses: Vec<ErrorStatus> = [502, 503, 504],
+    }
+}
+
+section! {
+    /// The pause before an attempt: a random part of a time that doubles.
+    RawBackoff {
+        /// The time of the first pause.
+        base: Pause = "50ms",
+        /// The longest time.
+        max: Clock = "1s",
+    }
+}
+
+section! {
+    /// How calls are spread over the endpoints.
+    RawBalance {
+        /// How an endpoint is chosen.
+        policy: Choice = "p2c",
+        /// What `hash` goes by: `session`, `header:NAME`, or a JSON pointer into the arguments of a tool.
+        key: Option<At<HashKey>>,
+        /// The part of the calls that `p2c` places at random, so that an endpoint with a bad estimate can come back.
+        forced: Part = "1%",
+        /// How long a new or healed endpoint takes until it has its full share.
+        slow_start: Pause = "30s",
+        /// If fewer than this part of the endpoints are healthy, the others are used too.
+        panic: Part = "50%",
+        /// How many calls may wait while every endpoint is busy; `off` lets none wait.
+        queue: OrOff<Count> = 1024,
+        /// How long a call waits.
+        queue_time: Clock = "1s",
+    }
+}
+
+section! {
+    /// A circuit breaker.
+    RawCircuit {
+        /// It opens when this part of the calls fail.
+        failure_rate: OrOff<Part> = "50%",
+        /// A call is slow that takes longer to the head of its response. Left out, none is.
+        slow_call: Option<Clock>,
+        /// It opens when this part of the calls are slow.
+        slow_rate: Part = "50%",
+        /// What the two rates look back at: a duration, or a number of calls such as `100 calls`.
+        window: Window = "30s",
+        /// With fewer calls in the window the rates say nothing.
+        min_calls: Count = 10,
+        /// It opens after so many failures in a row.
+        consecutive: OrOff<Count> = 5,
+        /// How long it stays open the first time; each time after that, twice as long.
+        open: Clock = "10s",
+        /// The longest that it stays open.
+        open_max: Clock = "5m",
+        /// How many calls try it at once when that time is over.
+        probes: Count = 1,
+        /// How many of those must succeed in a row.
+        successes: Count = 2,
+        /// Whether a JSON-RPC error is a failure.
+        rpc_errors: Switch = false,
+        /// Whether a tool result with `isError` is a failure.
+        tool_errors: Switch = false,
+    }
+}
+
+section! {
+    /// How endpoints are probed. Probes alone never shut the only endpoint that there is (see `panic` of `balance`).
+    RawHealth {
+        /// What is asked: `mcp` wants the answer of an MCP server, `tcp` a connection, `http` the response to a GET. Left out, it is `mcp`, or `tcp` if only `protocol: http` routes lead here.
+        probe: Option<At<ProbeKind>>,
+        /// What `probe: http` asks for, and what it expects.
+        http: Option<At<RawHttpProbe>>,
+        /// The pause between two probes.
+        interval: Clock = "5s",
+        /// By how much of the interval a pause may be longer or shorter.
+        jitter: Part = "20%",
+        /// How long a probe may take.
+        timeout: Clock = "2s",
+        /// After how many failures in a row an endpoint is out.
+        fall: Count = 3,
+        /// After how many successes in a row it is back.
+        rise: Count = 2,
+        /// Whether a command is started just to be probed.
+        wake: Switch = false,
+    }
+}
+
+section! {
+    /// A probe over plain HTTP.
+    RawHttpProbe {
+        /// The path, below that of the endpoint's URL.
+        path: RoutePath = "/",
+        /// The statuses that are good.
+        status: Statuses = "200-399",
+        /// A text that the body must have.
+        contains: Option<Word>,
+    }
+}
+
+section! {
+    /// When an endpoint that does worse than the others is left alone.
+    RawOutlier {
+        /// After so many gateway errors in a row: no connection, no answer, or a status of 502, 503 or 504.
+        consecutive: OrOff<Count> = 5,
+        /// When its rate of failures lies so many standard deviations above the mean of all.
+        deviations: OrOff<Amount> = 1.9,
+        /// With fewer calls in an interval an endpoint is not compared.
+        min_calls: Count = 20,
+        /// With fewer endpoints to compare nothing is.
+        min_endpoints: Count = 5,
+        /// A lower rate of failures is good enough, however good the others are.
+        floor: Part = "5%",
+        /// How long calls are counted before they are compared.
+        interval: Clock = "10s",
+        /// How long it is left alone the first time; each time after that, this much longer.
+        base: Clock = "30s",
+        /// The longest that it is left alone.
+        max: Clock = "5m",
+        /// The most endpoints that are left alone at once; one always may be, where there are others.
+        max_ejected: Part = "10%",
     }
 }
 
@@ -160,6 +315,10 @@ section! {
     RawHttp {
         /// The URL, with its path.
         url: Url,
+        /// Its share of the calls, against the other endpoints.
+        weight: At<Count> = 1,
+        /// Endpoints of a higher number are used only while none of a lower number can be.
+        priority: Rank = 0,
         /// Headers that every request to it carries.
         headers: Option<Dict<SettableHeader, HeaderText>>,
         /// Whether a plain `http` URL is spoken to in HTTP/2 from the first byte.
@@ -190,6 +349,10 @@ section! {
     RawStdio {
         /// The program and its arguments, as a list; no shell is involved.
         command: At<Vec<Word>>,
+        /// Its share of the calls, against the other endpoints.
+        weight: At<Count> = 1,
+        /// Endpoints of a higher number are used only while none of a lower number can be.
+        priority: Rank = 0,
         /// Environment variables for it, beside the few that are always let through.
         env: Option<Dict<VariableName, Word>>,
         /// The folder that it runs in, seen from the folder of this file.

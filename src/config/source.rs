@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::check::{Context, SEVERAL, check};
+use super::check::{Context, check};
 use super::mistake::Mistakes;
 use super::node::Node;
 use super::{Config, ConfigErrors, Warning};
@@ -48,8 +48,8 @@ impl Source {
     pub fn read(&self, overrides: &Overrides) -> Result<(Config, Vec<Warning>), ConfigErrors> {
         match self {
             Self::File(path) => load(path, overrides),
-            Self::Quick(quick) => command_line(&quick.endpoint()?, "mcp", overrides),
-            Self::Demo(program) => command_line(&demo(program)?, "demo", overrides),
+            Self::Quick(quick) => command_line(&quick.endpoints()?, "mcp", overrides),
+            Self::Demo(program) => command_line(&[demo(program)?], "demo", overrides),
         }
     }
 }
@@ -57,25 +57,23 @@ impl Source {
 // === impl Quick ===
 
 impl Quick {
-    fn endpoint(&self) -> Result<Value, ConfigErrors> {
-        match self {
-            Self::Urls(urls) => match urls.as_slice() {
+    fn endpoints(&self) -> Result<Vec<Value>, ConfigErrors> {
+        let url = |url: &String| {
+            match url.as_str() {
                 // A bare word is no URL, and more likely the name of a program.
-                [word] if !word.contains([':', '/', '.']) => {
+                word if !word.contains([':', '/', '.']) => {
                     let message = format!("`{word}` is not a URL");
                     let cure = format!(
                         "write `http://{word}`, or `ziggurat run -- {word}` if it is a command"
                     );
                     Err(ConfigErrors::single(COMMAND_LINE, message, &cure))
                 }
-                [url] => Ok(json!({ "url": url })),
-                _ => Err(ConfigErrors::single(
-                    COMMAND_LINE,
-                    SEVERAL.to_owned(),
-                    "give one URL",
-                )),
-            },
-            Self::Command(command) => Ok(json!({ "command": command })),
+                url => Ok(json!({ "url": url })),
+            }
+        };
+        match self {
+            Self::Urls(urls) => urls.iter().map(url).collect(),
+            Self::Command(command) => Ok(vec![json!({ "command": command })]),
         }
     }
 }
@@ -171,13 +169,13 @@ fn demo(program: &Path) -> Result<Value, ConfigErrors> {
 }
 
 fn command_line(
-    endpoint: &Value,
+    endpoints: &[Value],
     name: &str,
     overrides: &Overrides,
 ) -> Result<(Config, Vec<Warning>), ConfigErrors> {
     let file = json!({
         "routes": [{ "match": { "path": "/mcp" }, "upstream": name }],
-        "upstreams": { name: { "endpoints": [endpoint] } },
+        "upstreams": { name: { "endpoints": endpoints } },
     });
     let context = Context {
         named: true,

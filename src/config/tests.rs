@@ -112,14 +112,14 @@ fn with_top(lines: &str) -> String {
 }
 
 fn http(config: &Config) -> &HttpEndpoint {
-    match &config.upstreams[0].endpoint {
+    match &config.upstreams[0].endpoints[0].endpoint {
         Endpoint::Http(endpoint) => endpoint,
         Endpoint::Stdio(endpoint) => panic!("{endpoint:?}"),
     }
 }
 
 fn stdio(config: &Config, index: usize) -> &StdioEndpoint {
-    match &config.upstreams[index].endpoint {
+    match &config.upstreams[index].endpoints[0].endpoint {
         Endpoint::Stdio(endpoint) => endpoint,
         Endpoint::Http(endpoint) => panic!("{endpoint:?}"),
     }

@@ -6,7 +6,8 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
+use ziggurat_layers::share::Share;
 
 mod amount;
 mod choice;
@@ -28,6 +29,26 @@ pub(super) struct Size(pub(super) u64);
 /// A number above zero.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Count(pub(super) NonZeroUsize);
+
+/// A part of the whole.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part(pub(super) Share);
+
+/// A number that may be zero or broken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Amount(pub(super) f64);
+
+/// A place in an order, from 0.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rank(pub(super) u32);
+
+/// The status of an HTTP response that is an error.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ErrorStatus(pub(super) StatusCode);
+
+/// Statuses of HTTP responses, from one to another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Statuses(pub(super) u16, pub(super) u16);
 
 /// `true` or `false`, `on` or `off`.
 #[derive(Clone, Copy, Debug)]

@@ -264,6 +264,18 @@ impl Ziggurat {
         rest.split('\'').next().unwrap().to_owned()
     }
 
+    /// What the admin API says under this name.
+    pub(crate) async fn report(&self, name: &str) -> serde_json::Value {
+        let bearer = format!("Bearer {}", self.admin_token());
+        let path = format!("/admin/v1/{name}");
+        let headers = [("authorization", bearer.as_str())];
+        self.admin()
+            .request("GET", &path, &headers, "")
+            .await
+            .json()
+            .await
+    }
+
     /// What it says on /metrics now.
     pub(crate) async fn metrics(&self) -> Metrics {
         Metrics::read(&self.admin().get("/metrics").await.text().await)

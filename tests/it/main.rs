@@ -23,5 +23,6 @@ mod mistakes;
 mod modern;
 mod plain;
 mod reload;
+mod resilience;
 mod timeouts;
 mod tls;

@@ -56,8 +56,13 @@ impl Moved {
     }
 }
 
-/// A server that has every tool, with one that says something first.
+/// A server that has every tool, one path that it never answers and one that it breaks off.
 async fn any_tool(received: Received, wire: Wire) -> Option<Wire> {
+    match &*received.path {
+        "/x/never" => return wire.stall().await,
+        "/x/broken" => return wire.reset(),
+        _ => {}
+    }
     let body: Value = serde_json::from_str(&received.body).unwrap_or_default();
     let result = json!({"jsonrpc": "2.0", "id": body["id"], "result": {"content": []}});
     wire.json(&result.to_string()).await
@@ -73,11 +78,17 @@ async fn every_metric_is_moved_by_real_traffic() {
          - {{ match: {{ path: /hasty }}, upstream: tools, deadline: 500ms }}\n\
          - {{ match: {{ path: /any }}, upstream: any }}\n\
          - {{ match: {{ path: /plain }}, protocol: http, upstream: any }}\n\
+         - {{ match: {{ path: /narrow }}, protocol: http, upstream: narrow }}\n\
+         - {{ match: {{ path: /worse }}, protocol: http, upstream: worse, retry: off }}\n\
+         - {{ match: {{ path: /sick }}, protocol: http, upstream: sick, retry: {{ backoff: {{ base: 1ms }} }} }}\n\
          upstreams:\n  \
          tools: {{ endpoints: [{{ {} }}] }}\n  \
-         any: {{ endpoints: [{{ url: \"{}\" }}] }}\n",
+         any: {{ endpoints: [{{ url: \"{url}\" }}] }}\n  \
+         narrow: {{ concurrency: 1, balance: {{ queue_time: 300ms }}, endpoints: [{{ url: \"{url}\" }}] }}\n  \
+         sick: {{ circuit: {{ consecutive: 4 }}, health: {{ probe: tcp, interval: 100ms }}, endpoints: [{{ url: \"{url}\" }}] }}\n  \
+         worse: {{ circuit: off, outlier: {{ consecutive: 1 }}, balance: round_robin, endpoints: [{{ url: \"{url}/fine\" }}, {{ url: \"{url}/broken\" }}] }}\n",
         demo("idle: 2s, stop: { stdin: 50ms, term: 50ms }"),
-        upstream.url("/x")
+        url = upstream.url("/x")
     ))
     .await;
     let first = z.metrics().await;
@@ -131,6 +142,36 @@ async fn every_metric_is_moved_by_real_traffic() {
         });
         join_all(calls).await;
     }
+
+    // A call that waits for the one place that there is.
+    let (one, other) = (z.target(), z.target());
+    let one = tokio::spawn(async move { one.get("/narrow/never").await.status });
+    upstream
+        .receives("the first", |r| r.path == "/x/never")
+        .await;
+    let other = tokio::spawn(async move { other.get("/narrow/never").await.status });
+    until("it waits", async || {
+        moved.look(&z.metrics().await);
+        moved.has("ziggurat_pool_waiters")
+    })
+    .await;
+    assert_eq!(other.await.unwrap(), 503);
+    one.abort();
+
+    // Calls that are repeated, one that must not be, and an endpoint that is then left alone.
+    assert_eq!(z.target().get("/sick/broken").await.status, 502);
+    let broken = z.target().post("/sick/broken", &[], String::new()).await;
+    assert_eq!(broken.status, 502);
+    assert_eq!(z.target().get("/sick/fine").await.status, 503);
+    for _ in 0..2 {
+        z.target().get("/worse").await.text().await;
+    }
+    until("a probe was made", async || {
+        moved.look(&z.metrics().await);
+        moved.has("ziggurat_health_probe_duration_seconds")
+    })
+    .await;
+    moved.look(&z.metrics().await);
 
     // A refusal, a clock that runs out, and a child that does not read what is written to it.
     let foreign = [("origin", "http://evil.example")];
@@ -201,7 +242,9 @@ async fn a_name_that_a_client_makes_up_is_no_label() {
     assert_eq!(path.status, 404);
     let text = z.admin().get("/metrics").await.text().await;
     assert!(text.contains("other"), "{text}");
-    assert!(!text.contains("made"), "{text}");
+    for name in ["made_up", "made/up", "made-up"] {
+        assert!(!text.contains(name), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -20,8 +20,8 @@ async fn before(upstream: &Upstream) -> Ziggurat {
          - {{ match: {{ path: /api }}, protocol: http, upstream: based }}\n\
          - {{ match: {{ path: / }}, protocol: http, upstream: whole }}\n\
          upstreams:\n  \
-         based: {{ endpoints: [{{ url: \"{based}\", pool_idle: 50ms }}] }}\n  \
-         whole: {{ endpoints: [{{ url: \"{whole}\", pool_idle: 50ms }}] }}\n"
+         based: {{ circuit: off, endpoints: [{{ url: \"{based}\", pool_idle: 50ms }}] }}\n  \
+         whole: {{ circuit: off, endpoints: [{{ url: \"{whole}\", pool_idle: 50ms }}] }}\n"
     ))
     .await
 }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::{hash, load::Load, queue::Queue};
 use crate::{
+    exchange::EndpointInfo,
     gate::{Gate, Look},
     metrics::{gauge, names},
 };
@@ -48,7 +49,7 @@ pub struct EndpointView {
 
 #[derive(Debug)]
 struct Inner {
-    name: Arc<str>,
+    info: Arc<EndpointInfo>,
     seed: u64,
     weight: AtomicU32,
     priority: AtomicU32,
@@ -76,7 +77,10 @@ impl Endpoint {
         let labels = [("upstream", upstream), ("endpoint", name)];
         let this = Self {
             inner: Arc::new(Inner {
-                name: name.into(),
+                info: Arc::new(EndpointInfo {
+                    upstream: upstream.into(),
+                    endpoint: name.into(),
+                }),
                 seed: hash::of(name.as_bytes()),
                 weight: AtomicU32::new(1),
                 priority: AtomicU32::new(priority),
@@ -97,7 +101,12 @@ impl Endpoint {
 
     /// Its name.
     pub fn name(&self) -> &Arc<str> {
-        &self.inner.name
+        &self.inner.info.endpoint
+    }
+
+    /// What the exchange is told of it.
+    pub(super) fn info(&self) -> &Arc<EndpointInfo> {
+        &self.inner.info
     }
 
     /// Its gate, for the layers that shut it.

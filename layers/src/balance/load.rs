@@ -305,6 +305,7 @@ where
     fn call(&mut self, mut request: Request<Req>) -> Self::Future {
         let exchange = Exchange::of(&mut request);
         let class = Class::of(&request);
+        exchange.set_endpoint(self.endpoint.info().clone());
         self.endpoint.load().begin(class);
         let meter = Meter {
             endpoint: self.endpoint.clone(),

@@ -77,7 +77,7 @@ pub(super) fn survey<'a>(
         warm: true,
     };
     let mut chosen = Few::new(candidate(0, filler));
-    let mut sick = Few::new(candidate(0, filler));
+    let mut sick = None;
     let mut tally = Tally::default();
     for (at, endpoint) in endpoints.enumerate() {
         let look = endpoint.observe();
@@ -91,29 +91,38 @@ pub(super) fn survey<'a>(
             Look::Held { .. } if !wish.free && endpoint.gate().is_shut_by(Reason::Busy) => {
                 tally.sick_and_busy = true;
             }
-            Look::Held { .. } => sick.push(candidate(at, endpoint)),
+            Look::Held { .. } => sick
+                .get_or_insert_with(|| Few::new(candidate(0, filler)))
+                .push(candidate(at, endpoint)),
         }
     }
     let panic = (tally.up as f64) < settings.panic.get() * tally.counted as f64;
-    if panic {
+    if panic && let Some(sick) = sick {
         sick.as_slice().iter().for_each(|c| chosen.push(*c));
     }
-    chosen.prefer(|c| c.fresh);
-    let best = chosen
-        .as_slice()
-        .iter()
-        .map(|c| c.endpoint.priority())
-        .min();
-    match best {
-        None if tally.up > 0 || (panic && tally.sick_and_busy) => Survey::Busy,
-        None => Survey::Held(tally.into_error(now)),
-        Some(best) => {
-            if !panic {
-                chosen.prefer(|c| c.endpoint.priority() == best);
-            }
-            Survey::Some(thin(chosen, wish.key, settings.slow_start, now, rng))
-        }
+    if !wish.tried.is_empty() {
+        chosen.prefer(|c| c.fresh);
     }
+    let Some((best, worst)) = priorities(chosen.as_slice()) else {
+        return if tally.up > 0 || (panic && tally.sick_and_busy) {
+            Survey::Busy
+        } else {
+            Survey::Held(tally.into_error(now))
+        };
+    };
+    if best != worst && !panic {
+        chosen.prefer(|c| c.endpoint.priority() == best);
+    }
+    Survey::Some(thin(chosen, wish.key, settings.slow_start, now, rng))
+}
+
+/// The best and the worst priority among these.
+fn priorities(candidates: &[Candidate<'_>]) -> Option<(u32, u32)> {
+    let mut all = candidates.iter().map(|c| c.endpoint.priority());
+    let first = all.next()?;
+    Some(all.fold((first, first), |(best, worst), priority| {
+        (best.min(priority), worst.max(priority))
+    }))
 }
 
 /// Only probes or the comparison with others hold it back.

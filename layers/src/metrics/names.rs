@@ -84,6 +84,10 @@ metrics! {
         "Circuit breakers: 0 closed, 1 half-open, 2 open; of an endpoint or of a tool.";
     BREAKER_TRANSITIONS = Counter "ziggurat_breaker_transitions_total" ["scope", "name", "to"]
         "Times that a circuit breaker came to a state: closed, half_open, open.";
+    HEALTH_PROBE = Histogram "ziggurat_health_probe_duration_seconds" ["upstream", "result"]
+        "Time that health probes of an upstream's endpoints took, by what they said: success, failure, timeout, neutral.";
+    OUTLIER_EJECTIONS = Counter "ziggurat_outlier_ejections_total" ["upstream", "endpoint"]
+        "Times that an endpoint was left alone for a while because it failed in a row, or did worse than the others.";
     SESSIONS = Gauge "ziggurat_sessions" ["route", "era"]
         "Sessions of clients that a route keeps.";
     SESSION_EVICTIONS = Counter "ziggurat_session_evictions_total" ["route", "reason"]

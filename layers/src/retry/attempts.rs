@@ -17,7 +17,7 @@ use tower::{Service, retry::budget::Budget as _};
 use super::{
     Shared,
     annotations::Learning,
-    judge::{Failed, Reason},
+    judge::{Failed, Reason, Says},
     meters::Outcome,
     replay::Replay,
 };
@@ -59,8 +59,8 @@ pub(super) struct Call<S> {
     pub(super) made: u32,
     /// The retry that runs.
     pub(super) running: Option<Running>,
-    /// The first error of which nobody knows what effect the attempt had.
-    pub(super) unknown: Option<BoxError>,
+    /// The error so far that says most of the call.
+    pub(super) worst: Option<BoxError>,
 }
 
 /// A retry that runs; counts how it ended.
@@ -271,15 +271,17 @@ impl<S: Clone> Call<S> {
         match result {
             Ok(response) => Rest::of(response),
             Err(error) => {
-                if self.unknown.is_none() && Failed::of_error(&error).is_some_and(|f| !f.unsent) {
-                    self.unknown = Some(error);
+                let before = self.worst.as_ref().map(Says::of);
+                if before.is_none_or(|before| before < Says::of(&error)) {
+                    self.worst = Some(error);
                 }
                 None
             }
         }
     }
 
-    /// The result of the call. That the last attempt was not sent does not say so of the call, if an earlier one may have been.
+    /// The result of the call. That the last attempt was not sent does not say so of the call, if an earlier one may have been; and why one
+    /// failed says more than that another was refused.
     fn end<B>(
         self,
         result: Result<Response<B>, BoxError>,
@@ -287,7 +289,7 @@ impl<S: Clone> Call<S> {
     where
         B: HttpBody<Data = Bytes>,
     {
-        match (result, self.unknown) {
+        match (result, self.worst) {
             (Ok(response), _) => {
                 let learning = match &self.shared.safe.hints {
                     Some(hints) => hints.follow(&self.exchange, &response),
@@ -295,9 +297,7 @@ impl<S: Clone> Call<S> {
                 };
                 Ok(response.map(|body| Tracked::new(body, learning)))
             }
-            (Err(error), Some(earlier)) if Failed::of_error(&error).is_some_and(|f| f.unsent) => {
-                Err(earlier)
-            }
+            (Err(error), Some(earlier)) if Says::of(&earlier) > Says::of(&error) => Err(earlier),
             (Err(error), _) => Err(error),
         }
     }

@@ -70,14 +70,22 @@ impl Failed {
             })
         };
         match (row.outcome, row.blame) {
-            // The time of the whole call is over; or the answer would be as long again.
-            _ if matches!(fault, Fault::Deadline { .. } | Fault::AnswerTooLong(_)) => None,
+            // The time of the whole call is over; or the answer would be as long again; or the balancer has looked, or waited, already.
+            _ if matches!(
+                fault,
+                Fault::Deadline { .. }
+                    | Fault::AnswerTooLong(_)
+                    | Fault::NoEndpoint(..)
+                    | Fault::EndpointGone
+                    | Fault::QueueFull(_)
+                    | Fault::QueueTimeout(_)
+            ) =>
+            {
+                None
+            }
             (Outcome::NotSent, Blame::Upstream | Blame::Proxy) => {
                 // These speak of one endpoint: the next attempt goes to another, where there is one.
-                let local = matches!(
-                    fault,
-                    Fault::GateShut(..) | Fault::Shed(_) | Fault::Backoff(_) | Fault::ServerBusy(_)
-                );
+                let local = is_refusal(&fault);
                 failed(true, Reason::NotSent, row.retry_after.filter(|_| !local))
             }
             (Outcome::Unknown, Blame::Upstream) if row.phase.is_some() => {
@@ -118,6 +126,39 @@ impl Failed {
             reason: Reason::Status,
             wait,
         })
+    }
+}
+
+/// The endpoint was not even tried.
+fn is_refusal(fault: &Fault) -> bool {
+    matches!(
+        fault,
+        Fault::GateShut(..)
+            | Fault::CircuitOpen(..)
+            | Fault::Shed(_)
+            | Fault::Backoff(_)
+            | Fault::ServerBusy(_)
+    )
+}
+
+/// How much an error says of what happened to a call: that it may have been executed, why it failed, or only that it was not tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Says {
+    Refused,
+    Failed,
+    Unknown,
+}
+
+impl Says {
+    pub(super) fn of(error: &BoxError) -> Self {
+        let fault = Fault::of(&**error);
+        let row = Row::of(&fault);
+        match (row.outcome, row.layer) {
+            (Outcome::Unknown, _) => Self::Unknown,
+            (Outcome::NotSent, "balance") => Self::Refused,
+            (Outcome::NotSent, _) if is_refusal(&fault) => Self::Refused,
+            (Outcome::NotSent | Outcome::Rejected, _) => Self::Failed,
+        }
     }
 }
 

@@ -10,12 +10,8 @@ use crate::config::node::Place;
 use crate::config::raw::{RawClientTls, RawHttp, RawStdio};
 use crate::config::read::At;
 use crate::config::secret::MASK;
-use crate::config::value::{HeaderText, Word};
-use crate::config::{ClientTls, Endpoint, HttpEndpoint, StdioEndpoint, Stop};
-
-/// What several endpoints are told, in a file and on the command line.
-pub(in crate::config) const SEVERAL: &str =
-    "balancing over several endpoints is not in this version of ziggurat";
+use crate::config::value::{Count, HeaderText, Word};
+use crate::config::{ClientTls, Endpoint, HttpEndpoint, Replica, StdioEndpoint, Stop};
 
 pub(super) fn is_command(raw: &RawEndpoint) -> bool {
     matches!(raw, RawEndpoint::Stdio(_))
@@ -25,31 +21,75 @@ pub(super) fn check(
     raw: At<Vec<RawEndpoint>>,
     context: &Context<'_>,
     mistakes: &mut Mistakes,
-) -> Option<Endpoint> {
+) -> Option<Vec<Replica>> {
     let At {
-        value: mut endpoints,
+        value: endpoints,
         place,
     } = raw;
-    if endpoints.len() > 1 {
-        mistakes.error(
-            &place,
-            SEVERAL,
-            "keep one endpoint, and make an upstream of its own for each of the others",
-        );
-    }
-    match endpoints.pop() {
-        Some(RawEndpoint::Http(raw)) => Some(Endpoint::Http(http(raw, &place, context, mistakes))),
-        Some(RawEndpoint::Stdio(raw)) => {
-            Some(Endpoint::Stdio(stdio(raw, &place, context, mistakes)))
-        }
-        None if mistakes.has_below(&place) => None,
-        None => {
+    if endpoints.is_empty() {
+        if !mistakes.has_below(&place) {
             let cure =
                 "write `- url: http://127.0.0.1:3001/mcp` or `- command: [npx, -y, PACKAGE]`";
             mistakes.error(&place, "there is no endpoint that could be used", cure);
-            None
+        }
+        return None;
+    }
+    let mut replicas: Vec<Replica> = Vec::with_capacity(endpoints.len());
+    for endpoint in endpoints {
+        let (weight, priority, endpoint) = match endpoint {
+            RawEndpoint::Http(raw) => (
+                weight(&raw.weight, mistakes),
+                raw.priority.0,
+                Endpoint::Http(http(raw, &place, context, mistakes)),
+            ),
+            RawEndpoint::Stdio(raw) => (
+                weight(&raw.weight, mistakes),
+                raw.priority.0,
+                Endpoint::Stdio(stdio(raw, &place, context, mistakes)),
+            ),
+        };
+        let name = name(&endpoint, &replicas);
+        replicas.push(Replica {
+            name,
+            weight,
+            priority,
+            endpoint,
+        });
+    }
+    Some(replicas)
+}
+
+fn weight(raw: &At<Count>, mistakes: &mut Mistakes) -> u32 {
+    match u32::try_from(raw.value.0.get()) {
+        Ok(weight) if weight <= 1000 => weight,
+        _ => {
+            let message = "weights go from 1 to 1000";
+            mistakes.error(&raw.place, message, "only their ratio matters");
+            1
         }
     }
+}
+
+/// The address, or the program without its path; where another replica has that, the path of its URL too, then a number.
+fn name(endpoint: &Endpoint, others: &[Replica]) -> String {
+    let is_free = |name: &String| !name.is_empty() && others.iter().all(|o| o.name != *name);
+    let short = match endpoint {
+        Endpoint::Http(http) => http.url.authority().map(ToString::to_string),
+        Endpoint::Stdio(stdio) => stdio.command.first().and_then(|program| {
+            let name = Path::new(program).file_name()?;
+            Some(name.to_string_lossy().into_owned())
+        }),
+    };
+    let short = short.unwrap_or_default();
+    let long = match endpoint {
+        Endpoint::Http(http) => format!("{short}{}", http.url.path()),
+        Endpoint::Stdio(_) => short.clone(),
+    };
+    [short.clone(), long]
+        .into_iter()
+        .chain((2..).map(|number| format!("{short}#{number}")))
+        .find(is_free)
+        .unwrap_or_default()
 }
 
 fn http(

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::resilience;
 use crate::config::mistake::Mistakes;
 use crate::config::raw::RawRoute;
 use crate::config::read::{At, OrOff, ShortOr};
@@ -66,6 +67,7 @@ fn route(raw: RawRoute, mistakes: &mut Mistakes) -> Route {
             }),
             OrOff::On(ShortOr::Long(raw)) => Some(deadline(raw.limit.0, raw.cap, mistakes)),
         },
+        retry: raw.retry.map(resilience::retry),
         errors: raw.errors,
     }
 }

@@ -19,22 +19,15 @@ pub(in crate::config) struct Keys<'a> {
 const ELSEWHERE: &[&str] = &[
     "auth",
     "authorize",
-    "balance",
     "cache",
-    "circuit",
     "heal",
-    "health",
     "intercept",
     "lost_session",
-    "queue",
     "rate_limit",
     "resume",
-    "retry",
     "session",
     "tape",
-    "trust_annotations",
     "warm",
-    "weight",
 ];
 
 /// Defines a section of the file: a struct, how it is read, and its JSON Schema.

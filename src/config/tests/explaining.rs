@@ -43,6 +43,17 @@ routes:
     deadline:
       limit: 5m
       cap: 1h
+    retry:
+      attempts: 3
+      budget: 20%
+      least: 1
+      backoff:
+        base: 50ms
+        max: 1s
+      retry_after: 10s
+      body_cap: 64KiB
+      safe_tools: []
+      statuses: [502, 503, 504]
     errors: envelope
 upstreams:
   tools:
@@ -51,12 +62,45 @@ upstreams:
       head: off
       idle: off
     concurrency: 1024
+    balance:
+      policy: p2c
+      forced: 1%
+      slow_start: 30s
+      panic: 50%
+      queue: 1024
+      queue_time: 1s
+    circuit:
+      failure_rate: 50%
+      window: 30s
+      min_calls: 10
+      consecutive: 5
+      open: 10s
+      open_max: 5m
+      probes: 1
+      successes: 2
+      rpc_errors: false
+      tool_errors: false
+    tool_circuit: off
+    health: off
+    outlier:
+      consecutive: 5
+      deviations: 1.9
+      min_calls: 20
+      min_endpoints: 5
+      floor: 5%
+      interval: 10s
+      base: 30s
+      max: 5m
+      max_ejected: 10%
+    trust_annotations: false
     endpoints:
       - url: "http://127.0.0.1:3001/mcp"
         headers: {}
         http2: false
         pool_idle: 4s
         keepalive: 30s
+        weight: 1
+        priority: 0
 "#
     );
 }
@@ -89,6 +133,9 @@ fn a_variable_is_kept_wherever_it_stands() {
         with_route(
             "match: { path: /mcp }\ndeadline: { limit: \"${L:-7m}\" }\nforward: [\"${L:-cookie}\"]",
         ),
+        with_route("match: { path: /mcp }\nretry: { statuses: [\"${L:-503}\", 502], budget: \"${L:-7%}\" }"),
+        with_endpoint("url: \"${L:-http://a.example}\"\nweight: \"${L:-3}\"")
+            .replace("    endpoints", "    balance: \"${L:-random}\"\n    circuit: { window: \"${L:-5 calls}\" }\n    endpoints"),
         with_endpoint("url: \"${L:-http://a.example}\""),
         with_endpoint("command: [run]\nlifetime: ${L:-off}\nidle: ${L:-7m}"),
     ] {

@@ -33,7 +33,7 @@ routes:
     upstream: tools
   - match: { path: /b }
     upstream: tolls
-    retry: { attempts: 3 }
+    tape: { attempts: 3 }
 upstreams:
   tools:
     endpoints: [{ url: 127.0.0.1:3001/mcp }]
@@ -50,7 +50,7 @@ upstreams:
         "z.yaml:5:15: error: server.body_limit: `big` is not a size",
         "z.yaml:7:20: error: routes[0].match.path: `mcp` does not begin with `/`",
         "z.yaml:10:15: error: routes[1].upstream: there is no such upstream",
-        "z.yaml:11:5: error: routes[1].retry: there is no such key",
+        "z.yaml:11:5: error: routes[1].tape: there is no such key",
     ];
     for start in starts {
         assert!(
@@ -101,10 +101,6 @@ fn a_key_of_another_version_is_named_as_such() {
         ],
     );
     says(
-        &with_endpoint("url: http://a.example\nweight: 2"),
-        &["does not have `weight`"],
-    );
-    says(
         &with_endpoint("url: http://a.example\nisolation: shared"),
         &["endpoints[0].isolation: there is no such key"],
     );
@@ -119,21 +115,64 @@ fn a_key_of_another_version_is_named_as_such() {
 }
 
 #[test]
-fn several_endpoints_are_refused_with_the_reason() {
-    let sentence = "balancing over several endpoints is not in this version of ziggurat";
-    says(
-        &with_endpoint("url: http://a.example\n")
-            .replace("      - ", "      - url: http://b.example\n      - "),
-        &[sentence],
+fn a_setting_of_resilience_that_is_wrong_says_what_would_be_right() {
+    for (lines, said) in [
+        ("balance: p3c", "did you mean `p2c`?"),
+        (
+            "balance: { policy: p2c, key: session }",
+            "set `policy: hash`, or remove `key`",
+        ),
+        (
+            "balance: { policy: hash, key: user }",
+            "write `session`, `header:NAME`, or a JSON pointer",
+        ),
+        (
+            "circuit: { failure_rate: 120% }",
+            "is not between 0% and 100%",
+        ),
+        (
+            "circuit: { window: 30 }",
+            "or a number of calls such as `100 calls`",
+        ),
+        ("circuit: { window: 99999 calls }", "up to 65535"),
+        ("health: { probe: ping }", "write `mcp`, `tcp`, `http`"),
+        (
+            "health: { http: { path: /x } }",
+            "set `probe: http`, or remove `http`",
+        ),
+        (
+            "health: { probe: http, http: { status: 99 } }",
+            "write `200`, or `200-399`",
+        ),
+        ("outlier: { max_ejected: 2 }", "is not between 0% and 100%"),
+        ("trust_annotations: maybe", "write `true` or `false`"),
+    ] {
+        let text = with_endpoint("url: http://a.example")
+            .replace("    endpoints:", &format!("    {lines}\n    endpoints:"));
+        says(&text, &[said]);
+    }
+    for (lines, said) in [
+        ("retry: { attempts: 0 }", "write a number from 1 up"),
+        (
+            "retry: { statuses: [200] }",
+            "write a number from 400 to 599",
+        ),
+        ("retry: { budget: lots }", "such as `20%`"),
+        ("retry: { least: -1 }", "is out of range"),
+    ] {
+        says(
+            &with_route(&format!("match: {{ path: /mcp }}\n{lines}")),
+            &[said],
+        );
+    }
+    let tcp = with_endpoint("command: [run]").replace(
+        "    endpoints:",
+        "    health: { probe: tcp }\n    endpoints:",
     );
-    let urls = Quick::Urls(vec![
-        "http://a.example".to_owned(),
-        "http://b.example".to_owned(),
-    ]);
-    let said = Config::quick(urls).unwrap_err().to_string();
-    assert_eq!(
-        said,
-        format!("command line: error: {sentence}\n    help: give one URL")
+    says(&tcp, &["which only `mcp` can probe"]);
+    says(
+        &with_endpoint("url: http://a.example\nweight: 1001"),
+        &["weights go from 1 to 1000"],
     );
 }
 

@@ -1,5 +1,13 @@
 //! What a file says becomes settings.
 
+use std::num::NonZeroU16;
+
+use http::{HeaderName, StatusCode};
+use ziggurat_layers::balance::HashKey;
+use ziggurat_layers::circuit::Window;
+use ziggurat_layers::health::HealthSettings;
+use ziggurat_layers::share::Share;
+
 use super::*;
 
 #[test]
@@ -39,6 +47,31 @@ fn what_is_left_out_gets_a_default() {
     assert!(route.forward.is_empty());
     let upstream = &config.upstreams[0];
     assert_eq!(upstream.concurrency.map(|count| count.get()), Some(1024));
+    // What the file's schema shows as defaults is what the layers have for their own.
+    assert_eq!(route.retry, Some(RetrySettings::default()));
+    assert_eq!(upstream.balance, BalanceSettings::default());
+    assert_eq!(upstream.circuit, Some(CircuitSettings::default()));
+    assert_eq!(upstream.tool_circuit, None);
+    assert_eq!(upstream.outlier, Some(OutlierSettings::default()));
+    // One endpoint is not probed, several are.
+    assert_eq!(upstream.health, None);
+    let several = with_endpoint("url: http://a.example")
+        .replace("      - ", "      - url: http://b.example\n      - ");
+    let health = good(&several).upstreams[0].health.clone().expect("on");
+    let layers = HealthSettings::default();
+    assert_eq!(health.probe, ProbeKind::Mcp);
+    assert_eq!(
+        (health.interval, health.jitter, health.timeout),
+        (layers.interval, layers.jitter, layers.timeout)
+    );
+    assert_eq!(
+        (health.fall, health.rise, health.wake),
+        (layers.fall, layers.rise, layers.wake)
+    );
+    assert!(!upstream.trust_annotations);
+    let replica = &upstream.endpoints[0];
+    assert_eq!(replica.name, "127.0.0.1:3001");
+    assert_eq!((replica.weight, replica.priority), (1, 0));
     assert_eq!(
         upstream.timeouts,
         Timeouts {
@@ -133,10 +166,63 @@ fn every_setting_reaches_the_config() {
             term: Duration::from_secs(10)
         }
     );
-    let Endpoint::Http(plain) = &config.upstreams[2].endpoint else {
+    let Endpoint::Http(plain) = &config.upstreams[2].endpoints[0].endpoint else {
         panic!()
     };
     assert!(plain.http2);
+}
+
+#[test]
+fn the_settings_of_resilience_reach_the_config() {
+    let config = good(FIXTURES[1].1);
+    let retry = config.routes[0].retry.as_ref().expect("on");
+    assert_eq!((retry.attempts.get(), retry.body_cap), (2, 1024));
+    assert_eq!((retry.budget.share, retry.budget.floor), (0.1, 0.5));
+    assert_eq!(retry.backoff.base, Duration::from_millis(10));
+    assert_eq!(retry.safe_tools, ["get_*"]);
+    assert_eq!(
+        retry.statuses,
+        [429, 503].map(|s| StatusCode::from_u16(s).unwrap())
+    );
+    let upstream = &config.upstreams[0];
+    assert!(upstream.trust_annotations);
+    let key = HashKey::Header(HeaderName::from_static("x-user"));
+    assert_eq!(upstream.balance.policy, Policy::Hash(key));
+    assert_eq!(upstream.balance.queue, 10);
+    let circuit = upstream.circuit.as_ref().expect("on");
+    assert_eq!(circuit.window, Window::Calls(NonZeroU16::new(100).unwrap()));
+    assert_eq!(circuit.failure_rate, Some(Share::percent(25)));
+    assert_eq!(circuit.slow.expect("on").call, Duration::from_secs(2));
+    assert!(
+        upstream
+            .tool_circuit
+            .as_ref()
+            .expect("on")
+            .judge
+            .tool_errors
+    );
+    let health = upstream.health.as_ref().expect("on");
+    assert_eq!((health.probe, health.wake), (ProbeKind::Http, true));
+    assert_eq!(
+        (health.http.path.as_str(), health.http.expect.clone()),
+        ("/healthz", 200..=204)
+    );
+    assert_eq!(health.http.contains.as_deref(), Some("ready"));
+    let outlier = upstream.outlier.as_ref().expect("on");
+    assert_eq!(
+        (outlier.base, outlier.max_ejected),
+        (Duration::from_secs(10), Share::percent(34))
+    );
+    let replicas = upstream.endpoints.iter();
+    let replicas: Vec<_> = replicas.map(|r| (&*r.name, r.weight, r.priority)).collect();
+    assert_eq!(
+        replicas,
+        [
+            ("tools.example.com", 1, 0),
+            ("tools.example.com/other", 3, 1),
+            ("tools.example.com/mcp", 1, 0)
+        ]
+    );
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! Durations, sizes, counts and switches.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::str::FromStr;
 use std::time::Duration;
 
 use schemars::{Schema, json_schema};
 
-use super::{Clock, Count, Pause, Size, Switch};
+use ziggurat_layers::circuit::Window;
+use ziggurat_layers::share::Share;
+
+use super::{Amount, Clock, Count, Part, Pause, Rank, Size, Switch};
 use crate::config::read::{FromText, Wrong};
 
 /// Longer clocks are a slip of the hand, and would overflow arithmetic with the time of day.
@@ -81,6 +84,74 @@ impl FromText for Count {
     fn describe() -> Schema {
         // A reference to the environment is text.
         json_schema!({ "type": ["integer", "string"], "minimum": 1 })
+    }
+}
+
+impl FromText for Part {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let example = "write a part of the whole such as `20%`";
+        let number = match text.strip_suffix('%') {
+            Some(percent) => percent.trim_end().parse::<f64>().map(|p| p / 100.0),
+            None => text.parse(),
+        };
+        let number = number.map_err(|_| Wrong::new("is not a part of the whole", example))?;
+        match Share::new(number) {
+            Some(share) => Ok(Self(share)),
+            None => Err(Wrong::new("is not between 0% and 100%", example)),
+        }
+    }
+
+    fn describe() -> Schema {
+        json_schema!({ "type": ["string", "number"], "examples": ["20%", 0.2] })
+    }
+}
+
+impl FromText for Amount {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let example = "write a number such as `1` or `0.5`";
+        match text.parse::<f64>() {
+            Ok(number) if (0.0..=1e9).contains(&number) => Ok(Self(number)),
+            Ok(_) => Err(Wrong::new("is out of range", example)),
+            Err(_) => Err(Wrong::new("is not a number", example)),
+        }
+    }
+
+    fn describe() -> Schema {
+        json_schema!({ "type": ["number", "string"], "minimum": 0 })
+    }
+}
+
+impl FromText for Rank {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        text.parse()
+            .map(Self)
+            .map_err(|_| Wrong::new("is not a number", "write 0 for the first, 1 for the next"))
+    }
+
+    fn describe() -> Schema {
+        json_schema!({ "type": ["integer", "string"], "minimum": 0 })
+    }
+}
+
+/// A duration, or a number of calls.
+impl FromText for Window {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let example = "write a duration such as `30s`, or a number of calls such as `100 calls`";
+        let Some(calls) = text.strip_suffix("calls") else {
+            return match Clock::from_text(text) {
+                Ok(Clock(time)) => Ok(Self::Time(time)),
+                Err(wrong) => Err(Wrong::new(wrong.message, example)),
+            };
+        };
+        match calls.trim_end().parse().map(NonZeroU16::new) {
+            Ok(Some(calls)) => Ok(Self::Calls(calls)),
+            Ok(None) => Err(Wrong::new("looks back at nothing", example)),
+            Err(_) => Err(Wrong::new("is not a number of calls up to 65535", example)),
+        }
+    }
+
+    fn describe() -> Schema {
+        json_schema!({ "type": "string", "examples": ["30s", "100 calls"] })
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 use schemars::{Schema, json_schema};
 
-use super::{HeaderText, SettableHeader, Url};
+use super::{ErrorStatus, HeaderText, SettableHeader, Statuses, Url};
 use crate::config::read::{FromText, Wrong};
 
 /// Headers that say where a message ends or how a connection is used; setting them would break the message.
@@ -40,6 +40,44 @@ impl FromText for SocketAddr {
 
     fn describe() -> Schema {
         json_schema!({ "type": "string", "examples": ["127.0.0.1:8080", "[::1]:8080"] })
+    }
+}
+
+impl FromText for ErrorStatus {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let status = text.parse().ok().and_then(|n| StatusCode::from_u16(n).ok());
+        match status.filter(|s| s.is_client_error() || s.is_server_error()) {
+            Some(status) => Ok(Self(status)),
+            None => Err(Wrong::new(
+                "is not the status of an error",
+                "write a number from 400 to 599",
+            )),
+        }
+    }
+
+    fn describe() -> Schema {
+        json_schema!({ "type": ["integer", "string"], "minimum": 400, "maximum": 599 })
+    }
+}
+
+impl FromText for Statuses {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let number = |text: &str| {
+            let number = text.trim().parse().ok();
+            number.filter(|number: &u16| (100..600).contains(number))
+        };
+        match (number(first), number(last)) {
+            (Some(first), Some(last)) if first <= last => Ok(Self(first, last)),
+            _ => Err(Wrong::new(
+                "is not a range of statuses",
+                "write `200`, or `200-399`",
+            )),
+        }
+    }
+
+    fn describe() -> Schema {
+        json_schema!({ "type": ["string", "integer"], "examples": ["200-399", 200] })
     }
 }
 

@@ -5,6 +5,7 @@ mod calls;
 mod cancel;
 mod children;
 mod gauges;
+mod health;
 mod lines;
 mod params;
 mod reaper;

@@ -1,0 +1,294 @@
+//! Several endpoints, and upstreams that fail: what is repeated, what is not, and who is left alone.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Ziggurat, demo,
+    mcp::Session,
+    until,
+    upstream::{Received, Upstream, Wire},
+};
+
+/// A config with one MCP route and these endpoints.
+fn over(route: &str, upstream: &str, urls: &[String]) -> String {
+    let urls: Vec<_> = urls
+        .iter()
+        .map(|url| format!("{{ url: \"{url}\" }}"))
+        .collect();
+    format!(
+        "routes: [{{ match: {{ path: /mcp }}, upstream: tools, {route} }}]\n\
+         upstreams: {{ tools: {{ {upstream} endpoints: [{}] }} }}\n",
+        urls.join(", ")
+    )
+}
+
+fn caller(z: &Ziggurat) -> Session {
+    Session {
+        target: z.target(),
+        path: "/mcp".to_owned(),
+        id: String::new(),
+        version: "2025-11-25".to_owned(),
+    }
+}
+
+/// Answers each call with the name of the server.
+async fn named(received: Received, wire: Wire, name: &str) -> Option<Wire> {
+    let body: Value = serde_json::from_str(&received.body).unwrap_or_default();
+    let result =
+        json!({"jsonrpc": "2.0", "id": body["id"], "result": {"content": [], "name": name}});
+    wire.json(&result.to_string()).await
+}
+
+/// A server of this name that answers.
+async fn good(name: &'static str) -> Upstream {
+    Upstream::start(move |received, wire| named(received, wire, name)).await
+}
+
+/// A server that breaks off each request after it has read it.
+async fn breaking() -> Upstream {
+    Upstream::start(async |_, wire: Wire| wire.reset()).await
+}
+
+fn error(answer: &Value) -> (&str, &str) {
+    let data = &answer["error"]["data"];
+    let word = |key: &str| data[key].as_str().unwrap_or_default();
+    (word("kind"), word("outcome"))
+}
+
+#[tokio::test]
+async fn calls_are_spread_over_the_endpoints() {
+    let (a, b) = (good("a").await, good("b").await);
+    let urls = [a.url("/mcp"), b.url("/mcp")];
+    let z = Ziggurat::yaml(&over("", "balance: round_robin,", &urls)).await;
+    let caller = caller(&z);
+    for id in 0..10 {
+        let answer = caller.call(id, "echo", json!({})).await.last().await;
+        assert!(answer["result"]["name"].is_string(), "{answer}");
+    }
+    assert_eq!((a.received().len(), b.received().len()), (5, 5));
+}
+
+#[tokio::test]
+async fn a_safe_call_is_repeated_at_another_endpoint_and_an_unsafe_one_never() {
+    let (bad, fine) = (breaking().await, good("fine").await);
+    let urls = [bad.url("/mcp"), fine.url("/mcp")];
+    let quiet = "retry: { backoff: { base: 1ms } },";
+    let z = Ziggurat::yaml(&over(quiet, "circuit: off, balance: round_robin,", &urls)).await;
+    let caller = caller(&z);
+    for id in 0..6 {
+        let answer = caller.ask(id, "tools/list", json!({})).await.last().await;
+        assert_eq!(answer["result"]["name"], "fine", "{answer}");
+    }
+    assert!(!bad.received().is_empty());
+
+    // Each of these is executed at most once, wherever it went; who got no answer is told that nobody knows.
+    let before = bad.received().len();
+    let mut unknown = 0_u32;
+    for id in 0..6 {
+        let answer = caller.call(id, "write", json!({})).await.last().await;
+        if answer.get("result").is_none() {
+            assert_eq!(error(&answer), ("upstream_broken", "unknown"), "{answer}");
+            unknown += 1;
+        }
+    }
+    assert_eq!(bad.received().len() - before, unknown as usize);
+    assert!(unknown > 0);
+    let refused = z
+        .metrics()
+        .await
+        .sum("ziggurat_retry_refused_unsafe_total", &[]);
+    assert_eq!(refused, f64::from(unknown));
+}
+
+#[tokio::test]
+async fn what_was_not_sent_is_repeated_whatever_it_does() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = format!("http://{}/mcp", listener.local_addr().unwrap());
+    drop(listener);
+    let fine = good("fine").await;
+    let urls = [nobody, fine.url("/mcp")];
+    let quiet = "retry: { backoff: { base: 1ms } },";
+    let z = Ziggurat::yaml(&over(quiet, "circuit: off, balance: round_robin,", &urls)).await;
+    let caller = caller(&z);
+    for id in 0..6 {
+        let answer = caller.call(id, "write", json!({})).await.last().await;
+        assert_eq!(answer["result"]["name"], "fine", "{answer}");
+    }
+    assert_eq!(fine.received().len(), 6);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_keeps_failing_is_left_alone_and_shown() {
+    let (bad, fine) = (breaking().await, good("fine").await);
+    let urls = [bad.url("/mcp"), fine.url("/mcp")];
+    let settings = "circuit: { consecutive: 3, open: 1h, open_max: 1h }, balance: round_robin,";
+    let z = Ziggurat::yaml(&over("retry: off,", settings, &urls)).await;
+    let caller = caller(&z);
+    let mut failed = 0;
+    for id in 0..20 {
+        let answer = caller.call(id, "write", json!({})).await.last().await;
+        failed += u32::from(answer.get("result").is_none());
+    }
+    assert_eq!((failed, bad.received().len()), (3, 3));
+    let report = z.report("upstreams").await;
+    let endpoints = &report[0]["endpoints"];
+    assert_eq!(endpoints[0]["state"], "circuit", "{report}");
+    assert_eq!(endpoints[0]["circuit"]["state"], "open", "{report}");
+    assert_eq!(endpoints[0]["usable"], false, "{report}");
+    assert_eq!(endpoints[1]["state"], "open", "{report}");
+    let metrics = z.metrics().await;
+    let name = format!("tools/{}", bad.address);
+    let is_open = metrics.sum("ziggurat_breaker_state", &[&name]);
+    let ready = |endpoint: &Upstream| {
+        let address = endpoint.address.to_string();
+        metrics.sum("ziggurat_endpoint_ready", &[&address])
+    };
+    assert_eq!((is_open, ready(&bad), ready(&fine)), (2.0, 0.0, 1.0));
+
+    // The last endpoint goes too: who asks now is told at once.
+    let z = Ziggurat::yaml(&over("retry: off,", settings, &urls[..1])).await;
+    let caller = self::caller(&z);
+    for id in 0..3 {
+        caller.call(id, "write", json!({})).await.last().await;
+    }
+    let answer = caller.call(4, "write", json!({})).await.last().await;
+    assert_eq!(error(&answer), ("no_endpoint", "not_sent"), "{answer}");
+    assert!(answer["error"]["data"]["retry_after_ms"].as_u64() > Some(1_000_000));
+    until("nothing is ready", async || {
+        z.admin().get("/readyz").await.status == 503
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_reload_keeps_what_is_known_of_an_endpoint_that_stays() {
+    let (bad, fine) = (breaking().await, good("fine").await);
+    let urls = [bad.url("/mcp"), fine.url("/mcp")];
+    let settings = "circuit: { consecutive: 3, open: 1h, open_max: 1h }, balance: round_robin,";
+    let text = over("retry: off,", settings, &urls);
+    let z = Ziggurat::yaml(&text).await;
+    let caller = caller(&z);
+    for id in 0..10 {
+        caller.call(id, "write", json!({})).await.last().await;
+    }
+    assert_eq!(bad.received().len(), 3);
+    z.reload(&text.replace("round_robin", "random"));
+    until("the config is in force", async || {
+        let ok = z.metrics().await;
+        ok.sum("ziggurat_config_reloads_total", &["ok"]) == 1.0
+    })
+    .await;
+    for id in 0..20 {
+        let answer = caller.call(id, "write", json!({})).await.last().await;
+        assert_eq!(answer["result"]["name"], "fine", "{answer}");
+    }
+    assert_eq!(bad.received().len(), 3);
+}
+
+#[tokio::test]
+async fn a_front_that_says_200_while_its_server_hangs_is_found_by_its_probes_and_let_in_again() {
+    let wedged = Arc::new(AtomicBool::new(false));
+    let hangs = wedged.clone();
+    let liar = Upstream::start(move |received, wire| {
+        let hangs = hangs.load(Ordering::SeqCst);
+        async move {
+            if !hangs {
+                return named(received, wire, "liar").await;
+            }
+            // The head of an event stream, comments, and never an answer.
+            wire.sse()
+                .await
+                .drip(": still here\n\n")
+                .await
+                .stall()
+                .await
+        }
+    })
+    .await;
+    let fine = good("fine").await;
+    let urls = [liar.url("/mcp"), fine.url("/mcp")];
+    let settings = "health: { interval: 50ms, timeout: 200ms, fall: 2, rise: 2 }, \
+                    balance: { policy: round_robin, slow_start: 0s }, circuit: off,";
+    let z = Ziggurat::yaml(&over("retry: off,", settings, &urls)).await;
+    let state = async |at: usize| {
+        let report = z.report("upstreams").await;
+        let endpoint = &report[0]["endpoints"][at];
+        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        (word(&endpoint["health"]["state"]), word(&endpoint["state"]))
+    };
+    let healthy = ("healthy".to_owned(), "open".to_owned());
+    until("both are healthy", async || {
+        state(0).await == healthy && state(1).await == healthy
+    })
+    .await;
+    wedged.store(true, Ordering::SeqCst);
+    until("the liar is found out", async || {
+        state(0).await == ("unhealthy".to_owned(), "health".to_owned())
+    })
+    .await;
+    let caller = caller(&z);
+    for id in 0..10 {
+        let answer = caller.call(id, "echo", json!({})).await.last().await;
+        assert_eq!(answer["result"]["name"], "fine", "{answer}");
+    }
+    wedged.store(false, Ordering::SeqCst);
+    until("it is let in again", async || state(0).await == healthy).await;
+    until("it gets calls", async || {
+        let answer = caller.call(99, "echo", json!({})).await.last().await;
+        answer["result"]["name"] == "liar"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn probes_leave_nothing_behind_and_do_not_wake_what_sleeps() {
+    let both = format!("{{ {} }}, {{ {} }}", demo("idle: 1h"), demo("idle: 1h"));
+    let z = Ziggurat::yaml(&format!(
+        "routes: [{{ match: {{ path: /mcp }}, upstream: tools }}]\n\
+         upstreams: {{ tools: {{ health: {{ interval: 30ms }}, endpoints: [{both}] }} }}\n"
+    ))
+    .await;
+    let asleep = async || {
+        let report = z.report("upstreams").await;
+        let endpoints = report[0]["endpoints"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        endpoints.len() == 2 && endpoints.iter().all(|e| e["health"]["asleep"] == true)
+    };
+    until("both are known to sleep", asleep).await;
+    assert!(z.servers().is_empty());
+    let modern = z
+        .target()
+        .modern_call(1, "echo", json!({"text": "up"}))
+        .await;
+    assert!(modern.last().await.get("result").is_some());
+    until("the one that runs is probed", async || {
+        let probes = z.metrics().await;
+        probes.sum("ziggurat_health_probe_duration_seconds_count", &["tools"]) > 0.0
+    })
+    .await;
+    assert_eq!(z.servers().len(), 1);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_does_worse_than_the_others_is_left_alone_for_a_while() {
+    let (a, b, bad) = (good("a").await, good("b").await, breaking().await);
+    let urls = [a.url("/mcp"), b.url("/mcp"), bad.url("/mcp")];
+    let settings = "circuit: off, balance: round_robin, health: off, outlier: { consecutive: 3, base: 1h, max: 1h },";
+    let z = Ziggurat::yaml(&over("retry: off,", settings, &urls)).await;
+    let caller = caller(&z);
+    for id in 0..30 {
+        caller.call(id, "echo", json!({})).await.last().await;
+    }
+    assert_eq!(bad.received().len(), 3);
+    let report = z.report("upstreams").await;
+    assert_eq!(report[0]["endpoints"][2]["state"], "outlier", "{report}");
+    let ejections = z.metrics().await;
+    assert_eq!(ejections.sum("ziggurat_outlier_ejections_total", &[]), 1.0);
+}
