@@ -182,7 +182,7 @@ async fn calm(z: &Ziggurat) {
     until("all sessions and children are gone", async || {
         tokio::time::sleep(Duration::from_millis(200)).await;
         let metrics = z.metrics().await;
-        metrics.sum("ziggurat_sessions", &[]) == 0.0
+        metrics.sum("ziggurat_stdio_sessions", &[]) == 0.0
             && metrics.sum("ziggurat_stdio_processes", &[]) == 0.0
     })
     .await;

@@ -58,6 +58,7 @@ pub struct Exchange {
     client: OnceLock<Client>,
     call: OnceLock<CallFacts>,
     route: OnceLock<Arc<RouteInfo>>,
+    principal: OnceLock<Arc<str>>,
     endpoint: Mutex<Option<Arc<EndpointInfo>>>,
     attempts: AtomicU32,
     gave_up: AtomicU8,
@@ -151,6 +152,7 @@ impl Exchange {
             client: OnceLock::new(),
             call: OnceLock::new(),
             route: OnceLock::new(),
+            principal: OnceLock::new(),
             endpoint: Mutex::new(None),
             attempts: AtomicU32::new(0),
             gave_up: AtomicU8::new(0),
@@ -233,6 +235,16 @@ impl Exchange {
     /// Files the route; the first word counts.
     pub fn set_route(&self, route: Arc<RouteInfo>) {
         let _first = self.route.set(route);
+    }
+
+    /// Who the client is, where somebody found that out.
+    pub fn principal(&self) -> Option<&Arc<str>> {
+        self.principal.get()
+    }
+
+    /// Says who the client is; the first word counts.
+    pub fn set_principal(&self, principal: Arc<str>) {
+        let _first = self.principal.set(principal);
     }
 
     /// The endpoint of the newest attempt.
@@ -466,9 +478,14 @@ impl ResponseFacts {
         self.answers.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// An observer stands below, so that what passed is known.
+    pub fn is_observed(&self) -> bool {
+        self.observed.load(Ordering::Relaxed)
+    }
+
     /// The response stands between two events, as far as is known: an own event may follow.
     pub fn at_boundary(&self) -> bool {
-        self.observed.load(Ordering::Relaxed) && !self.torn.load(Ordering::Relaxed)
+        self.is_observed() && !self.torn.load(Ordering::Relaxed)
     }
 
     /// Says whether part of an event went out without its end.

@@ -130,6 +130,10 @@ pub enum Fault {
     SessionRequired,
     /// The session is gone.
     SessionGone,
+    /// There are too many sessions; perhaps not after this time.
+    SessionsFull(String, Duration),
+    /// The upstream gave a session an id that cannot be one.
+    BadSessionId,
     /// The HTTP method has no meaning here.
     NotAllowed,
     /// The client accepts nothing that could be sent.
@@ -154,7 +158,9 @@ pub enum Blame {
 impl Fault {
     /// The fault that an error is.
     pub fn of(error: &(dyn Error + 'static)) -> Self {
-        Self::ours(error)
+        // Those of sessions first: they have other faults as their source.
+        Self::session(error)
+            .or_else(|| Self::ours(error))
             .or_else(|| Self::balance(error))
             .or_else(|| Self::clocks(error))
             .or_else(|| Self::edge(error))
@@ -239,6 +245,23 @@ impl Fault {
             return Some(Self::UnsafePath);
         }
         find::<NoRoute>(error).map(|_| Self::NoRoute)
+    }
+
+    #[cfg(not(feature = "session"))]
+    fn session(_: &(dyn Error + 'static)) -> Option<Self> {
+        None
+    }
+
+    #[cfg(feature = "session")]
+    fn session(error: &(dyn Error + 'static)) -> Option<Self> {
+        use crate::session as s;
+        if find::<s::SessionGone>(error).is_some() {
+            return Some(Self::SessionGone);
+        }
+        if let Some(e) = find::<s::SessionsFull>(error) {
+            return Some(Self::SessionsFull(e.to_string(), e.retry_after));
+        }
+        find::<s::BadSessionId>(error).map(|_| Self::BadSessionId)
     }
 
     fn upstream(error: &(dyn Error + 'static)) -> Option<Self> {

@@ -16,6 +16,7 @@
 //! | | [`route`] | finds the route |
 //! | route | [`inspect`] | reads the facts of an MCP call |
 //! | | [`credentials`] | keeps the client's secrets from upstreams |
+//! | | [`session`] | seals session ids, and keeps sessions within limits |
 //! | | [`limit`] | caps calls and streams |
 //! | | [`deadline`] | the total time of a call |
 //! | | [`retry`] | repeats calls that failed, where that is safe |
@@ -64,6 +65,8 @@ pub mod record;
 pub mod rescue;
 pub mod retry;
 pub mod route;
+#[cfg(feature = "session")]
+pub mod session;
 pub mod share;
 pub mod timeout;
 pub mod upstream;

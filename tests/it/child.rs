@@ -148,7 +148,10 @@ async fn a_session_that_is_not_used_ends_but_not_while_its_stream_is_open() {
     until("the other is gone too", async || z.servers().is_empty()).await;
     let metrics = z.metrics().await;
     assert_eq!(
-        metrics.sum("ziggurat_session_evictions_total", &["reason=\"idle\""]),
+        metrics.sum(
+            "ziggurat_stdio_session_evictions_total",
+            &["reason=\"idle\""]
+        ),
         2.0
     );
 }

@@ -15,7 +15,17 @@ use crate::harness::{
 };
 
 /// What cannot be moved in a test, and why. Empty is best.
-const EXCUSED: &[(&str, &str)] = &[];
+const EXCUSED: &[(&str, &str)] = &[
+    ("ziggurat_sessions", "the layer stands in no tower yet"),
+    (
+        "ziggurat_reinitialize_total",
+        "the layer stands in no tower yet",
+    ),
+    (
+        "ziggurat_session_evictions_total",
+        "the layer stands in no tower yet",
+    ),
+];
 
 /// What has moved so far, against how it stood before any traffic.
 struct Moved {
@@ -99,7 +109,7 @@ async fn every_metric_is_moved_by_real_traffic() {
         [
             "ziggurat_inflight",
             "ziggurat_sse_streams",
-            "ziggurat_sessions",
+            "ziggurat_stdio_sessions",
         ]
         .iter()
         .chain(&[
@@ -190,7 +200,8 @@ async fn every_metric_is_moved_by_real_traffic() {
     // Nobody uses the sessions any more.
     until("they are evicted", async || {
         moved.look(&z.metrics().await);
-        moved.has("ziggurat_session_evictions_total") && moved.has("ziggurat_stdio_exits_total")
+        moved.has("ziggurat_stdio_session_evictions_total")
+            && moved.has("ziggurat_stdio_exits_total")
     })
     .await;
 

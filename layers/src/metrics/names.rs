@@ -88,10 +88,16 @@ metrics! {
         "Time that health probes of an upstream's endpoints took, by what they said: success, failure, timeout, neutral.";
     OUTLIER_EJECTIONS = Counter "ziggurat_outlier_ejections_total" ["upstream", "endpoint"]
         "Times that an endpoint was left alone for a while because it failed in a row, or did worse than the others.";
-    SESSIONS = Gauge "ziggurat_sessions" ["upstream", "era"]
-        "Sessions that ziggurat keeps for the stdio servers of an upstream.";
-    SESSION_EVICTIONS = Counter "ziggurat_session_evictions_total" ["upstream", "reason"]
-        "Sessions that ended other than by DELETE: idle, lifetime, exit, drain.";
+    SESSIONS = Gauge "ziggurat_sessions" ["route", "era"]
+        "Sessions of clients that a route keeps.";
+    SESSION_EVICTIONS = Counter "ziggurat_session_evictions_total" ["route", "reason"]
+        "Sessions of clients that ended other than by DELETE: idle, lifetime, cap, lost, endpoint_gone.";
+    REINITIALIZE = Counter "ziggurat_reinitialize_total" ["upstream", "outcome"]
+        "Sessions of clients that an upstream had lost: healed, not healed because their calls were not safe to repeat (unsafe) or because nothing is known of them (unknown), or tried in vain (failed).";
+    STDIO_SESSIONS = Gauge "ziggurat_stdio_sessions" ["upstream"]
+        "Sessions that the stdio servers of an upstream have.";
+    STDIO_SESSION_EVICTIONS = Counter "ziggurat_stdio_session_evictions_total" ["upstream", "reason"]
+        "Sessions of stdio servers that ended other than by DELETE: idle, lifetime, exit, drain.";
     STDIO_PROCESSES = Gauge "ziggurat_stdio_processes" ["upstream", "state"]
         "Child processes: starting, ready, stopping.";
     STDIO_SPAWNS = Counter "ziggurat_stdio_spawns_total" ["upstream", "reason"]

@@ -60,6 +60,9 @@ pub(super) const KINDS: &[(&str, &str)] = &[
     ("rescue", "internal_error"),
     ("route", "no_route"),
     ("route", "unsafe_path"),
+    ("session", "bad_session_id"),
+    ("session", "session_gone"),
+    ("session", "too_many_sessions"),
     ("stdio", "answer_garbled"),
     ("stdio", "answer_too_long"),
     ("stdio", "legacy_server"),
@@ -70,7 +73,6 @@ pub(super) const KINDS: &[(&str, &str)] = &[
     ("stdio", "not_allowed"),
     ("stdio", "server_busy"),
     ("stdio", "server_gone"),
-    ("stdio", "session_gone"),
     ("stdio", "session_required"),
     ("stdio", "slow_reader"),
     ("stdio", "start_delayed"),
@@ -109,7 +111,12 @@ impl Row {
             Fault::Unforwardable(_) => client("http", "unforwardable", 400),
             Fault::NoRoute => client("route", "no_route", 404),
             Fault::SessionRequired => client("stdio", "session_required", 400),
-            Fault::SessionGone => client("stdio", "session_gone", 404),
+            Fault::SessionGone => client("session", "session_gone", 404),
+            Fault::SessionsFull(_, again) => row("session", "too_many_sessions", 503)
+                .unsent()
+                .by(Blame::Proxy)
+                .again(*again),
+            Fault::BadSessionId => row("session", "bad_session_id", 502),
             Fault::NotAllowed => client("stdio", "not_allowed", 405),
             Fault::NotAcceptable => client("stdio", "not_acceptable", 406),
             Fault::LegacyServer(_) => client("stdio", "legacy_server", 400),
@@ -239,6 +246,7 @@ pub(super) fn message(fault: &Fault) -> String {
         | Fault::UnsupportedMedia(text)
         | Fault::Shed(text)
         | Fault::GateShut(text, _)
+        | Fault::SessionsFull(text, _)
         | Fault::CircuitOpen(text, _)
         | Fault::NoEndpoint(text, _)
         | Fault::QueueFull(text)
@@ -281,6 +289,7 @@ pub(super) fn message(fault: &Fault) -> String {
             "the session does not exist or has ended; begin anew with initialize".into()
         }
         Fault::EndpointGone => "the endpoint that this call belongs to is gone".into(),
+        Fault::BadSessionId => "the upstream gave the session an id that cannot be one".into(),
         Fault::NotAllowed => "the method is not allowed here".into(),
         Fault::NotAcceptable => "a GET must accept text/event-stream".into(),
         Fault::Bug => "the proxy failed".into(),

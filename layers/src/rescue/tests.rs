@@ -98,6 +98,43 @@ fn what_the_balancer_refuses_was_not_sent_and_says_when_to_come_back() {
     }
 }
 
+#[cfg(feature = "session")]
+#[test]
+fn a_session_that_is_gone_is_a_404_and_one_too_many_is_told_when_to_come_back() {
+    use std::time::Duration;
+
+    use crate::session::{BadSessionId, SessionGone, SessionsFull};
+
+    let full = SessionsFull {
+        limit: 1,
+        own: true,
+        retry_after: Duration::from_secs(9),
+    };
+    let errors: [(BoxError, &str, u16, Outcome); 3] = [
+        (
+            SessionGone::default().into(),
+            "session_gone",
+            404,
+            Outcome::Rejected,
+        ),
+        (full.into(), "too_many_sessions", 503, Outcome::NotSent),
+        (BadSessionId.into(), "bad_session_id", 502, Outcome::Unknown),
+    ];
+    for (error, kind, status, outcome) in errors {
+        let row = Row::of(&Fault::of(&*error));
+        assert!(table::KINDS.contains(&("session", kind)));
+        assert_eq!(
+            (row.kind, row.status.as_u16(), row.outcome),
+            (kind, status, outcome)
+        );
+        assert_eq!(row.keeps_status, status == 404);
+    }
+    assert_eq!(
+        Row::of(&Fault::of(&full)).retry_after,
+        Some(full.retry_after)
+    );
+}
+
 #[tokio::test]
 async fn each_call_of_a_batch_gets_its_error() {
     let (_, body) = fail(

@@ -101,7 +101,7 @@ impl Incoming {
         if facts.is_initialize() {
             return self.initialize(facts).await;
         }
-        let place = self.place(facts)?;
+        let place = self.place()?;
         // A header that is wrong is answered with 400; one that is missing stands for 2025-03-26 (2025-11-25, transports, "Protocol
         // Version Header").
         if facts
@@ -143,11 +143,9 @@ impl Incoming {
         respond(lease, &self.headers, &self.pool, waiting, facts).await
     }
 
-    /// The session that the request names.
-    fn place(&self, facts: &CallFacts) -> Result<Place, StdioError> {
-        let id = facts
-            .session
-            .as_deref()
+    /// The session that the request names. The facts have what the client sent; a layer may have put another id in its place since.
+    fn place(&self) -> Result<Place, StdioError> {
+        let id = headers::single(&self.headers, &headers::SESSION_ID)
             .ok_or(StdioError::SessionRequired)?;
         self.pool.session(id)
     }
@@ -264,7 +262,7 @@ impl Incoming {
         if !accepts(&self.headers, "text/event-stream") {
             return Err(StdioError::NotAcceptable.into());
         }
-        let place = self.place(facts)?;
+        let place = self.place()?;
         let call = place.session.open_stream(self.pool.settings.buffer);
         let session = place.session;
         Ok(events(StdioBody::standing(Standing { call, session })))
@@ -278,7 +276,7 @@ impl Incoming {
         {
             return Err(StdioError::NotAllowed.into());
         }
-        let place = self.place(facts)?;
+        let place = self.place()?;
         self.pool.end(&place, None);
         Ok(Response::new(StdioBody::empty()))
     }

@@ -59,10 +59,7 @@ impl Meters {
             pending: plain(names::STDIO_PENDING),
             write_queue: plain(names::STDIO_WRITE_QUEUE),
             memory: plain(names::STDIO_MEMORY),
-            sessions: gauge(
-                names::SESSIONS,
-                &[("upstream", upstream), ("era", "legacy")],
-            ),
+            sessions: plain(names::STDIO_SESSIONS),
             spawn_time: phase("spawn"),
             handshake_time: phase("handshake"),
             handshake_timeouts: counter(names::TIMEOUTS, &[("phase", "handshake")]),
@@ -88,7 +85,7 @@ impl Meters {
 
     /// A session has ended other than by DELETE.
     pub(super) fn evict(&self, reason: &'static str) {
-        self.count(names::SESSION_EVICTIONS, reason);
+        self.count(names::STDIO_SESSION_EVICTIONS, reason);
     }
 
     /// A line of a child was dropped. A child may flood, so nothing is looked up.

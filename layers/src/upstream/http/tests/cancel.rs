@@ -10,7 +10,15 @@ async fn drop_unanswered(
     body: &'static str,
     before: impl FnOnce(&Exchange),
 ) {
-    let (request, exchange) = mcp(body);
+    drop_sent(peer, upstream, mcp(body), before).await;
+}
+
+async fn drop_sent(
+    peer: &Peer,
+    upstream: &HttpUpstream,
+    (request, exchange): (Request<Body>, Arc<Exchange>),
+    before: impl FnOnce(&Exchange),
+) {
     let mut call = upstream.clone().oneshot(request);
     let server = async {
         let mut conn = peer.accept().await;
@@ -49,6 +57,21 @@ async fn a_legacy_call_that_was_given_up_is_cancelled_once() {
     }
     upstream.close().await;
     assert!(peer.is_left_alone().await);
+}
+
+#[tokio::test]
+async fn a_cancellation_names_the_session_as_the_upstream_knows_it() {
+    let peer = Peer::start().await;
+    let upstream = peer.upstream();
+    let (mut request, exchange) = mcp(CALL);
+    let own = http::HeaderValue::from_static("up-1");
+    request.headers_mut().insert("mcp-session-id", own);
+    let give_up = |e: &Exchange| e.give_up(GiveUp::Timeout);
+    drop_sent(&peer, &upstream, (request, exchange.clone()), give_up).await;
+    let (_conn, seen) = peer.serve(OK).await;
+    let known = exchange.call().and_then(|call| call.session.as_deref());
+    assert_eq!(known, Some("s-1"), "what the client sent");
+    assert_eq!(seen.headers["mcp-session-id"], "up-1");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Calls and their answers.
 
 use super::*;
+use crate::mcp::{CallFacts, headers};
 
 #[tokio::test]
 async fn an_answer_that_comes_first_is_json_with_the_id_as_it_was() {
@@ -72,6 +73,35 @@ async fn many_calls_are_in_flight_at_once() {
         assert_eq!(reply.json()["result"]["held"], true);
     }
     assert_eq!(rig.upstream.report().pending, 0);
+}
+
+#[tokio::test]
+async fn the_header_says_which_session_it_is_whatever_the_client_sent() {
+    let rig = Rig::plain();
+    let session = rig.open().await;
+    let facts = |request: &mut Request<Body>| {
+        let sealed =
+            HeaderMap::from_iter([(headers::SESSION_ID, "sealed".parse().expect("a value"))]);
+        let body = request.body().bytes().cloned().unwrap_or_default();
+        let facts = CallFacts::read(request.method(), &sealed, &body);
+        Exchange::of(request).set_call(facts.expect("a call"));
+    };
+    let mut call = post(&session, tool(1, "echo", 0));
+    facts(&mut call);
+    assert_eq!(rig.reply(call).await.status, 200);
+    let mut unknown = post("sealed", tool(1, "echo", 0));
+    facts(&mut unknown);
+    let error = rig.send(unknown).await.expect_err("no such session");
+    assert!(matches!(
+        error.downcast_ref(),
+        Some(StdioError::SessionGone)
+    ));
+    let mut stream = get(&session);
+    facts(&mut stream);
+    rig.send(stream).await.expect("a stream");
+    let mut end = delete(&session);
+    facts(&mut end);
+    assert_eq!(rig.reply(end).await.status, 200);
 }
 
 #[tokio::test]

@@ -487,7 +487,7 @@ async fn idle_children_and_sessions_end_and_busy_ones_do_not() {
         .await;
     assert_eq!(rig.upstream.report().sessions, 0);
     assert_eq!(
-        rig.metric("ziggurat_session_evictions_total", "reason=\"idle\""),
+        rig.metric("ziggurat_stdio_session_evictions_total", "reason=\"idle\""),
         Some(3.0)
     );
 }

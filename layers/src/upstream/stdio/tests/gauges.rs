@@ -8,7 +8,7 @@ pub(super) const GAUGES: [&str; 5] = [
     "ziggurat_stdio_pending_requests{",
     "ziggurat_stdio_write_queue_bytes{",
     "ziggurat_stdio_resident_memory_bytes{",
-    "ziggurat_sessions{",
+    "ziggurat_stdio_sessions{",
 ];
 
 /// The gauges that are not at zero.
@@ -47,7 +47,7 @@ async fn every_gauge_is_at_zero_after_every_kind_of_end() {
         (Some(0.0), Some(5.0), Some(0.0))
     );
     assert_eq!(rig.metric("ziggurat_stdio_pending_requests", ""), Some(5.0));
-    assert_eq!(rig.metric("ziggurat_sessions", ""), Some(4.0));
+    assert_eq!(rig.metric("ziggurat_stdio_sessions", ""), Some(4.0));
     rig.until("memory", |rig| {
         rig.metric("ziggurat_stdio_resident_memory_bytes", "") > Some(0.0)
     })
@@ -68,10 +68,13 @@ async fn every_gauge_is_at_zero_after_every_kind_of_end() {
     assert_eq!(count("ziggurat_stdio_exits_total", "exited"), Some(1.0));
     assert_eq!(count("ziggurat_stdio_exits_total", "drain"), Some(3.0));
     assert_eq!(
-        count("ziggurat_session_evictions_total", "drain"),
+        count("ziggurat_stdio_session_evictions_total", "drain"),
         Some(2.0)
     );
-    assert_eq!(count("ziggurat_session_evictions_total", "exit"), Some(1.0));
+    assert_eq!(
+        count("ziggurat_stdio_session_evictions_total", "exit"),
+        Some(1.0)
+    );
 }
 
 #[tokio::test]

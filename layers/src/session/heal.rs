@@ -1,0 +1,357 @@
+//! Begins a lost session anew at its upstream, in its client's words, so that the client need not.
+//!
+//! An upstream that restarted, or whose endpoint was taken out, does not know its sessions any more. Then the client's own `initialize` is sent again, then
+//! `notifications/initialized`, the log level and the resource subscriptions that it had set: each as the client wrote it, with the headers of the request that
+//! found out. Only that request is sent again, once. What the server kept of the session beside that is lost; so by default only those are healed whose calls all
+//! were safe to repeat (see [`is_safe`]), since they can have left nothing there. A session is healed only as a whole:
+//! if any of this fails, or the server now speaks another revision, the client hears that its session is gone.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header, request::Parts};
+use http_body::Body as HttpBody;
+use http_body_util::{BodyExt, Limited};
+use serde::Deserialize;
+use tower::{Service, ServiceExt};
+
+use super::store::{History, Home, Note};
+use crate::{
+    Body,
+    attempt::Pinned,
+    error::{BoxError, Outcome},
+    exchange::{EndpointInfo, Exchange},
+    fault::Fault,
+    mcp::{
+        CallFacts, Kind, MessageFacts,
+        headers::{self, LAST_EVENT_ID, PROTOCOL_VERSION, SESSION_ID},
+    },
+    rescue::Row,
+    retry::is_safe,
+};
+
+/// Which lost sessions are begun anew at the upstream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Heal {
+    /// Those whose calls all were safe to repeat.
+    #[default]
+    Safe,
+    /// All that can be.
+    Always,
+    /// None.
+    Never,
+}
+
+/// A request that may be sent again.
+pub(super) struct Again {
+    parts: Parts,
+    body: Bytes,
+}
+
+/// The messages that begin a session, on their way.
+pub(super) struct Handshake<'a, S> {
+    inner: &'a mut S,
+    /// That of the request that found out.
+    exchange: &'a Exchange,
+    uri: Uri,
+    headers: HeaderMap,
+    /// The endpoint that was asked last.
+    reached: Option<Arc<EndpointInfo>>,
+}
+
+/// Why a session could not be begun anew.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotHealed {
+    #[error("the upstream could not be asked")]
+    Unsent(#[source] BoxError),
+    #[error("the upstream failed")]
+    Failed(#[source] BoxError),
+    #[error("the upstream answered {0}")]
+    Status(u16),
+    #[error("the upstream gave no result to initialize")]
+    NoResult,
+    #[error("the upstream speaks another revision now")]
+    Revision,
+    #[error("the upstream began no session")]
+    NoSession,
+    #[error("the upstream took too long")]
+    Late,
+}
+
+/// How long all of it may take.
+pub(super) const LIMIT: Duration = Duration::from_secs(30);
+
+/// The most bytes of an answer.
+const ANSWER: usize = 1 << 20;
+
+/// Nothing reached the upstream.
+pub(super) fn is_unsent(error: &BoxError) -> bool {
+    Row::of(&Fault::of(&**error)).outcome == Outcome::NotSent
+}
+
+// === what is kept ===
+
+/// The call is one that may have had an effect, should it be lost.
+pub(super) fn is_risky(call: &CallFacts) -> bool {
+    call.requests().any(|message| {
+        let method = message.method.as_ref().map_or("", |m| m.as_str());
+        message.continues || !is_safe(method)
+    })
+}
+
+/// What a call changed in its session, if it succeeded.
+pub(super) fn notes<'a>(call: &'a CallFacts, body: &'a Bytes) -> impl Iterator<Item = Note> + 'a {
+    call.messages()
+        .iter()
+        .filter_map(|message| note(message, body))
+}
+
+fn note(message: &MessageFacts, body: &Bytes) -> Option<Note> {
+    let resource = || message.name.as_deref().map(Box::from);
+    let bytes = || body.get(message.span.clone()).map(|b| body.slice_ref(b));
+    match (message.kind, message.method.as_ref()?.as_str()) {
+        (Kind::Notification, "notifications/initialized") => Some(Note::Initialized),
+        (Kind::Request, "logging/setLevel") => Some(Note::Level(bytes()?)),
+        (Kind::Request, "resources/subscribe") => Some(Note::Subscribed(resource()?, bytes()?)),
+        (Kind::Request, "resources/unsubscribe") => Some(Note::Unsubscribed(resource()?)),
+        _ => None,
+    }
+}
+
+// === impl Again ===
+
+impl Again {
+    /// The request again, if all of its body is there.
+    pub(super) fn of(request: &Request<Body>) -> Option<Self> {
+        let whole = request.body().try_clone()?;
+        let mut copy = Request::new(());
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.headers_mut() = request.headers().clone();
+        *copy.extensions_mut() = request.extensions().clone();
+        Some(Self {
+            parts: copy.into_parts().0,
+            body: whole.bytes().cloned().unwrap_or_default(),
+        })
+    }
+
+    /// The messages that begin a session, with the headers of this request.
+    pub(super) fn handshake<'a, S>(
+        &self,
+        inner: &'a mut S,
+        exchange: &'a Exchange,
+    ) -> Handshake<'a, S> {
+        let mut headers = self.parts.headers.clone();
+        for name in [SESSION_ID, PROTOCOL_VERSION, LAST_EVENT_ID] {
+            headers.remove(name);
+        }
+        let json = HeaderValue::from_static("application/json");
+        headers.insert(header::CONTENT_TYPE, json);
+        let both = HeaderValue::from_static("application/json, text/event-stream");
+        headers.insert(header::ACCEPT, both);
+        Handshake {
+            inner,
+            exchange,
+            uri: self.parts.uri.clone(),
+            headers,
+            reached: None,
+        }
+    }
+
+    /// The request, for the session that was begun anew: its events begin anew, too.
+    pub(super) fn into_request(mut self) -> Request<Body> {
+        self.parts.headers.remove(LAST_EVENT_ID);
+        Request::from_parts(self.parts, Body::full(self.body))
+    }
+}
+
+// === impl Handshake ===
+
+impl<S, B> Handshake<'_, S>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    B: HttpBody<Data = Bytes> + Send,
+    B::Error: Into<BoxError>,
+{
+    /// The name of the upstream that was asked.
+    pub(super) fn upstream(&self) -> Option<&str> {
+        Some(&self.reached.as_ref()?.upstream)
+    }
+
+    /// Begins the session; says where it lives now.
+    pub(super) async fn begin(
+        &mut self,
+        initialize: &Bytes,
+        history: &History,
+    ) -> Result<Home, NotHealed> {
+        let sent = self.send(Method::POST, initialize, None).await;
+        let (response, exchange) = sent.map_err(|error| match error {
+            NotHealed::Failed(error) if is_unsent(&error) => NotHealed::Unsent(error),
+            error => error,
+        })?;
+        let upstream_id = headers::single(response.headers(), &SESSION_ID).map(Arc::from);
+        let revision = result(response).await.ok_or(NotHealed::NoResult)?;
+        let home = Home {
+            endpoint: exchange
+                .endpoint()
+                .map_or_else(|| "".into(), |e| e.endpoint.clone()),
+            upstream_id: upstream_id.ok_or(NotHealed::NoSession)?,
+        };
+        let done = self.furnish(&home, &revision, history).await;
+        if done.is_err() {
+            // Nobody will use it.
+            let told = self.send(Method::DELETE, &Bytes::new(), Some(&home)).await;
+            tracing::debug!(
+                told = told.is_ok(),
+                "ended a session that was begun in vain"
+            );
+        }
+        done.map(|()| home)
+    }
+
+    /// Says in the new session what the client said in the old one.
+    async fn furnish(
+        &mut self,
+        home: &Home,
+        revision: &str,
+        history: &History,
+    ) -> Result<(), NotHealed> {
+        // What the client negotiated is what it says with each request (from 2025-06-18 on).
+        let said = self.exchange.call().and_then(|c| c.version.as_deref());
+        if said.is_some_and(|said| said != revision) {
+            return Err(NotHealed::Revision);
+        }
+        if said.is_some()
+            && let Ok(revision) = HeaderValue::from_str(revision)
+        {
+            self.headers.insert(PROTOCOL_VERSION, revision);
+        }
+        let initialized = Bytes::from_static(INITIALIZED.as_bytes());
+        let initialized = history.initialized.then_some(&initialized);
+        let requests = history.level.iter().chain(history.subscriptions.values());
+        for message in initialized.into_iter().chain(requests) {
+            let (response, _) = self.send(Method::POST, message, Some(home)).await?;
+            let body = Limited::new(response.into_body(), ANSWER);
+            body.collect().await.map_err(NotHealed::Failed)?;
+        }
+        Ok(())
+    }
+
+    /// Sends one message, as an exchange of its own; its answer must be a success.
+    async fn send(
+        &mut self,
+        method: Method,
+        message: &Bytes,
+        home: Option<&Home>,
+    ) -> Result<(Response<B>, Arc<Exchange>), NotHealed> {
+        let mut request = Request::new(Body::full(message.clone()));
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        if let Some(home) = home {
+            let id = HeaderValue::from_str(&home.upstream_id).map_err(|_| NotHealed::NoSession)?;
+            request.headers_mut().insert(SESSION_ID, id);
+            if !home.endpoint.is_empty() {
+                let pinned = Pinned(home.endpoint.clone());
+                request.extensions_mut().insert(pinned);
+            }
+        }
+        let length = HeaderValue::from(message.len());
+        request.headers_mut().insert(header::CONTENT_LENGTH, length);
+        let facts = CallFacts::read(&method, request.headers(), message)
+            .map_err(|error| NotHealed::Failed(error.into()))?;
+        *request.method_mut() = method;
+        let exchange = self.exchange();
+        exchange.set_call(facts);
+        request.extensions_mut().insert(exchange.clone());
+        let failed = |error: S::Error| NotHealed::Failed(error.into());
+        let inner = self.inner.ready().await.map_err(failed)?;
+        let result = inner.call(request).await;
+        self.reached = exchange.endpoint().or(self.reached.take());
+        let response = result.map_err(failed)?;
+        if response.status().is_success() {
+            Ok((response, exchange))
+        } else {
+            Err(NotHealed::Status(response.status().as_u16()))
+        }
+    }
+
+    /// An exchange for the same client, under the same request id.
+    fn exchange(&self) -> Arc<Exchange> {
+        let exchange = Arc::new(Exchange::new(self.exchange.id()));
+        if let Some(route) = self.exchange.route() {
+            exchange.set_route(route.clone());
+        }
+        if let Some(client) = self.exchange.client() {
+            exchange.set_client(client.clone());
+        }
+        if let Some(principal) = self.exchange.principal() {
+            exchange.set_principal(principal.clone());
+        }
+        exchange
+    }
+}
+
+const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+
+/// Reads the answer to `initialize` as far as its result: the revision in it. It is JSON, or an event of a stream that may stay open.
+async fn result<B>(response: Response<B>) -> Option<String>
+where
+    B: HttpBody<Data = Bytes> + Send,
+    B::Error: Into<BoxError>,
+{
+    let mut body = std::pin::pin!(response.into_body());
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.ok()?.into_data() else {
+            continue;
+        };
+        if read.len() + data.len() > ANSWER {
+            return None;
+        }
+        read.extend_from_slice(&data);
+        if let Some(revision) = str::from_utf8(&read).ok().and_then(revision) {
+            return Some(revision);
+        }
+    }
+    None
+}
+
+/// The revision in the result of an `initialize`: of a whole JSON body, or of an event that stands on one line.
+fn revision(text: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Answer {
+        result: Initialized,
+    }
+    #[derive(Deserialize)]
+    struct Initialized {
+        #[serde(rename = "protocolVersion")]
+        version: String,
+    }
+    let answer = |json: &str| serde_json::from_str::<Answer>(json).ok();
+    answer(text)
+        .or_else(|| {
+            text.lines()
+                .filter_map(|line| line.strip_prefix("data:"))
+                .find_map(answer)
+        })
+        .map(|answer| answer.result.version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_revision_is_read_from_json_and_from_events() {
+        let json = r#"{"jsonrpc":"2.0","id":0,"result":{"protocolVersion":"2025-11-25"}}"#;
+        let events = format!(": hello\n\nid: 1\ndata:\n\nevent: message\r\ndata: {json}\r\n\r\n");
+        for text in [json, &events] {
+            assert_eq!(revision(text).as_deref(), Some("2025-11-25"));
+        }
+        let error = r#"{"jsonrpc":"2.0","id":0,"error":{"code":-32602,"message":"no"}}"#;
+        for text in ["", "data: {", error, &json[..40]] {
+            assert_eq!(revision(text), None);
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! The way of one legacy request: from the id that the client knows to the one that its upstream knows, and back.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body as HttpBody;
+use tower::{Service, ServiceExt};
+
+use super::{
+    BadSessionId, Heal, Result, SessionBody, SessionGone, Shared,
+    body::{InHand, Life},
+    heal::{self, Again, NotHealed},
+    seal::{Bound, Serial, Ticket},
+    store::{Ending, Home, Live, NotLive, Note, SessionKey, SessionStore, Visit},
+};
+use crate::{
+    Body,
+    attempt::Pinned,
+    error::BoxError,
+    exchange::Exchange,
+    fault::Fault,
+    mcp::{
+        Verb,
+        headers::{self, SESSION_ID},
+    },
+    metrics::{self, names},
+};
+
+/// One request.
+pub(super) struct Way {
+    pub(super) shared: Arc<Shared>,
+    pub(super) exchange: Arc<Exchange>,
+}
+
+/// A session that a request belongs to.
+struct Member {
+    key: SessionKey,
+    /// The id as the client sent it.
+    sealed: HeaderValue,
+    live: Live,
+    in_hand: Option<InHand>,
+}
+
+/// A place for a session; given back if none begins.
+struct Place {
+    store: Arc<dyn SessionStore>,
+    key: SessionKey,
+    initialize: Option<Bytes>,
+    taken: bool,
+}
+
+impl Way {
+    pub(super) async fn go<S, B>(self, mut inner: S, request: Request<Body>) -> Result<B>
+    where
+        S: Service<Request<Body>, Response = Response<B>>,
+        S::Error: Into<BoxError>,
+        B: HttpBody<Data = Bytes> + Send,
+        B::Error: Into<BoxError>,
+    {
+        if let Some(sealed) = request.headers().get(SESSION_ID).cloned() {
+            return self.follow(sealed, inner, request).await;
+        }
+        let begins = self.exchange.call().is_some_and(|c| c.is_initialize());
+        let place = if begins {
+            let initialize = request.body().bytes().cloned();
+            Some(self.reserve(initialize).await?)
+        } else {
+            None
+        };
+        let mut response = inner.call(request).await.map_err(Into::into)?;
+        self.greet(&mut response, place).await?;
+        Ok(response.map(|inner| SessionBody::new(inner, None)))
+    }
+
+    fn route(&self) -> Arc<str> {
+        let route = self.exchange.route();
+        route.map_or_else(|| "".into(), |route| route.name.clone())
+    }
+
+    fn is_get(&self) -> bool {
+        self.exchange.call().is_some_and(|c| c.verb == Verb::Get)
+    }
+
+    // === requests of a session ===
+
+    /// Opens an id, and finds the session.
+    async fn member(&self, sealed: HeaderValue) -> std::result::Result<Member, BoxError> {
+        let principal = self.exchange.principal();
+        let route = self.route();
+        let bound = Bound {
+            route: &route,
+            principal: principal.map(|p| &**p),
+        };
+        let call = self.exchange.call();
+        let id = call.and_then(|call| call.session.as_deref());
+        let ticket = id.and_then(|id| self.shared.keys.open(id, bound));
+        let ticket = ticket.ok_or_else(SessionGone::default)?;
+        let key = SessionKey {
+            route,
+            serial: ticket.serial,
+        };
+        // A stream may be open for ever; whatever else there is ends.
+        let in_hand = !self.is_get();
+        let visit = Visit {
+            home: Home {
+                endpoint: ticket.endpoint,
+                upstream_id: ticket.upstream_id,
+            },
+            principal: principal.cloned(),
+            age: unix_time().saturating_sub(Duration::from_secs(ticket.minted)),
+            in_hand,
+        };
+        let store = &self.shared.store;
+        match store.enter(&key, visit, &self.shared.limits).await {
+            Ok(live) => Ok(Member {
+                in_hand: in_hand.then(|| InHand::new(store.clone(), key.clone())),
+                key,
+                sealed,
+                live,
+            }),
+            Err(NotLive::Ended) => Err(SessionGone::default().into()),
+            Err(NotLive::Full(full)) => Err(full.into()),
+        }
+    }
+
+    /// Sends a request of a session to where it lives; once more, if the session had to be healed for it.
+    async fn follow<S, B>(
+        &self,
+        sealed: HeaderValue,
+        mut inner: S,
+        mut request: Request<Body>,
+    ) -> Result<B>
+    where
+        S: Service<Request<Body>, Response = Response<B>>,
+        S::Error: Into<BoxError>,
+        B: HttpBody<Data = Bytes> + Send,
+        B::Error: Into<BoxError>,
+    {
+        let mut member = self.member(sealed).await?;
+        let deletes = request.method() == Method::DELETE;
+        let heals = self.shared.settings.heal != Heal::Never && !deletes;
+        let again = heals.then(|| Again::of(&request)).flatten();
+        let body = request.body().bytes().cloned();
+        member.lead(&mut request)?;
+        let mut result = self.send(&member, &mut inner, request).await;
+        if let Some((again, why)) = again.zip(self.lost(&member, &result))
+            && let Some(live) = self.heal(&member, why, &again, &mut inner).await?
+        {
+            member.live = live;
+            drop(result);
+            self.exchange.response().reset();
+            self.exchange.go_on();
+            let mut request = again.into_request();
+            member.lead(&mut request)?;
+            result = self.send(&member, &mut inner, request).await;
+        }
+        if result.as_ref().is_ok_and(|r| r.status().is_success()) {
+            self.note(&member, self.is_get().then_some(Note::Streamed));
+            if let Some((call, body)) = self.exchange.call().zip(body) {
+                self.note(&member, heal::notes(call, &body));
+            }
+        }
+        self.back(member, deletes, result).await
+    }
+
+    /// Sends a request, and keeps account of the calls that may have left something in the session.
+    async fn send<S, B>(
+        &self,
+        member: &Member,
+        inner: &mut S,
+        request: Request<Body>,
+    ) -> std::result::Result<Response<B>, BoxError>
+    where
+        S: Service<Request<Body>, Response = Response<B>>,
+        S::Error: Into<BoxError>,
+    {
+        let risky = self.exchange.call().is_some_and(heal::is_risky);
+        self.note(member, risky.then_some(Note::Risky));
+        let inner = inner.ready().await.map_err(Into::into)?;
+        let result = inner.call(request).await.map_err(Into::into);
+        let rejected = match &result {
+            Ok(_) => self.lost(member, &result).is_some(),
+            Err(error) => heal::is_unsent(error),
+        };
+        self.note(member, (risky && rejected).then_some(Note::Rejected));
+        result
+    }
+
+    fn note(&self, member: &Member, notes: impl IntoIterator<Item = Note>) {
+        for note in notes {
+            self.shared.store.note(&member.key, note);
+        }
+    }
+
+    /// Why the session is lost, if its upstream does not know it: nothing came of the request then.
+    fn lost<B>(
+        &self,
+        member: &Member,
+        result: &std::result::Result<Response<B>, BoxError>,
+    ) -> Option<Ending> {
+        // A server that has no GET may say so with a 404, too, which is no word about the session.
+        let telling = member.live.streamed || !self.is_get();
+        let (lost, why) = match result {
+            Ok(response) => {
+                let lost = &self.shared.settings.lost;
+                let lost = telling && lost.contains(&response.status());
+                (lost, Ending::Lost)
+            }
+            Err(error) => {
+                let gone = Fault::of(&**error) == Fault::EndpointGone;
+                (gone, Ending::EndpointGone)
+            }
+        };
+        lost.then_some(why)
+    }
+
+    /// Begins a lost session anew, if that is honest and nobody else just did; says how it stands then. One that stays lost is over; but if
+    /// the upstream could not be asked now, its error is all that happens, and another request may have more luck.
+    async fn heal<S, B>(
+        &self,
+        member: &Member,
+        why: Ending,
+        again: &Again,
+        inner: &mut S,
+    ) -> std::result::Result<Option<Live>, BoxError>
+    where
+        S: Service<Request<Body>, Response = Response<B>>,
+        S::Error: Into<BoxError>,
+        B: HttpBody<Data = Bytes> + Send,
+        B::Error: Into<BoxError>,
+    {
+        let _turn = member.live.turn.lock().await;
+        let store = &self.shared.store;
+        let Some((live, history)) = store.recall(&member.key).await else {
+            return Ok(None);
+        };
+        let old = &member.live.home;
+        if live.home != *old {
+            return Ok(Some(live));
+        }
+        let own = self.exchange.endpoint();
+        let own = own.as_ref().map(|e| &*e.upstream);
+        // Whoever waits for the turn must not try again.
+        let over = |upstream, outcome| {
+            count(upstream, outcome);
+            store.end(&member.key, why);
+            Ok(None)
+        };
+        let Some(initialize) = &history.initialize else {
+            return over(own, "unknown");
+        };
+        let settings = &self.shared.settings;
+        if settings.heal == Heal::Safe && !settings.stateless && history.risky > 0 {
+            return over(own, "unsafe");
+        }
+        let mut handshake = again.handshake(inner, &self.exchange);
+        let begun = tokio::time::timeout(heal::LIMIT, handshake.begin(initialize, &history)).await;
+        let upstream = handshake.upstream().or(own);
+        let (session, request_id) = (member.key.serial, self.exchange.id());
+        match begun.unwrap_or(Err(NotHealed::Late)) {
+            Ok(home) => {
+                count(upstream, "healed");
+                tracing::info!(upstream, %session, request_id, "a lost session was begun anew");
+                Ok(store.settle(&member.key, old, home).await)
+            }
+            Err(NotHealed::Unsent(error)) => {
+                count(upstream, "failed");
+                Err(error)
+            }
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(upstream, %session, request_id, error, "a lost session could not be begun anew");
+                over(upstream, "failed")
+            }
+        }
+    }
+
+    /// What the upstream answered to a request of a session.
+    async fn back<B>(
+        &self,
+        member: Member,
+        deletes: bool,
+        result: std::result::Result<Response<B>, BoxError>,
+    ) -> Result<B>
+    where
+        B: HttpBody<Data = Bytes>,
+        B::Error: Into<BoxError>,
+    {
+        let end = |why| self.shared.store.end(&member.key, why);
+        let lost = self.lost(&member, &result);
+        let mut response = match result {
+            Ok(response) => response,
+            Err(error) => {
+                return Err(match lost {
+                    Some(why) => {
+                        end(why);
+                        let source = Some(error);
+                        SessionGone { source }.into()
+                    }
+                    None => {
+                        if Fault::of(&*error) == Fault::SessionGone {
+                            end(Ending::Lost);
+                        }
+                        error
+                    }
+                });
+            }
+        };
+        let status = response.status();
+        if deletes {
+            let unknown = [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED];
+            if status.is_success() || unknown.contains(&status) {
+                end(Ending::Deleted);
+            }
+        } else if let Some(why) = lost {
+            end(why);
+            if status != StatusCode::NOT_FOUND {
+                return Err(SessionGone::default().into());
+            }
+        }
+        match response.headers().get(SESSION_ID) {
+            None => {}
+            Some(id) if id.as_bytes() == member.live.home.upstream_id.as_bytes() => {
+                let sealed = member.sealed.clone();
+                response.headers_mut().insert(SESSION_ID, sealed);
+            }
+            Some(_) => self.greet(&mut response, None).await?,
+        }
+        let life = self.life(member);
+        Ok(response.map(|inner| SessionBody::new(inner, Some(life))))
+    }
+
+    fn life(&self, member: Member) -> Life {
+        // Only streams that stand are cut when the session ends: a call goes on to its answer.
+        let ended = member.in_hand.is_none().then_some(member.live.ended);
+        Life::new(
+            self.shared.store.clone(),
+            member.key,
+            self.exchange.clone(),
+            member.in_hand,
+            ended,
+        )
+    }
+
+    // === new sessions ===
+
+    async fn reserve(&self, initialize: Option<Bytes>) -> std::result::Result<Place, BoxError> {
+        let place = Place {
+            store: self.shared.store.clone(),
+            key: SessionKey {
+                route: self.route(),
+                serial: Serial::random()?,
+            },
+            initialize,
+            taken: false,
+        };
+        let principal = self.exchange.principal().cloned();
+        let limits = &self.shared.limits;
+        place.store.reserve(&place.key, principal, limits).await?;
+        Ok(place)
+    }
+
+    /// Seals the id of a session that the upstream has begun, if it has. Servers begin one with their answer to `initialize`, some of them
+    /// with another; the id of one that failed is left out.
+    async fn greet<B>(
+        &self,
+        response: &mut Response<B>,
+        place: Option<Place>,
+    ) -> std::result::Result<(), BoxError> {
+        if !response.headers().contains_key(SESSION_ID) {
+            return Ok(());
+        }
+        if !response.status().is_success() {
+            response.headers_mut().remove(SESSION_ID);
+            return Ok(());
+        }
+        let upstream_id: Arc<str> = headers::single(response.headers(), &SESSION_ID)
+            .filter(|id| !id.is_empty() && id.bytes().all(|b| b.is_ascii_graphic()))
+            .ok_or(BadSessionId)?
+            .into();
+        let place = match place {
+            Some(place) => place,
+            None => self.reserve(None).await?,
+        };
+        let endpoint = self.exchange.endpoint();
+        let ticket = Ticket {
+            serial: place.key.serial,
+            minted: unix_time().as_secs(),
+            endpoint: endpoint.map_or_else(|| "".into(), |e| e.endpoint.clone()),
+            upstream_id,
+        };
+        let bound = Bound {
+            route: &place.key.route,
+            principal: self.exchange.principal().map(|p| &**p),
+        };
+        let sealed = self.shared.keys.seal(&ticket, bound).ok_or(BadSessionId)?;
+        let sealed = HeaderValue::try_from(sealed).map_err(|_| BadSessionId)?;
+        place
+            .begin(Home {
+                endpoint: ticket.endpoint,
+                upstream_id: ticket.upstream_id,
+            })
+            .await;
+        response.headers_mut().insert(SESSION_ID, sealed);
+        Ok(())
+    }
+}
+
+/// Counts what became of a lost session. Rare enough to look the counter up.
+fn count(upstream: Option<&str>, outcome: &'static str) {
+    let labels = [
+        ("upstream", upstream.unwrap_or("other")),
+        ("outcome", outcome),
+    ];
+    metrics::counter(names::REINITIALIZE, &labels).increment(1);
+}
+
+/// The time of the system's clock, which processes share.
+fn unix_time() -> Duration {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default()
+}
+
+// === impl Member ===
+
+impl Member {
+    /// Sends a request to where the session lives.
+    fn lead(&self, request: &mut Request<Body>) -> std::result::Result<(), SessionGone> {
+        let home = &self.live.home;
+        let id = HeaderValue::from_str(&home.upstream_id).map_err(|_| SessionGone::default())?;
+        request.headers_mut().insert(SESSION_ID, id);
+        if !home.endpoint.is_empty() {
+            request
+                .extensions_mut()
+                .insert(Pinned(home.endpoint.clone()));
+        }
+        Ok(())
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    async fn begin(mut self, home: Home) {
+        let initialize = self.initialize.take();
+        self.store.begin(&self.key, home, initialize).await;
+        self.taken = true;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.taken {
+            self.store.end(&self.key, Ending::Unused);
+        }
+    }
+}
