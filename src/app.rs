@@ -10,6 +10,7 @@ use std::{
 
 use http::Request;
 use hyper::body::Incoming;
+use serde_json::json;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
@@ -31,6 +32,7 @@ use crate::{
     erase::erase,
     live::{Live, LiveHandle},
     serve::{self, Drain, Peer, ServeSettings, load_tls},
+    sessions::Sessions,
     settings::{EndpointSettings, RouteSettings, ServerSettings, SettingsError, server_limits},
     stack::{self, Tower},
     telemetry::MetricsHandle,
@@ -61,6 +63,9 @@ pub enum AppError {
     /// The addresses could not be printed, or no token made.
     #[error("{0}")]
     Io(#[from] std::io::Error),
+    /// No random numbers for the keys of session ids.
+    #[error(transparent)]
+    SessionKey(#[from] ziggurat_layers::session::NoRandomness),
     /// No random numbers for the admin token.
     #[error(transparent)]
     Token(#[from] crate::admin::TokenError),
@@ -71,6 +76,7 @@ pub enum AppError {
 struct App {
     run: Run,
     tools: Tools,
+    sessions: Sessions,
     drain: DrainSignals,
     live: LiveHandle<Tower>,
     current: Mutex<Current>,
@@ -117,11 +123,13 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
     let tools = Tools::default();
     let drain = DrainSignals::default();
     let upstreams = Upstreams::new(&config, &Upstreams::default(), &tools)?;
-    let tower = build(&config, &upstreams, &drain, &tools)?;
+    let sessions = Sessions::new()?;
+    let tower = build(&config, &upstreams, &sessions, &drain, &tools)?;
     let (live, handle) = Live::new(tower);
     let app = Arc::new(App {
         run,
         tools,
+        sessions,
         drain,
         live: handle,
         current: Mutex::new(Current {
@@ -161,6 +169,7 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
         admin_drain.watch(),
     ));
     tasks.spawn(signals(app.clone()));
+    tasks.spawn(app.sessions.clone().sweep());
     announce(&app, addresses, secure, &token)?;
 
     // The only task that ends by itself: a signal said stop.
@@ -208,11 +217,13 @@ async fn next(signal: &mut Option<tokio::signal::unix::Signal>) {
 fn build(
     config: &Config,
     upstreams: &Upstreams,
+    sessions: &Sessions,
     drain: &DrainSignals,
     tools: &Tools,
 ) -> Result<Tower, SettingsError> {
     let server = ServerSettings::new(config, drain.clone(), tools.clone())?;
     let limits = server_limits(config);
+    let keys = sessions.keys(config)?;
     let mut retries = Retries::default();
     let mut balances = HashMap::new();
     let mut routes = Vec::with_capacity(config.routes.len());
@@ -223,7 +234,8 @@ fn build(
         let upstream = upstream.ok_or_else(missing)?;
         let pool = upstreams.get(&upstream.name).ok_or_else(missing)?;
         let retry = retries.layer(route, upstream, pool);
-        let settings = RouteSettings::new(config, route, &limits, retry)?;
+        let session = sessions.layer(route, upstream, &keys);
+        let settings = RouteSettings::new(config, route, &limits, session, retry)?;
         // One for each upstream: its queue is shared.
         let balance = balances
             .entry(upstream.name.as_str())
@@ -410,7 +422,13 @@ impl App {
         }
         let mut current = self.current();
         let upstreams = Upstreams::new(&config, &current.upstreams, &self.tools)?;
-        let tower = build(&config, &upstreams, &self.drain, &self.tools)?;
+        let tower = build(
+            &config,
+            &upstreams,
+            &self.sessions,
+            &self.drain,
+            &self.tools,
+        )?;
         if (config.listen != current.config.listen) || (config.admin != current.config.admin) {
             tracing::warn!("listen, admin and TLS take effect at the next start only");
         }
@@ -499,7 +517,10 @@ impl App {
             }),
             config: Arc::new(move || config.current().config.to_yaml()),
             upstreams: Arc::new(move || upstreams.current().upstreams.report()),
-            sessions: Arc::new(move || sessions.current().upstreams.sessions()),
+            sessions: Arc::new(move || {
+                let own = sessions.sessions.report();
+                json!({ "clients": own, "stdio": sessions.current().upstreams.sessions() })
+            }),
             streams: Arc::new(move || streams.current().upstreams.streams()),
         };
         Admin::new(settings, sources)

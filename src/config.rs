@@ -20,6 +20,7 @@ use ziggurat_layers::balance::{BalanceSettings, Policy};
 use ziggurat_layers::circuit::CircuitSettings;
 use ziggurat_layers::health::{HttpProbe, outlier::OutlierSettings};
 use ziggurat_layers::retry::RetrySettings;
+use ziggurat_layers::session::SessionSettings;
 use ziggurat_layers::share::Share;
 
 pub use self::import::import;
@@ -101,8 +102,20 @@ pub struct Server {
     pub header_timeout: Duration,
     /// Whether each operation is logged.
     pub access_log: bool,
+    /// The texts of the keys that seal session ids, the newest first.
+    pub session_keys: Vec<SealKey>,
     /// How a shutdown goes.
     pub drain: Drain,
+}
+
+/// The text of a key, which is right, and which is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SealKey(pub(crate) String);
+
+impl fmt::Debug for SealKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(secret::MASK)
+    }
 }
 
 /// The two clocks of a shutdown.
@@ -133,6 +146,8 @@ pub struct Route {
     pub forward: Vec<HeaderName>,
     /// How long a call may take.
     pub deadline: Option<Deadline>,
+    /// The sessions of legacy clients; whether their upstream is stateless is its own setting.
+    pub session: Option<SessionSettings>,
     /// How many calls may be in flight on the route.
     pub concurrency: Option<NonZeroUsize>,
     /// How a call that failed is tried again; whether annotations are believed is the upstream's.
@@ -189,6 +204,8 @@ pub struct Upstream {
     pub outlier: Option<OutlierSettings>,
     /// Whether the server's annotations of its tools are believed.
     pub trust_annotations: bool,
+    /// Whether the server keeps nothing of a session.
+    pub stateless: bool,
     /// The replicas of the server: at least one, each with a name of its own.
     pub endpoints: Vec<Replica>,
 }

@@ -1,7 +1,7 @@
 //! The service crate of ziggurat: it reads a config, stacks the tower of [`ziggurat_layers`], and serves it.
 //!
 //! A request's way stands on one screen: [`stack`]. [`config`] reads the file into checked values, [`settings`] turns those into what the layers
-//! take, `upstreams` keeps the upstream services over reloads, [`app`] runs it all, on [`serve`]'s listeners, beside [`admin`] and
+//! take, `upstreams` keeps the upstream services over reloads, `sessions` the sessions of clients, [`app`] runs it all, on [`serve`]'s listeners, beside [`admin`] and
 //! [`telemetry`]. [`demo`] is an MCP server to try it with.
 
 pub mod admin;
@@ -12,6 +12,7 @@ pub mod demo;
 mod erase;
 pub mod live;
 pub mod serve;
+mod sessions;
 pub mod settings;
 pub mod stack;
 pub mod telemetry;

@@ -16,6 +16,7 @@ use ziggurat_layers::{
     metrics::Tools,
     retry::RetryLayer,
     route::Match,
+    session::SessionLayer,
     timeout::TimeoutSettings,
     upstream::{
         http::{ClientIdentity, HttpUpstreamSettings, Pem, TlsSettings},
@@ -61,6 +62,8 @@ pub struct RouteSettings {
     pub credentials: CredentialsSettings,
     /// The caps of the server, which all routes share.
     pub limit: LimitLayer,
+    /// The sessions of its clients.
+    pub session: SessionLayer,
     /// The cap of the route.
     pub own_limit: LimitSettings,
     /// How long a call may take.
@@ -169,6 +172,7 @@ impl RouteSettings {
         config: &Config,
         route: &Route,
         limit: &LimitLayer,
+        session: SessionLayer,
         retry: RetryLayer,
     ) -> Result<Self, SettingsError> {
         let wrong =
@@ -202,6 +206,7 @@ impl RouteSettings {
             credentials: CredentialsSettings {
                 forward: route.forward.clone(),
             },
+            session,
             limit: limit.clone(),
             own_limit: LimitSettings {
                 calls: route.concurrency,

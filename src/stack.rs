@@ -2,7 +2,7 @@
 //!
 //! Start and reload call [`tower`], and nothing else assembles layers. Boxed only where types must meet: an endpoint, a route, the
 //! server. A layer that is off is a pass-through inside itself, so the type of the stack does not depend on the file.
-//! A layer that is missing here (sessions, rate limit, intercept, …) does not exist yet.
+//! A layer that is missing here (auth, rate limit, intercept, resume, …) does not exist yet.
 
 use std::convert::Infallible;
 
@@ -68,6 +68,7 @@ pub fn route(settings: &RouteSettings, balance: Balance<Terrace>) -> Terrace {
     let service = ServiceBuilder::new()
         .layer(InspectLayer::new(settings.inspect))
         .layer(CredentialsLayer::new(settings.credentials.clone()))
+        .layer(settings.session.clone())
         .layer(settings.limit.clone())
         .layer(LimitLayer::new(settings.own_limit))
         .layer(DeadlineLayer::new(settings.deadline))

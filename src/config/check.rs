@@ -13,8 +13,8 @@ use super::raw::{RawConfig, RawListen, RawServer, RawTimeouts, RawUpstream};
 use super::read::{At, Dict, OrOff, Read, ShortOr, listed};
 use super::value::{Clock, Count, HostName, Label};
 use super::{
-    Config, Drain, Listen, Origins, Overrides, Protocol, Route, Server, Timeouts, TlsFiles,
-    Upstream,
+    Config, Drain, Listen, Origins, Overrides, Protocol, Route, SealKey, Server, Timeouts,
+    TlsFiles, Upstream,
 };
 
 pub(super) use self::route::default_name;
@@ -157,6 +157,11 @@ fn server(raw: RawServer, mistakes: &mut Mistakes) -> Server {
         origins: raw.origins.map(names),
         header_timeout: raw.header_timeout.0,
         access_log: raw.access_log.0,
+        session_keys: raw
+            .session_keys
+            .into_iter()
+            .map(|key| SealKey(key.value.0))
+            .collect(),
         drain: Drain {
             delay: raw.drain.delay.0,
             limit: raw.drain.limit.0,
@@ -272,6 +277,7 @@ fn upstream(
         circuit: raw.circuit.map(resilience::circuit),
         tool_circuit: raw.tool_circuit.map(resilience::circuit),
         trust_annotations: raw.trust_annotations.0,
+        stateless: raw.stateless.0,
         endpoints: endpoint::check(raw.endpoints, context, mistakes)?,
         name,
     })

@@ -7,7 +7,8 @@ use std::fmt::Display;
 use std::path::Path;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
+use ziggurat_layers::session::{Heal, SessionSettings};
 
 use super::check::default_name;
 use super::interpolate::escape;
@@ -177,6 +178,8 @@ fn server(section: &mut Section<'_>, server: &Server) {
     section.list_or_off("origins", server.origins.as_deref());
     section.clock("header_timeout", server.header_timeout);
     section.bare("access_log", server.access_log);
+    let keys = server.session_keys.iter().map(|_| Tree::text(MASK));
+    section.items("session_keys", keys.collect());
     section.section("drain", |section| {
         section.clock("delay", server.drain.delay);
         section.clock("limit", server.drain.limit);
@@ -212,6 +215,7 @@ fn route(section: &mut Section<'_>, route: &Route) {
             section.clock("cap", cap);
         }),
     }
+    session(section, route.session.as_ref());
     section.bare_or_off("concurrency", route.concurrency);
     resilience::retry(section, route.retry.as_ref());
     section.bare(
@@ -221,6 +225,27 @@ fn route(section: &mut Section<'_>, route: &Route) {
             Errors::Status => "status",
         },
     );
+}
+
+fn session(section: &mut Section<'_>, session: Option<&SessionSettings>) {
+    let Some(session) = session else {
+        return section.bare("session", "off");
+    };
+    section.section("session", |section| {
+        section.clock("idle", session.idle);
+        section.bare_or_off("lifetime", session.lifetime.map(duration));
+        section.bare("max", session.max);
+        let lost = session.lost.iter().map(StatusCode::as_u16);
+        section.items("lost", lost.map(Tree::bare).collect());
+        section.bare(
+            "heal",
+            match session.heal {
+                Heal::Safe => "safe",
+                Heal::Always => "always",
+                Heal::Never => "never",
+            },
+        );
+    });
 }
 
 /// Whether the name repeats what came from the environment; it is left out then, and comes back by itself.
@@ -247,6 +272,7 @@ fn upstream(section: &mut Section<'_>, upstream: &Upstream) {
     resilience::health(section, upstream.health.as_ref());
     resilience::outlier(section, upstream.outlier.as_ref());
     section.bare("trust_annotations", upstream.trust_annotations);
+    section.bare("stateless", upstream.stateless);
     let endpoints = upstream.endpoints.iter().enumerate();
     let endpoints = endpoints.map(|(index, replica)| {
         let path = join(&section.path, &format!("endpoints[{index}]"));

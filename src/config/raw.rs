@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use http::HeaderName;
 use schemars::Schema;
 use serde_json::json;
-use ziggurat_layers::{balance::HashKey, circuit::Window};
+use ziggurat_layers::{balance::HashKey, circuit::Window, session::Heal};
 
 use super::endpoint::RawEndpoint;
 use super::mistake::Mistakes;
@@ -16,7 +16,7 @@ use super::node::Node;
 use super::read::{At, Dict, Keys, OrOff, Property, Read, ShortOr, object, section};
 use super::value::{
     Amount, Clock, Count, ErrorStatus, HeaderText, HostName, Label, Part, Pause, Rank, RoutePath,
-    SettableHeader, Size, Statuses, Switch, Url, VariableName, Word,
+    SealKey, SettableHeader, Size, Statuses, Switch, Url, VariableName, Word,
 };
 use super::{Choice, Errors, Isolation, ProbeKind, Protocol};
 
@@ -75,6 +75,8 @@ section! {
         header_timeout: Clock = "10s",
         /// Whether each operation is logged, on one line.
         access_log: Switch = true,
+        /// The keys that seal session ids, each 32 bytes as base64 or hexadecimal digits; the first one seals, all open. Without any, each process makes its own, and no session outlives it.
+        session_keys: Vec<At<SealKey>> = Vec::<&str>::new(),
         /// How a shutdown goes.
         drain: RawDrain = json!({}),
     }
@@ -103,6 +105,8 @@ section! {
         upstream: At<Label>,
         /// Headers of the client that are let through although they are secrets, such as `authorization`.
         forward: Vec<HeaderName> = Vec::<&str>::new(),
+        /// How long the sessions of legacy clients live, and how many there may be. `off` lets the upstream's own session ids through.
+        session: OrOff<RawSession> = json!({}),
         /// How long a call may go without its final answer and without a progress notification: a duration, or `limit` and `cap`.
         deadline: At<OrOff<ShortOr<Clock, RawDeadline>>> = "5m",
         /// How many calls may be in flight on the route; more are refused at once.
@@ -155,8 +159,26 @@ section! {
         outlier: OrOff<RawOutlier> = json!({}),
         /// Whether `readOnlyHint` and `idempotentHint` of the server's tools are believed when a failed call might be tried again.
         trust_annotations: Switch = false,
+        /// Whether the server keeps nothing of a session, so that a lost one can be begun anew whatever was called in it.
+        stateless: Switch = false,
         /// Where the server is: its replicas, each a `url` or a `command`.
         endpoints: At<Vec<RawEndpoint>>,
+    }
+}
+
+section! {
+    /// The sessions of legacy clients.
+    RawSession {
+        /// How long a session may be quiet; an open stream over which nothing passes is quiet, too.
+        idle: Clock = "30m",
+        /// How old a session may become.
+        lifetime: OrOff<Clock> = "off",
+        /// How many there may be; then the one that has been quiet for longest makes room.
+        max: Count = 10000,
+        /// The statuses by which the upstream says that it does not know a session.
+        lost: Vec<ErrorStatus> = [404],
+        /// Which sessions that an HTTP upstream has lost are begun anew there: `safe` those whose calls were all safe to repeat, `always`, or `never`. Those of a command end with its process.
+        heal: Heal = "safe",
     }
 }
 

@@ -46,6 +46,10 @@ pub(super) struct Rank(pub(super) u32);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ErrorStatus(pub(super) StatusCode);
 
+/// A key for session ids.
+#[derive(Clone)]
+pub(super) struct SealKey(pub(super) String);
+
 /// Statuses of HTTP responses, from one to another.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Statuses(pub(super) u16, pub(super) u16);
@@ -85,3 +89,9 @@ pub(super) struct HeaderText(pub(super) HeaderValue);
 /// The URL of an upstream.
 #[derive(Clone, Debug)]
 pub(super) struct Url(pub(super) http::Uri);
+
+impl std::fmt::Debug for SealKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SealKey")
+    }
+}

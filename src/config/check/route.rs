@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use ziggurat_layers::session::SessionSettings;
+
 use super::resilience;
 use crate::config::mistake::Mistakes;
-use crate::config::raw::RawRoute;
+use crate::config::raw::{RawRoute, RawSession};
 use crate::config::read::{At, OrOff, ShortOr};
-use crate::config::value::{Clock, Count, HeaderText};
+use crate::config::value::{Clock, Count, ErrorStatus, HeaderText};
 use crate::config::{Deadline, Route};
 
 /// The time that a call may take in all where the file does not say.
@@ -67,6 +69,7 @@ fn route(raw: RawRoute, mistakes: &mut Mistakes) -> Route {
             }),
             OrOff::On(ShortOr::Long(raw)) => Some(deadline(raw.limit.0, raw.cap, mistakes)),
         },
+        session: raw.session.map(session),
         concurrency: raw.concurrency.map(|Count(count)| count),
         retry: raw.retry.map(resilience::retry),
         errors: raw.errors,
@@ -76,6 +79,20 @@ fn route(raw: RawRoute, mistakes: &mut Mistakes) -> Route {
 /// What a route is called that has no name of its own; where it is taken already, `#` and the route's number follow.
 pub(in crate::config) fn default_name(host: Option<&str>, path: &str) -> String {
     format!("{}{path}", host.unwrap_or_default())
+}
+
+fn session(raw: RawSession) -> SessionSettings {
+    let statuses = raw.lost.into_iter();
+    SessionSettings {
+        idle: raw.idle.0,
+        lifetime: raw.lifetime.map(|clock| clock.0),
+        max: raw.max.0,
+        // Nobody is told apart yet.
+        max_per_principal: raw.max.0,
+        lost: statuses.map(|ErrorStatus(status)| status).collect(),
+        heal: raw.heal,
+        stateless: false,
+    }
 }
 
 fn deadline(limit: Duration, cap: Option<At<Clock>>, mistakes: &mut Mistakes) -> Deadline {

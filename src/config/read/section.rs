@@ -20,12 +20,9 @@ const ELSEWHERE: &[&str] = &[
     "auth",
     "authorize",
     "cache",
-    "heal",
     "intercept",
-    "lost_session",
     "rate_limit",
     "resume",
-    "session",
     "tape",
     "warm",
 ];

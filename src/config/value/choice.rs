@@ -3,6 +3,7 @@
 use http::HeaderName;
 use schemars::{Schema, json_schema};
 use ziggurat_layers::balance::HashKey;
+use ziggurat_layers::session::Heal;
 
 use crate::config::read::{FromText, Wrong};
 use crate::config::{Choice, Errors, Isolation, ProbeKind, Protocol};
@@ -63,6 +64,21 @@ impl FromText for Choice {
 
     fn describe() -> Schema {
         json_schema!({ "enum": Self::ALL.map(Self::as_str) })
+    }
+}
+
+impl FromText for Heal {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        match text {
+            "safe" => Ok(Self::Safe),
+            "always" => Ok(Self::Always),
+            "never" => Ok(Self::Never),
+            _ => Err(Wrong::choice(text, &["safe", "always", "never"])),
+        }
+    }
+
+    fn describe() -> Schema {
+        json_schema!({ "enum": ["safe", "always", "never"] })
     }
 }
 

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use schemars::{Schema, json_schema};
+use ziggurat_layers::session::Key;
 
-use super::{ErrorStatus, HeaderText, SettableHeader, Statuses, Url};
+use super::{ErrorStatus, HeaderText, SealKey, SettableHeader, Statuses, Url};
 use crate::config::read::{FromText, Wrong};
 
 /// Headers that say where a message ends or how a connection is used; setting them would break the message.
@@ -57,6 +58,24 @@ impl FromText for ErrorStatus {
 
     fn describe() -> Schema {
         json_schema!({ "type": ["integer", "string"], "minimum": 400, "maximum": 599 })
+    }
+}
+
+impl FromText for SealKey {
+    const SECRET: bool = true;
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        match Key::from_text(text) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(_) => Err(Wrong::new(
+                "is not 32 bytes as base64 or hexadecimal digits",
+                "make one with `openssl rand -base64 32`, put it into an environment variable, and write `${NAME}`",
+            )),
+        }
+    }
+
+    fn describe() -> Schema {
+        json_schema!({ "type": "string", "examples": ["${SESSION_KEY}"] })
     }
 }
 
