@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 use ziggurat_layers::session::{
-    Heal, Key, Keys, MemoryStore, NoRandomness, SessionLayer, SessionSettings, SessionStore,
+    Key, Keys, MemoryStore, NoRandomness, SessionLayer, SessionSettings, SessionStore,
 };
 
 use crate::{
-    config::{Config, Endpoint, Route, Upstream},
+    config::{Config, Route, Upstream},
     settings::SettingsError,
 };
 
@@ -60,13 +60,7 @@ impl Sessions {
         let Some(settings) = route.session.clone() else {
             return SessionLayer::off();
         };
-        // What a process kept of its session ended with it.
-        let replicas = upstream.endpoints.iter();
-        let stdio = replicas
-            .map(|replica| &replica.endpoint)
-            .any(|endpoint| matches!(endpoint, Endpoint::Stdio(_)));
         let settings = SessionSettings {
-            heal: if stdio { Heal::Never } else { settings.heal },
             stateless: upstream.stateless,
             ..settings
         };

@@ -82,11 +82,12 @@ pub(crate) fn config(server: &str, route: &str, upstream: &str, endpoint: &str) 
     )
 }
 
-/// Two routes to one endpoint: a patient one at /mcp, for what must not be hurried on a busy machine, and a hasty one at /hasty.
+/// Two routes to one endpoint: a patient one at /mcp, for what must not be hurried on a busy machine, and a hasty one at /hasty. A session of the
+/// one is good at the other, since neither seals its id.
 pub(crate) fn hasty(more: &str, endpoint: &str) -> String {
     format!(
-        "routes:\n- {{ match: {{ path: /mcp }}, upstream: tools }}\n\
-         - {{ match: {{ path: /hasty }}, upstream: tools, deadline: 300ms, {more} }}\n\
+        "routes:\n- {{ match: {{ path: /mcp }}, upstream: tools, session: off }}\n\
+         - {{ match: {{ path: /hasty }}, upstream: tools, session: off, deadline: 300ms, {more} }}\n\
          upstreams: {{ tools: {{ endpoints: [{{ {endpoint} }}] }} }}\n"
     )
 }

@@ -24,5 +24,6 @@ mod modern;
 mod plain;
 mod reload;
 mod resilience;
+mod sessions;
 mod timeouts;
 mod tls;

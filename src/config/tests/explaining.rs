@@ -30,6 +30,7 @@ server:
   origins: [localhost, "127.0.0.1", "[::1]"]
   header_timeout: 10s
   access_log: true
+  session_keys: []
   drain:
     delay: 0s
     limit: 30s
@@ -43,6 +44,12 @@ routes:
     deadline:
       limit: 5m
       cap: 1h
+    session:
+      idle: 30m
+      lifetime: off
+      max: 10000
+      lost: [404]
+      heal: safe
     concurrency: off
     retry:
       attempts: 3
@@ -94,6 +101,7 @@ upstreams:
       max: 5m
       max_ejected: 10%
     trust_annotations: false
+    stateless: false
     endpoints:
       - url: "http://127.0.0.1:3001/mcp"
         headers: {}

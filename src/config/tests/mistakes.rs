@@ -152,6 +152,11 @@ fn a_setting_of_resilience_that_is_wrong_says_what_would_be_right() {
         says(&text, &[said]);
     }
     for (lines, said) in [
+        (
+            "session: { heal: maybe }",
+            "write `safe`, `always`, `never`",
+        ),
+        ("session: { idle: 0s }", "is no time at all"),
         ("retry: { attempts: 0 }", "write a number from 1 up"),
         (
             "retry: { statuses: [200] }",
@@ -165,6 +170,12 @@ fn a_setting_of_resilience_that_is_wrong_says_what_would_be_right() {
             &[said],
         );
     }
+    let said = bad(&with_top("server: { session_keys: [hush] }"));
+    assert!(
+        said.contains("server.session_keys[0]: the value is not 32 bytes"),
+        "{said}"
+    );
+    assert!(!said.contains("hush"), "{said}");
     let tcp = with_endpoint("command: [run]").replace(
         "    endpoints:",
         "    health: { probe: tcp }\n    endpoints:",

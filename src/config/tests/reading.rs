@@ -6,6 +6,7 @@ use http::{HeaderName, StatusCode};
 use ziggurat_layers::balance::HashKey;
 use ziggurat_layers::circuit::Window;
 use ziggurat_layers::health::HealthSettings;
+use ziggurat_layers::session::Heal;
 use ziggurat_layers::share::Share;
 
 use super::*;
@@ -48,6 +49,14 @@ fn what_is_left_out_gets_a_default() {
     let upstream = &config.upstreams[0];
     assert_eq!(upstream.concurrency.map(|count| count.get()), Some(1024));
     // What the file's schema shows as defaults is what the layers have for their own.
+    let session = SessionSettings {
+        // As long as nobody is told apart.
+        max_per_principal: SessionSettings::default().max,
+        ..SessionSettings::default()
+    };
+    assert_eq!(route.session, Some(session));
+    assert!(config.server.session_keys.is_empty());
+    assert!(!config.upstreams[0].stateless);
     assert_eq!(route.concurrency, None);
     assert_eq!(route.retry, Some(RetrySettings::default()));
     assert_eq!(upstream.balance, BalanceSettings::default());
@@ -177,6 +186,17 @@ fn every_setting_reaches_the_config() {
 fn the_settings_of_resilience_reach_the_config() {
     let config = good(FIXTURES[1].1);
     assert_eq!(config.routes[0].concurrency.map(NonZeroUsize::get), Some(7));
+    let session = config.routes[0].session.as_ref().expect("on");
+    assert_eq!(session.idle, Duration::from_secs(300));
+    assert_eq!(session.lifetime, Some(Duration::from_secs(3600)));
+    assert_eq!((session.max.get(), session.heal), (5, Heal::Always));
+    assert_eq!(
+        session.lost,
+        [400, 404].map(|s| StatusCode::from_u16(s).unwrap())
+    );
+    assert_eq!(config.server.session_keys.len(), 2);
+    assert!(!format!("{config:?}").contains("0123456789abcdef"));
+    assert!(config.upstreams[0].stateless);
     let retry = config.routes[0].retry.as_ref().expect("on");
     assert_eq!((retry.attempts.get(), retry.body_cap), (2, 1024));
     assert_eq!((retry.budget.share, retry.budget.floor), (0.1, 0.5));

@@ -1,0 +1,179 @@
+//! Legacy sessions over several endpoints, restarts and servers that forget.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Ziggurat,
+    mcp::{Session, initialize},
+    upstream::{Received, Upstream, Wire},
+};
+
+/// A server with sessions: each has an id with the server's name, and calls outside of one get a 404.
+#[derive(Clone, Default)]
+struct Keeper {
+    sessions: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Keeper {
+    async fn start(&self, name: &'static str) -> Upstream {
+        let keeper = self.clone();
+        Upstream::start(move |received, wire| keeper.clone().answer(name, received, wire)).await
+    }
+
+    async fn answer(self, name: &str, received: Received, wire: Wire) -> Option<Wire> {
+        let id = received.header("mcp-session-id").to_owned();
+        let body: Value = serde_json::from_str(&received.body).unwrap_or_default();
+        let result = |result: Value| {
+            json!({"jsonrpc": "2.0", "id": body["id"], "result": result}).to_string()
+        };
+        if body["method"] == "initialize" {
+            let mut sessions = self.sessions.lock().unwrap().clone();
+            let id = format!("{name}-{}", sessions.len());
+            sessions.insert(id.clone());
+            *self.sessions.lock().unwrap() = sessions;
+            let headers = format!("content-type: application/json\r\nmcp-session-id: {id}\r\n");
+            let answer = result(json!({"protocolVersion": "2025-11-25"}));
+            return wire.answer("200 OK", &headers, &answer).await;
+        }
+        if !self.sessions.lock().unwrap().contains(&id) {
+            return wire.answer("404 Not Found", "", "").await;
+        }
+        if received.method == "DELETE" {
+            self.sessions.lock().unwrap().remove(&id);
+            return wire.answer("204 No Content", "", "").await;
+        }
+        if body["id"].is_null() {
+            return wire.answer("202 Accepted", "", "").await;
+        }
+        wire.json(&result(json!({"content": [], "session": id})))
+            .await
+    }
+
+    /// All sessions are lost.
+    fn forget(&self) {
+        self.sessions.lock().unwrap().clear();
+    }
+}
+
+const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+fn over(route: &str, urls: &[String]) -> String {
+    let urls: Vec<_> = urls
+        .iter()
+        .map(|url| format!("{{ url: \"{url}\" }}"))
+        .collect();
+    format!(
+        "server: {{ session_keys: [{KEY}] }}\n\
+         routes: [{{ match: {{ path: /mcp }}, upstream: tools, {route} }}]\n\
+         upstreams: {{ tools: {{ health: off, balance: random, endpoints: [{}] }} }}\n",
+        urls.join(", ")
+    )
+}
+
+/// Which session the upstream saw.
+async fn seen(session: &Session, method: &str) -> Value {
+    let answer = session.ask(7, method, json!({})).await;
+    match answer.status.as_u16() {
+        200 => answer.last().await["result"]["session"].clone(),
+        status => json!(status),
+    }
+}
+
+#[tokio::test]
+async fn a_session_stays_with_the_endpoint_that_began_it_and_its_id_tells_nothing() {
+    let (a, b) = (Keeper::default(), Keeper::default());
+    let (first, second) = (a.start("a").await, b.start("b").await);
+    let z = Ziggurat::yaml(&over("", &[first.url("/mcp"), second.url("/mcp")])).await;
+    let mut homes = BTreeSet::new();
+    for _ in 0..12 {
+        let session = z.target().session().await;
+        assert!(
+            session.id.len() > 40 && session.id.is_ascii(),
+            "{}",
+            session.id
+        );
+        let home = seen(&session, "tools/call").await;
+        for _ in 0..4 {
+            assert_eq!(seen(&session, "tools/call").await, home);
+        }
+        assert!(!session.id.contains(home.as_str().unwrap()));
+        homes.insert(home.as_str().unwrap()[..1].to_owned());
+        assert_eq!(session.delete().await.status, 204);
+        assert_eq!(seen(&session, "tools/call").await, 404);
+    }
+    assert_eq!(homes.len(), 2, "{homes:?}");
+    assert!(a.sessions.lock().unwrap().is_empty() && b.sessions.lock().unwrap().is_empty());
+
+    // One that nobody minted, and one that was tampered with.
+    let mut forged = z.target().session().await;
+    for id in [
+        "a-0".to_owned(),
+        format!("{}A", forged.id),
+        forged.id.to_lowercase(),
+    ] {
+        forged.id = id;
+        assert_eq!(seen(&forged, "tools/call").await, 404);
+    }
+}
+
+#[tokio::test]
+async fn a_session_outlives_a_restart_with_the_same_key() {
+    let keeper = Keeper::default();
+    let upstream = keeper.start("a").await;
+    let config = over("", &[upstream.url("/mcp")]);
+    let z = Ziggurat::yaml(&config).await;
+    let session = z.target().session().await;
+    drop(z);
+    let z = Ziggurat::yaml(&config).await;
+    let session = Session {
+        target: z.target(),
+        ..session
+    };
+    assert_eq!(seen(&session, "tools/call").await, "a-0");
+    let report = z.report("sessions").await;
+    assert_eq!(report["clients"][0]["restored"], true, "{report}");
+}
+
+#[tokio::test]
+async fn a_session_that_its_server_forgot_is_begun_anew_if_that_is_honest() {
+    let keeper = Keeper::default();
+    let upstream = keeper.start("a").await;
+    let z = Ziggurat::yaml(&over("", &[upstream.url("/mcp")])).await;
+    let session = z.target().session().await;
+    assert_eq!(seen(&session, "tools/list").await, "a-0");
+    keeper.forget();
+    let again = seen(&session, "tools/list").await;
+    assert_eq!(again, "a-0", "under the same id, in a new session");
+    let begun = upstream.received();
+    let begun = begun
+        .iter()
+        .filter(|r| r.body == initialize("2025-11-25").to_string());
+    assert_eq!(begun.count(), 2);
+
+    // What a tool may have left in the old session cannot be brought back.
+    seen(&session, "tools/call").await;
+    keeper.forget();
+    assert_eq!(seen(&session, "tools/list").await, 404);
+    let heals = z.metrics().await;
+    assert_eq!(heals.sum("ziggurat_reinitialize_total", &["healed"]), 1.0);
+    assert_eq!(heals.sum("ziggurat_reinitialize_total", &["unsafe"]), 1.0);
+}
+
+#[tokio::test]
+async fn a_session_whose_endpoint_is_taken_out_moves_to_another() {
+    let (a, b) = (Keeper::default(), Keeper::default());
+    let (first, second) = (a.start("a").await, b.start("b").await);
+    let z = Ziggurat::yaml(&over("", &[first.url("/mcp")])).await;
+    let session = z.target().session().await;
+    assert_eq!(seen(&session, "tools/list").await, "a-0");
+    z.reload(&over("", &[second.url("/mcp")]));
+    crate::harness::until("it has moved", async || {
+        seen(&session, "tools/list").await == "b-0"
+    })
+    .await;
+}
