@@ -8,7 +8,7 @@
 //! - an event stream that has begun: the JSON-RPC error as its last event, if the stream stands between two events; else the
 //!   connection is broken off, as is any other body that fails.
 //!
-//! A panic in a layer below is caught, logged, and answered like any other fault (500).
+//! A panic in a layer below, in its call, its future or its body, is caught, logged, and answered like any other fault (500).
 //!
 //! Place: outermost but for those that want to see what the client sees (metrics, access log). Readiness: always that of the inner service;
 //! its errors become the next answer. Errors: none. Bodies: forwarded.
@@ -165,9 +165,16 @@ where
 
     fn call(&mut self, mut request: Request<Req>) -> Self::Future {
         let exchange = Exchange::of(&mut request);
-        let broken = self.broken.clone();
+        let called = match &self.broken {
+            Some(error) => Err(error.clone()),
+            None => catch(|| self.inner.call(request)).map_err(Arc::new),
+        };
+        let (inner, broken) = match called {
+            Ok(inner) => (Some(inner), None),
+            Err(error) => (None, Some(error)),
+        };
         RescueFuture {
-            inner: broken.is_none().then(|| self.inner.call(request)),
+            inner,
             broken,
             exchange,
             meters: self.meters.clone(),
@@ -187,7 +194,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let fault = match this.inner.as_pin_mut() {
-            Some(inner) => match catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {
+            Some(inner) => match catch(|| inner.poll(cx)) {
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(Ok(response))) => {
                     let events = Media::of(response.headers()) == Media::Events;
@@ -202,7 +209,7 @@ where
                     })));
                 }
                 Ok(Poll::Ready(Err(error))) => note(&error.into(), this.exchange, this.meters),
-                Err(_panic) => note(&"a layer panicked".into(), this.exchange, this.meters),
+                Err(panic) => note(&panic, this.exchange, this.meters),
             },
             None => match this.broken {
                 Some(error) => note(error, this.exchange, this.meters),
@@ -215,6 +222,11 @@ where
             RescueBody(State::Own(Some(body))),
         )))
     }
+}
+
+/// Does something with the inner service; its panic becomes an error.
+fn catch<T>(act: impl FnOnce() -> T) -> Result<T, BoxError> {
+    catch_unwind(AssertUnwindSafe(act)).map_err(|_panic| "a layer panicked".into())
 }
 
 /// Names a failure: for the log, the metrics and the exchange.
@@ -292,18 +304,20 @@ where
                 exchange,
                 meters,
                 events,
-            } => match ready!(inner.poll_frame(cx)) {
-                Some(Err(error)) => {
-                    let error = error.into();
-                    let fault = note(&error, exchange, meters);
-                    let last = events
-                        .then(|| render::last_event(&fault, exchange))
-                        .flatten();
-                    (last, error)
-                }
-                Some(Ok(frame)) => return Poll::Ready(Some(Ok(frame))),
-                None => return Poll::Ready(None),
-            },
+            } => {
+                let error = match catch(|| inner.poll_frame(cx)) {
+                    Ok(Poll::Pending) => return Poll::Pending,
+                    Ok(Poll::Ready(Some(Err(error)))) => error.into(),
+                    Ok(Poll::Ready(Some(Ok(frame)))) => return Poll::Ready(Some(Ok(frame))),
+                    Ok(Poll::Ready(None)) => return Poll::Ready(None),
+                    Err(panic) => panic,
+                };
+                let fault = note(&error, exchange, meters);
+                let last = events
+                    .then(|| render::last_event(&fault, exchange))
+                    .flatten();
+                (last, error)
+            }
         };
         // The upstream's body goes at once, so that the upstream learns it at once.
         state.project_replace(State::Own(None));

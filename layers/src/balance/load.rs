@@ -70,7 +70,7 @@ pub struct Metered<S> {
     endpoint: Endpoint,
 }
 
-/// One attempt at an endpoint, as its load meter sees it.
+/// One attempt at an endpoint, as its load meter sees it; in hand as long as this is there.
 #[derive(Debug)]
 pub struct Meter {
     endpoint: Endpoint,
@@ -306,18 +306,32 @@ where
         let exchange = Exchange::of(&mut request);
         let class = Class::of(&request);
         exchange.set_endpoint(self.endpoint.info().clone());
-        self.endpoint.load().begin(class);
-        let meter = Meter {
-            endpoint: self.endpoint.clone(),
-            class,
-            started: Instant::now(),
-            headed: false,
-        };
+        let meter = Meter::new(self.endpoint.clone(), class);
         Watched::new(self.inner.call(request), exchange, Judge::default(), meter)
     }
 }
 
 // === impl Meter ===
+
+impl Meter {
+    fn new(endpoint: Endpoint, class: Class) -> Self {
+        endpoint.load().begin(class);
+        Self {
+            endpoint,
+            class,
+            started: Instant::now(),
+            headed: false,
+        }
+    }
+}
+
+impl Drop for Meter {
+    /// Also where the inner service panicked.
+    fn drop(&mut self) {
+        self.endpoint.load().end(self.class);
+        self.endpoint.show_load(Instant::now());
+    }
+}
 
 impl Watch for Meter {
     fn head(&mut self, status: StatusCode) {
@@ -340,8 +354,6 @@ impl Watch for Meter {
             load.headless(now, now - self.started);
         }
         load.verdict(now, verdict);
-        load.end(self.class);
-        self.endpoint.show_load(now);
     }
 }
 

@@ -1,0 +1,251 @@
+//! The table: every layer of the crate, once, with ordinary settings.
+
+use std::{num::NonZeroU32, num::NonZeroUsize, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{HeaderName, Request, Response, header};
+use http_body::Body as HttpBody;
+use tower::{Layer, Service, ServiceExt, service_fn, util::BoxCloneService};
+use ziggurat_layers::{
+    Body, BoxError,
+    access_log::AccessLogLayer,
+    balance::{Balance, BalanceSettings, Endpoint, EndpointSet, LoadLayer, Member},
+    body_limit::BodyLimitLayer,
+    chaos::{ChaosLayer, ChaosRule, ChaosSettings, Injection},
+    circuit::{CircuitHandle, CircuitLayer, CircuitSettings, State},
+    credentials::{CredentialsLayer, CredentialsSettings},
+    deadline::{DeadlineLayer, DeadlineSettings},
+    drain::{DrainLayer, DrainSignals},
+    exchange::{ExchangeLayer, RouteInfo},
+    gate::{Gate, GateLayer, Look},
+    guard::{CorsLayer, GuardLayer, GuardSettings},
+    inspect::{InspectLayer, InspectSettings},
+    limit::{LimitLayer, LimitSettings},
+    metrics::Tools,
+    observe::ObserveLayer,
+    record::{ClientRecordLayer, ServerRecordLayer},
+    rescue::RescueLayer,
+    retry::{RetryLayer, RetrySettings},
+    route::{Match, Route, Router},
+    share::Share,
+    timeout::{TimeoutLayer, TimeoutSettings},
+};
+
+use super::{leaf::Leaf, rig::Kind};
+
+/// A layer over a leaf, from outside.
+pub(crate) type Built = BoxCloneService<Request<Body>, Response<Body>, BoxError>;
+
+/// Says what a layer has not given back, if there is something.
+pub(crate) type Idle = Box<dyn Fn() -> Option<String>>;
+
+/// One layer.
+pub(crate) struct Row {
+    /// Its service, with the path of its module.
+    pub(crate) service: &'static str,
+    pub(crate) build: Box<dyn Fn(Leaf, Kind) -> (Built, Idle)>,
+    /// It is ready before the leaf is, and waits in its future.
+    pub(crate) always_ready: bool,
+    /// It answers for errors, and for panics.
+    pub(crate) answers: bool,
+    /// It repeats a call that failed.
+    pub(crate) repeats: bool,
+    /// The headers that it takes out of requests.
+    pub(crate) removes: &'static [HeaderName],
+}
+
+/// How many calls may be in flight where a layer counts them.
+pub(crate) const PLACES: usize = 8;
+
+/// Every layer.
+pub(crate) fn rows() -> Vec<Row> {
+    vec![
+        row(|leaf, _| plain(&ExchangeLayer::new(), leaf)),
+        row(|leaf, _| plain(&AccessLogLayer::new(true), leaf)),
+        row(|leaf, _| plain(&ServerRecordLayer::new(["/"], &Tools::default()), leaf)),
+        row(|leaf, _| plain(&CorsLayer::new(GuardSettings::loopback()), leaf)),
+        Row {
+            answers: true,
+            ..row(|leaf, _| plain(&RescueLayer::new(), leaf))
+        },
+        row(|leaf, _| plain(&DrainLayer::new(DrainSignals::default()), leaf)),
+        row(|leaf, _| plain(&GuardLayer::new(GuardSettings::loopback()), leaf)),
+        row(|leaf, _| plain(&BodyLimitLayer::new(Some(1 << 20)), leaf)),
+        Row {
+            always_ready: true,
+            ..row(route)
+        },
+        row(|leaf, kind| plain(&InspectLayer::new(inspect(kind)), leaf)),
+        Row {
+            removes: &[header::AUTHORIZATION],
+            ..row(|leaf, _| plain(&CredentialsLayer::new(CredentialsSettings::default()), leaf))
+        },
+        row(limit),
+        row(|leaf, _| plain(&DeadlineLayer::new(Some(DEADLINE)), leaf)),
+        Row {
+            repeats: true,
+            ..row(|leaf, _| plain(&RetryLayer::new("u", retry()), leaf))
+        },
+        Row {
+            always_ready: true,
+            ..row(balance)
+        },
+        row(load),
+        row(|leaf, _| plain(&CircuitLayer::new(CircuitSettings::default()), leaf)),
+        row(half_open_circuit),
+        row(|leaf, _| plain(&GateLayer::new(Gate::new()), leaf)),
+        row(|leaf, _| {
+            plain(
+                &ClientRecordLayer::new("u", "e", "tcp", &Tools::default()),
+                leaf,
+            )
+        }),
+        row(|leaf, _| plain(&TimeoutLayer::new(TIMEOUTS), leaf)),
+        row(|leaf, _| plain(&ObserveLayer::new("u"), leaf)),
+        row(|leaf, _| plain(&chaos(DELAY), leaf)),
+        row(|leaf, _| plain(&chaos(DRIP), leaf)),
+    ]
+}
+
+const DEADLINE: DeadlineSettings = DeadlineSettings {
+    limit: Duration::from_secs(300),
+    cap: Duration::from_secs(3600),
+};
+
+const TIMEOUTS: TimeoutSettings = TimeoutSettings {
+    head: Some(Duration::from_secs(60)),
+    idle: Some(Duration::from_secs(300)),
+};
+
+const DELAY: Injection = Injection::Delay {
+    min: Duration::from_millis(1),
+    max: Duration::from_millis(2),
+};
+
+const DRIP: Injection = Injection::Drip {
+    bytes: NonZeroUsize::MIN,
+    every: Duration::from_millis(1),
+};
+
+fn row<S, B>(build: impl Fn(Leaf, Kind) -> (S, Idle) + 'static) -> Row
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let name = std::any::type_name::<S>();
+    Row {
+        service: name.split('<').next().unwrap_or(name),
+        build: Box::new(move |leaf, kind| {
+            let (service, idle) = build(leaf, kind);
+            let erased = service
+                .map_response(|response| response.map(Body::new))
+                .map_err(Into::into);
+            (BoxCloneService::new(erased), idle)
+        }),
+        always_ready: false,
+        answers: false,
+        repeats: false,
+        removes: &[],
+    }
+}
+
+/// A layer that shows nothing of what it holds.
+fn plain<L: Layer<Leaf>>(layer: &L, leaf: Leaf) -> (L::Service, Idle) {
+    (layer.layer(leaf), Box::new(|| None))
+}
+
+fn inspect(kind: Kind) -> InspectSettings {
+    match kind {
+        Kind::Plain => InspectSettings::off(),
+        Kind::Json | Kind::Events => InspectSettings::mcp(),
+    }
+}
+
+fn retry() -> RetrySettings {
+    RetrySettings {
+        safe_tools: vec!["echo".into()],
+        ..RetrySettings::default()
+    }
+}
+
+fn chaos(injection: Injection) -> ChaosLayer {
+    ChaosLayer::new(ChaosSettings {
+        seed: 7,
+        rules: vec![ChaosRule::new(injection, Share::ALL)],
+    })
+}
+
+fn route(leaf: Leaf, _: Kind) -> (Router<Leaf>, Idle) {
+    let info = RouteInfo {
+        name: "/".into(),
+        prefix: "/".into(),
+        errors: ziggurat_layers::exchange::ErrorStyle::default(),
+    };
+    let router = Router::new([Route {
+        matcher: Match::default(),
+        info: Arc::new(info),
+        service: leaf,
+    }]);
+    (router, Box::new(|| None))
+}
+
+fn limit(leaf: Leaf, _: Kind) -> (<LimitLayer as Layer<Leaf>>::Service, Idle) {
+    let gate = Gate::new();
+    let places = NonZeroUsize::new(PLACES);
+    let layer = LimitLayer::new(LimitSettings {
+        calls: places,
+        streams: places,
+    })
+    .gate(gate.clone());
+    let idle = move || (gate.look() != Look::Open).then(|| "its gate is shut".to_owned());
+    (layer.layer(leaf), Box::new(idle))
+}
+
+fn at_rest(endpoints: Vec<Endpoint>) -> Idle {
+    Box::new(move || {
+        let busy = endpoints
+            .iter()
+            .find(|e| e.load().calls() + e.load().streams() > 0)?;
+        Some(format!("{} has something in hand", busy.name()))
+    })
+}
+
+fn load(leaf: Leaf, _: Kind) -> (<LoadLayer as Layer<Leaf>>::Service, Idle) {
+    let endpoint = Endpoint::new("u", "a", 1, 0);
+    let layer = LoadLayer::new(endpoint.clone());
+    (layer.layer(leaf), at_rest(vec![endpoint]))
+}
+
+type Metered = <LoadLayer as Layer<Leaf>>::Service;
+
+fn balance(leaf: Leaf, _: Kind) -> (Balance<Metered>, Idle) {
+    let set = EndpointSet::new("u");
+    let endpoints = ["a", "b"].map(|name| set.keep(name, 1, 0));
+    set.replace_all(endpoints.iter().map(|endpoint| Member {
+        endpoint: endpoint.clone(),
+        service: LoadLayer::new(endpoint.clone()).layer(leaf.clone()),
+    }));
+    let balance = Balance::new(BalanceSettings::default(), set);
+    (balance, at_rest(endpoints.into()))
+}
+
+/// A breaker that opened, and is half-open by the time that the rig is ready.
+fn half_open_circuit(leaf: Leaf, _: Kind) -> (<CircuitLayer as Layer<Leaf>>::Service, Idle) {
+    let settings = CircuitSettings {
+        consecutive: Some(NonZeroU32::MIN),
+        probes: NonZeroU32::new(PLACES as u32).expect("not zero"),
+        ..CircuitSettings::default()
+    };
+    let handle = CircuitHandle::new("u", "e");
+    let layer = CircuitLayer::with(&handle, Some(settings));
+    let fails = service_fn(async |_: Request<Body>| Err::<Response<Body>, _>(BoxError::from("no")));
+    let failed = layer.layer(fails).oneshot(Request::new(Body::empty()));
+    assert!(failed.now_or_never().is_some_and(|result| result.is_err()));
+    let state = handle.look().map(|report| report.state);
+    assert_eq!(state, Some(State::Open));
+    (layer.layer(leaf), Box::new(|| None))
+}
