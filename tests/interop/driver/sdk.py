@@ -42,6 +42,11 @@ def must_pass_through(client, era, transport, item):
     return not (item == "large" and (client, era, transport) == ("py", "legacy", "http"))
 
 
+def expected(item, direct):
+    """What must come through ziggurat. It knows itself that a session is over, and says so as the specification wants, where some servers say 400."""
+    return 404 if item == "delete" and direct == 400 else direct
+
+
 async def ask(name, client, task):
     """One client process; its answer to each item."""
     answers = {}
@@ -99,7 +104,7 @@ class Row:
                 return True, ""
             self.cells[item] = "FAIL"
             return False, through["error"]
-        if item not in PROXY_ONLY and direct["ok"] and direct["got"] != through["got"]:
+        if item not in PROXY_ONLY and direct["ok"] and expected(item, direct["got"]) != through["got"]:
             self.cells[item] = "DIFF"
             return False, f"directly {json.dumps(direct['got'])[:200]}, through ziggurat {json.dumps(through['got'])[:200]}"
         self.cells[item] = "ok"
