@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     Ziggurat,
-    mcp::{Session, initialize},
+    mcp::Session,
     upstream::{Received, Upstream, Wire},
 };
 
@@ -150,9 +150,7 @@ async fn a_session_that_its_server_forgot_is_begun_anew_if_that_is_honest() {
     let again = seen(&session, "tools/list").await;
     assert_eq!(again, "a-0", "under the same id, in a new session");
     let begun = upstream.received();
-    let begun = begun
-        .iter()
-        .filter(|r| r.body == initialize("2025-11-25").to_string());
+    let begun = begun.iter().filter(|r| r.body.contains("\"initialize\""));
     assert_eq!(begun.count(), 2);
 
     // What a tool may have left in the old session cannot be brought back.
