@@ -206,7 +206,7 @@ impl Script {
             Act::FailInBody | Act::PanicInBody => self.kind.answer().into_iter().take(1).collect(),
             _ => self.kind.answer().into(),
         };
-        let exact = self.kind != Kind::Events && matches!(act, Act::Answer | Act::Empty);
+        let exact = !self.kind.has_events() && matches!(act, Act::Answer | Act::Empty);
         Response::builder()
             .status(http::StatusCode::CREATED)
             .header("content-type", self.kind.media())

@@ -128,7 +128,8 @@ const DRIP: Injection = Injection::Drip {
     every: Duration::from_millis(1),
 };
 
-fn row<S, B>(build: impl Fn(Leaf, Kind) -> (S, Idle) + 'static) -> Row
+/// A row of ordinary properties.
+pub(crate) fn row<S, B>(build: impl Fn(Leaf, Kind) -> (S, Idle) + 'static) -> Row
 where
     S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
@@ -161,7 +162,7 @@ fn plain<L: Layer<Leaf>>(layer: &L, leaf: Leaf) -> (L::Service, Idle) {
 fn inspect(kind: Kind) -> InspectSettings {
     match kind {
         Kind::Plain => InspectSettings::off(),
-        Kind::Json | Kind::Events => InspectSettings::mcp(),
+        Kind::Json | Kind::Events | Kind::Standing => InspectSettings::mcp(),
     }
 }
 

@@ -68,7 +68,11 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn every_service_of_the_sources_is_held_to_the_laws() {
-    assert_eq!(services_in_table(), services_in_sources());
+    let (table, sources) = (services_in_table(), services_in_sources());
+    let missing: Vec<_> = sources.difference(&table).collect();
+    assert!(missing.is_empty(), "not in the table: {missing:?}");
+    let unread: Vec<_> = table.difference(&sources).collect();
+    assert!(unread.is_empty(), "not found in the sources: {unread:?}");
 }
 
 #[test]
