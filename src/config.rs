@@ -245,7 +245,7 @@ pub enum ProbeKind {
 /// One replica of an upstream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Replica {
-    /// Its name in logs, metrics and session ids: its address or its program, and a number where that is taken.
+    /// Its name in logs, metrics and session ids: its address (and path, unless that is `/` or `/mcp`) or its program, and a number where that is taken.
     pub name: String,
     /// Its share of the calls, against the others: 1 to 1000.
     pub weight: u32,

@@ -311,12 +311,11 @@ fn address(url: &http::Uri) -> String {
     )
 }
 
+/// The most requests that children may have unanswered.
+const MOST_PENDING: NonZeroUsize = NonZeroUsize::MIN.saturating_add(65_535);
+
 /// The settings of a stdio upstream service.
-pub(crate) fn stdio(
-    name: &str,
-    pending: Option<NonZeroUsize>,
-    endpoint: &StdioEndpoint,
-) -> StdioSettings {
+pub(crate) fn stdio(name: &str, endpoint: &StdioEndpoint) -> StdioSettings {
     let defaults = StdioSettings::new(name, &endpoint.command);
     StdioSettings {
         env: endpoint
@@ -333,7 +332,8 @@ pub(crate) fn stdio(
         lifetime: endpoint.lifetime,
         max_children: endpoint.max,
         max_sessions: endpoint.sessions,
-        max_pending: pending.unwrap_or(defaults.max_pending),
+        // Calls have their cap above, which may change while the children live; this bounds what passes it.
+        max_pending: MOST_PENDING,
         handshake: endpoint.handshake,
         line_limit: usize::try_from(endpoint.line_limit).unwrap_or(usize::MAX),
         silence: endpoint.silence,

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use ziggurat_layers::{
     balance::{Endpoint as BalancedEndpoint, EndpointSet, EndpointView},
     circuit::{CircuitHandle, CircuitReport, ToolCircuits},
-    gate::Look,
+    gate::{Look, Reason},
     health::{
         HealthHandle, HealthReport, Prober, ProberTask,
         outlier::{OutlierDetector, OutlierHandle, OutlierReport},
@@ -64,6 +64,7 @@ pub(crate) struct Core {
     pub(crate) outlier: OutlierHandle,
     /// Its cap of calls.
     pub(crate) limit: LimitLayer,
+    cap: Option<NonZeroUsize>,
     /// After this time without a client a command is asleep.
     idle: Duration,
 }
@@ -82,8 +83,8 @@ pub(crate) enum CoreService {
 struct Identity {
     name: String,
     endpoint: Endpoint,
-    connect: Duration,
-    concurrency: Option<NonZeroUsize>,
+    /// What only an HTTP endpoint knows.
+    connect: Option<Duration>,
 }
 
 // === impl Upstreams ===
@@ -197,7 +198,7 @@ impl Pool {
             let identity = Identity::of(upstream, replica);
             let kept = old.and_then(|pool| pool.cores.iter().find(|c| c.identity == identity));
             cores.push(match kept {
-                Some(core) => core.clone(),
+                Some(core) => core.with_cap(upstream.concurrency),
                 None => Core::new(upstream, replica, identity, &outliers)?,
             });
         }
@@ -228,16 +229,13 @@ impl Core {
     ) -> Result<Self, SettingsError> {
         let (name, weight, priority) = (&replica.name, replica.weight, replica.priority);
         let endpoint = BalancedEndpoint::new(&upstream.name, name, weight, priority);
-        let limit = LimitLayer::new(LimitSettings {
-            calls: upstream.concurrency,
-            streams: None,
-        });
         Ok(Self {
             service: CoreService::new(upstream, replica)?,
             circuit: CircuitHandle::new(&upstream.name, name),
             health: HealthHandle::new(&upstream.name, name),
             outlier: outliers.endpoint(name, endpoint.gate()),
-            limit: limit.gate(endpoint.gate().clone()),
+            limit: limit(upstream.concurrency, &endpoint),
+            cap: upstream.concurrency,
             idle: match &replica.endpoint {
                 Endpoint::Http(_) => Duration::ZERO,
                 Endpoint::Stdio(stdio) => stdio.idle,
@@ -250,6 +248,16 @@ impl Core {
     fn is_usable(&self) -> bool {
         let held = matches!(self.endpoint.gate().look(), Look::Held { .. });
         !held && self.service.is_usable()
+    }
+
+    /// The same, with another cap if that is wanted. What is in flight under the old one is not counted under the new one.
+    fn with_cap(&self, cap: Option<NonZeroUsize>) -> Self {
+        let mut core = self.clone();
+        if core.cap != cap {
+            core.limit = limit(cap, &core.endpoint);
+            core.cap = cap;
+        }
+        core
     }
 
     /// Starts to probe it.
@@ -371,13 +379,25 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+fn limit(calls: Option<NonZeroUsize>, endpoint: &BalancedEndpoint) -> LimitLayer {
+    let settings = LimitSettings {
+        calls,
+        streams: None,
+    };
+    // An older cap may have left its word.
+    endpoint.gate().open(Reason::Busy);
+    LimitLayer::new(settings).gate(endpoint.gate().clone())
+}
+
 impl Identity {
     fn of(upstream: &Upstream, replica: &Replica) -> Self {
         Self {
             name: replica.name.clone(),
             endpoint: replica.endpoint.clone(),
-            connect: upstream.timeouts.connect,
-            concurrency: upstream.concurrency,
+            connect: match replica.endpoint {
+                Endpoint::Http(_) => Some(upstream.timeouts.connect),
+                Endpoint::Stdio(_) => None,
+            },
         }
     }
 }
@@ -392,7 +412,7 @@ impl CoreService {
                     .map_err(|e| SettingsError::new(format!("upstreams.{name}"), &e))
             }
             Endpoint::Stdio(endpoint) => {
-                let settings = settings::stdio(name, upstream.concurrency, endpoint);
+                let settings = settings::stdio(name, endpoint);
                 Ok(Self::Stdio(StdioUpstream::new(settings)))
             }
         }

@@ -55,8 +55,6 @@ pub struct Gate {
 pub enum Reason {
     /// The operator: drained, or switched off.
     Operator,
-    /// The endpoint turned out to speak another era than its upstream's other endpoints.
-    Era,
     /// Its probes fail.
     Health,
     /// It does worse than the other endpoints.
@@ -127,9 +125,8 @@ struct Shared {
 
 impl Reason {
     /// All reasons, the weightiest first.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 5] = [
         Self::Operator,
-        Self::Era,
         Self::Health,
         Self::Outlier,
         Self::Circuit,
@@ -140,7 +137,6 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Operator => "operator",
-            Self::Era => "era",
             Self::Health => "health",
             Self::Outlier => "outlier",
             Self::Circuit => "circuit",

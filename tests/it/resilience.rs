@@ -304,3 +304,46 @@ async fn an_endpoint_that_does_worse_than_the_others_is_left_alone_for_a_while()
     let ejections = z.metrics().await;
     assert_eq!(ejections.sum("ziggurat_outlier_ejections_total", &[]), 1.0);
 }
+
+#[tokio::test]
+async fn what_a_call_may_wait_for_passes_an_open_breaker() {
+    let server = Upstream::start(async |received: Received, wire: Wire| {
+        if received.body.contains("\"id\"") && received.body.contains("method") {
+            return wire.answer("500 Internal Server Error", "", "").await;
+        }
+        wire.answer("202 Accepted", "", "").await
+    })
+    .await;
+    let settings = "circuit: { consecutive: 2, open: 1h, open_max: 1h }, ";
+    let z = Ziggurat::yaml(&over("retry: off,", settings, &[server.url("/mcp")])).await;
+    let caller = caller(&z);
+    for id in 0..2 {
+        caller.call(id, "write", json!({})).await;
+    }
+    let refused = caller.call(3, "write", json!({})).await.last().await;
+    assert_eq!(error(&refused), ("no_endpoint", "not_sent"), "{refused}");
+    let answer = json!({"jsonrpc": "2.0", "id": "asked", "result": {}});
+    assert_eq!(caller.post(&answer).await.status, 202);
+    caller
+        .tell("notifications/cancelled", json!({"requestId": 1}))
+        .await;
+    assert_eq!(server.received().len(), 4);
+}
+
+#[tokio::test]
+async fn a_full_pool_of_children_is_no_failure_of_the_endpoint() {
+    let z = Ziggurat::yaml(&format!(
+        "routes: [{{ match: {{ path: /mcp }}, upstream: tools }}]\n\
+         upstreams: {{ tools: {{ circuit: {{ consecutive: 2 }}, endpoints: [{{ {} }}] }} }}\n",
+        demo("max: 1")
+    ))
+    .await;
+    let session = z.target().session().await;
+    for _ in 0..4 {
+        let body = crate::harness::mcp::initialize("2025-11-25").to_string();
+        let refused = z.target().post("/mcp", &[], body).await.last().await;
+        assert_eq!(error(&refused), ("server_busy", "not_sent"), "{refused}");
+    }
+    let answer = session.call(1, "echo", json!({"text": "fine"})).await;
+    assert!(answer.last().await.get("result").is_some());
+}

@@ -175,3 +175,38 @@ async fn a_session_whose_endpoint_is_taken_out_moves_to_another() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_heal_does_not_wait_for_the_place_that_its_own_refusal_holds() {
+    let keeper = Keeper::default();
+    let upstream = keeper.start("a").await;
+    let narrow =
+        over("", &[upstream.url("/mcp")]).replace("health: off,", "health: off, concurrency: 1,");
+    let z = Ziggurat::yaml(&narrow).await;
+    let session = z.target().session().await;
+    assert_eq!(seen(&session, "tools/list").await, "a-0");
+    keeper.forget();
+    assert_eq!(seen(&session, "tools/list").await, "a-0");
+    let waits = z.metrics().await;
+    assert_eq!(waits.sum("ziggurat_pool_wait_seconds_count", &[]), 0.0);
+}
+
+#[tokio::test]
+async fn a_session_is_served_though_its_endpoint_fails_its_probes() {
+    let keeper = Keeper::default();
+    let upstream = keeper.start("a").await;
+    // The probe speaks of itself and never gets what it wants: no such status.
+    let probed = over("", &[upstream.url("/mcp")]).replace(
+        "health: off,",
+        "health: { probe: http, http: { status: 299 }, interval: 30ms, fall: 1 },",
+    );
+    let z = Ziggurat::yaml(&probed).await;
+    let session = z.target().session().await;
+    crate::harness::until("it is found sick", async || {
+        let report = z.report("upstreams").await;
+        report[0]["endpoints"][0]["state"] == "health"
+    })
+    .await;
+    assert_eq!(seen(&session, "tools/call").await, "a-0");
+    assert_eq!(session.delete().await.status, 204);
+}

@@ -113,7 +113,8 @@ impl Bounds {
     pub(super) fn new(upstream: &str, limit: usize, time: Duration) -> Self {
         let labels = [("upstream", upstream)];
         let waiters = gauge(names::POOL_WAITERS, &labels);
-        waiters.set(0.0);
+        // Not set: calls of an older balancer may still be waiting.
+        waiters.increment(0.0);
         Self {
             limit,
             time,

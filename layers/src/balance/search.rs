@@ -22,7 +22,7 @@ use crate::{
     attempt::{Pinned, Tried},
     class::Class,
     error::BoxError,
-    gate::{GateShut, Look},
+    gate::{GateShut, Look, Reason},
 };
 
 /// A call that has no member yet.
@@ -233,14 +233,22 @@ where
             return Found::Refused(PinnedGone.into());
         };
         let look = member.endpoint.observe();
-        if let Look::Held { reason, until } = look {
+        let gate = member.endpoint.gate();
+        // A session can go nowhere else, so what only probes or the comparison with others say does not keep it out; and nothing keeps out
+        // what calls that were let in before may be waiting for.
+        if let Look::Held { until, .. } = look
+            && !self.free
+            && let Some(reason) = [Reason::Operator, Reason::Circuit]
+                .into_iter()
+                .find(|reason| gate.is_shut_by(*reason))
+        {
             let shut = GateShut {
                 reason,
                 retry_after: until.map(remaining),
             };
             return Found::Refused(shut.into());
         }
-        if !self.passes(look) {
+        if !self.free && gate.is_shut_by(Reason::Busy) {
             return Found::Busy;
         }
         if let Some(service) = self.ask_parked(members, cx) {

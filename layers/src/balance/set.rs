@@ -150,15 +150,16 @@ impl<S: Clone> EndpointSet<S> {
         let mut new = old.to_vec();
         change(&mut new);
         let stays = |e: &Endpoint, among: &[Member<S>]| among.iter().any(|m| m.endpoint.is(e));
+        // Who leaves goes first: who comes may have the same name, and so the same gauges.
+        for member in old.iter() {
+            if !stays(&member.endpoint, &new) {
+                member.endpoint.held_now();
+            }
+        }
         for member in &new {
             if !old.is_empty() && !stays(&member.endpoint, &old) {
                 member.endpoint.open_now();
                 member.endpoint.observe();
-            }
-        }
-        for member in old.iter() {
-            if !stays(&member.endpoint, &new) {
-                member.endpoint.held_now();
             }
         }
         shared.members.store(Arc::new(new));

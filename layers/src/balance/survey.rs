@@ -87,8 +87,12 @@ pub(super) fn survey<'a>(
             Look::Open => chosen.push(candidate(at, endpoint)),
             Look::Busy if wish.free => chosen.push(candidate(at, endpoint)),
             Look::Busy => {}
+            // Calls that were let in before may be waiting for just this message.
+            Look::Held { .. } if wish.free => sick
+                .get_or_insert_with(|| Few::new(candidate(0, filler)))
+                .push(candidate(at, endpoint)),
             Look::Held { reason, .. } if !may_panic(endpoint, reason) => {}
-            Look::Held { .. } if !wish.free && endpoint.gate().is_shut_by(Reason::Busy) => {
+            Look::Held { .. } if endpoint.gate().is_shut_by(Reason::Busy) => {
                 tally.sick_and_busy = true;
             }
             Look::Held { .. } => sick
@@ -97,7 +101,10 @@ pub(super) fn survey<'a>(
         }
     }
     let panic = (tally.up as f64) < settings.panic.get() * tally.counted as f64;
-    if panic && let Some(sick) = sick {
+    let last_resort = wish.free && chosen.as_slice().is_empty();
+    if (panic || last_resort)
+        && let Some(sick) = sick
+    {
         sick.as_slice().iter().for_each(|c| chosen.push(*c));
     }
     if !wish.tried.is_empty() {
@@ -167,7 +174,7 @@ impl Tally {
             self.up += 1;
             return;
         };
-        if !matches!(reason, Reason::Operator | Reason::Era) {
+        if reason != Reason::Operator {
             self.counted += 1;
         }
         self.seen[reason as usize] = true;

@@ -55,8 +55,15 @@ impl Watch for Pass {
         counted.head = Some(counted.started.elapsed());
         let verdict = Judge::default().head(status);
         // What failed will not get better; and of a stream that stands, nothing more is to be expected.
-        if verdict == Verdict::Failure || counted.standing {
+        if verdict == Verdict::Failure {
             self.settle(verdict);
+        } else if counted.standing {
+            // That there is no such stream says nothing of the calls.
+            self.settle(if status.is_success() {
+                verdict
+            } else {
+                Verdict::Neutral
+            });
         }
     }
 

@@ -160,13 +160,19 @@ impl Row {
             Fault::ConnectFailed(_) => row("http", "connect_failed", 502).unsent(),
             Fault::UpstreamBroken(outcome) => row("http", "upstream_broken", 502).outcome(*outcome),
             Fault::SpawnFailed(_) => row("stdio", "start_failed", 502).unsent(),
-            Fault::Backoff(again) => row("stdio", "start_delayed", 503).unsent().again(*again),
+            Fault::Backoff(again) => row("stdio", "start_delayed", 503)
+                .unsent()
+                .by(Blame::Proxy)
+                .again(*again),
             Fault::Handshake(_) => row("stdio", "start_timeout", 504),
             Fault::ServerGone { sent, .. } => row("stdio", "server_gone", 502).sent(*sent),
             Fault::AnswerTooLong(_) => row("stdio", "answer_too_long", 502),
             Fault::AnswerGarbled(_) => row("stdio", "answer_garbled", 502),
             Fault::SlowReader(_) => row("stdio", "slow_reader", 503).by(Blame::Client),
-            Fault::ServerBusy(_) => row("stdio", "server_busy", 503).unsent().again(SOON),
+            Fault::ServerBusy(_) => row("stdio", "server_busy", 503)
+                .unsent()
+                .by(Blame::Proxy)
+                .again(SOON),
             Fault::Bug => row("rescue", "internal_error", 500).by(Blame::Proxy),
         }
     }

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     Body,
-    attempt::Tried,
+    attempt::{Pinned, Tried},
     body::Tracked,
     error::BoxError,
     exchange::{Exchange, GiveUp},
@@ -174,6 +174,10 @@ impl<S: Clone> Call<S> {
             running.ended(failed.is_none() && result.is_ok());
         }
         let failed = failed?;
+        // It can go nowhere else.
+        if failed.refused && self.parts.extensions.get::<Pinned>().is_some() {
+            return None;
+        }
         // Somebody ended the call as a whole; a clock may have been that of the attempt.
         if matches!(
             self.exchange.gave_up(),

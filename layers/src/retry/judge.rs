@@ -20,6 +20,8 @@ pub(super) struct Failed {
     pub(super) reason: Reason,
     /// How long the upstream asks to be left alone.
     pub(super) wait: Option<Duration>,
+    /// The endpoint was not even tried.
+    pub(super) refused: bool,
 }
 
 /// Why there is another attempt.
@@ -67,6 +69,7 @@ impl Failed {
                 unsent,
                 reason,
                 wait,
+                refused: is_refusal(&fault),
             })
         };
         match (row.outcome, row.blame) {
@@ -119,12 +122,14 @@ impl Failed {
                 unsent: true,
                 reason: Reason::RetryAfter,
                 wait,
+                refused: false,
             });
         }
         listed.then_some(Self {
             unsent: false,
             reason: Reason::Status,
             wait,
+            refused: false,
         })
     }
 }
@@ -183,6 +188,7 @@ mod tests {
                 unsent,
                 reason,
                 wait: None,
+                refused: unsent,
             })
         };
         let shut = GateShut {
@@ -230,6 +236,7 @@ mod tests {
                 unsent,
                 reason,
                 wait,
+                refused: false,
             })
         };
         for status in [200, 204, 404, 408, 429, 500, 501] {

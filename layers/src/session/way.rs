@@ -147,11 +147,17 @@ impl Way {
         let body = request.body().bytes().cloned();
         member.lead(&mut request)?;
         let mut result = self.send(&member, &mut inner, request).await;
-        if let Some((again, why)) = again.zip(self.lost(&member, &result))
-            && let Some(live) = self.heal(&member, why, &again, &mut inner).await?
-        {
+        if let Some((again, why)) = again.zip(self.lost(&member, &result)) {
+            let mut refusal = Some(result);
+            let healed = self.heal(&member, why, &again, &mut inner, &mut refusal);
+            let Some(live) = healed.await? else {
+                self.shared.store.end(&member.key, why);
+                return match refusal {
+                    Some(result) => self.back(member, deletes, result).await,
+                    None => Err(SessionGone::default().into()),
+                };
+            };
             member.live = live;
-            drop(result);
             self.exchange.response().reset();
             self.exchange.go_on();
             let mut request = again.into_request();
@@ -220,12 +226,16 @@ impl Way {
 
     /// Begins a lost session anew, if that is honest and nobody else just did; says how it stands then. One that stays lost is over; but if
     /// the upstream could not be asked now, its error is all that happens, and another request may have more luck.
+    ///
+    /// A response holds its places under the caps until its body is gone. So the refusal is let go before anything is sent, and before
+    /// somebody else is waited for, who may need a place.
     async fn heal<S, B>(
         &self,
         member: &Member,
         why: Ending,
         again: &Again,
         inner: &mut S,
+        refusal: &mut Option<std::result::Result<Response<B>, BoxError>>,
     ) -> std::result::Result<Option<Live>, BoxError>
     where
         S: Service<Request<Body>, Response = Response<B>>,
@@ -233,7 +243,14 @@ impl Way {
         B: HttpBody<Data = Bytes> + Send,
         B::Error: Into<BoxError>,
     {
-        let _turn = member.live.turn.lock().await;
+        let turn = &member.live.turn;
+        let _turn = match turn.try_lock() {
+            Ok(turn) => turn,
+            Err(_) => {
+                refusal.take_if(|refusal| refusal.is_ok());
+                turn.lock().await
+            }
+        };
         let store = &self.shared.store;
         let Some((live, history)) = store.recall(&member.key).await else {
             return Ok(None);
@@ -257,6 +274,7 @@ impl Way {
         if settings.heal == Heal::Safe && !settings.stateless && history.risky > 0 {
             return over(own, "unsafe");
         }
+        refusal.take_if(|refusal| refusal.is_ok());
         let mut handshake = again.handshake(inner, &self.exchange);
         let begun = tokio::time::timeout(heal::LIMIT, handshake.begin(initialize, &history)).await;
         let upstream = handshake.upstream().or(own);

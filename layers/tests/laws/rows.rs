@@ -20,6 +20,7 @@ use ziggurat_layers::{
     exchange::{ExchangeLayer, RouteInfo},
     gate::{Gate, GateLayer, Look},
     guard::{CorsLayer, GuardLayer, GuardSettings},
+    health::outlier::{OutlierDetector, OutlierLayer, OutlierSettings},
     inspect::{InspectLayer, InspectSettings},
     limit::{LimitLayer, LimitSettings},
     metrics::Tools,
@@ -28,6 +29,7 @@ use ziggurat_layers::{
     rescue::RescueLayer,
     retry::{RetryLayer, RetrySettings},
     route::{Match, Route, Router},
+    session::{Keys, MemoryStore, SessionLayer, SessionSettings},
     share::Share,
     timeout::{TimeoutLayer, TimeoutSettings},
 };
@@ -81,6 +83,7 @@ pub(crate) fn rows() -> Vec<Row> {
             removes: &[header::AUTHORIZATION],
             ..row(|leaf, _| plain(&CredentialsLayer::new(CredentialsSettings::default()), leaf))
         },
+        row(session),
         row(limit),
         row(|leaf, _| plain(&DeadlineLayer::new(Some(DEADLINE)), leaf)),
         Row {
@@ -94,6 +97,7 @@ pub(crate) fn rows() -> Vec<Row> {
         row(load),
         row(|leaf, _| plain(&CircuitLayer::new(CircuitSettings::default()), leaf)),
         row(half_open_circuit),
+        row(outlier),
         row(|leaf, _| plain(&GateLayer::new(Gate::new()), leaf)),
         row(|leaf, _| {
             plain(
@@ -192,6 +196,21 @@ fn route(leaf: Leaf, _: Kind) -> (Router<Leaf>, Idle) {
         service: leaf,
     }]);
     (router, Box::new(|| None))
+}
+
+fn session(leaf: Leaf, _: Kind) -> (<SessionLayer as Layer<Leaf>>::Service, Idle) {
+    let keys = Keys::random().expect("random bytes");
+    let store = Arc::new(MemoryStore::new());
+    plain(
+        &SessionLayer::new(SessionSettings::default(), keys, store),
+        leaf,
+    )
+}
+
+fn outlier(leaf: Leaf, _: Kind) -> (<OutlierLayer as Layer<Leaf>>::Service, Idle) {
+    let (detector, gate) = (OutlierDetector::new("u"), Gate::new());
+    detector.set(Some(OutlierSettings::default()));
+    plain(&OutlierLayer::new(detector.endpoint("e", &gate)), leaf)
 }
 
 fn limit(leaf: Leaf, _: Kind) -> (<LimitLayer as Layer<Leaf>>::Service, Idle) {

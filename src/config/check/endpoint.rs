@@ -70,23 +70,25 @@ fn weight(raw: &At<Count>, mistakes: &mut Mistakes) -> u32 {
     }
 }
 
-/// The address, or the program without its path; where another replica has that, the path of its URL too, then a number.
+/// The address, with the path unless that is a usual one, or the program without its own path; a number follows where another replica has that.
+/// It depends on no neighbour but those of the same URL, since sessions are sealed with it.
 fn name(endpoint: &Endpoint, others: &[Replica]) -> String {
     let is_free = |name: &String| !name.is_empty() && others.iter().all(|o| o.name != *name);
     let short = match endpoint {
-        Endpoint::Http(http) => http.url.authority().map(ToString::to_string),
+        Endpoint::Http(http) => http.url.authority().map(|authority| {
+            let path = match http.url.path() {
+                "/" | "/mcp" => "",
+                path => path,
+            };
+            format!("{authority}{path}")
+        }),
         Endpoint::Stdio(stdio) => stdio.command.first().and_then(|program| {
             let name = Path::new(program).file_name()?;
             Some(name.to_string_lossy().into_owned())
         }),
     };
     let short = short.unwrap_or_default();
-    let long = match endpoint {
-        Endpoint::Http(http) => format!("{short}{}", http.url.path()),
-        Endpoint::Stdio(_) => short.clone(),
-    };
-    [short.clone(), long]
-        .into_iter()
+    std::iter::once(short.clone())
         .chain((2..).map(|number| format!("{short}#{number}")))
         .find(is_free)
         .unwrap_or_default()

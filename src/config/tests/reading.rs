@@ -242,7 +242,7 @@ fn the_settings_of_resilience_reach_the_config() {
         [
             ("tools.example.com", 1, 0),
             ("tools.example.com/other", 3, 1),
-            ("tools.example.com/mcp", 1, 0)
+            ("tools.example.com#2", 1, 0)
         ]
     );
 }

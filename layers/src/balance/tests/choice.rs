@@ -69,11 +69,11 @@ proptest! {
         let (picker, mut rng) = (picker(policy), Rng::with_seed(seed));
         let out = |e: &Endpoint| matches!(
             e.gate().look(),
-            Look::Busy | Look::Held { reason: Reason::Operator | Reason::Era | Reason::Circuit, .. }
+            Look::Busy | Look::Held { reason: Reason::Operator | Reason::Circuit, .. }
         );
         let is = |wanted: Look| endpoints.iter().filter(|e| e.gate().look() == wanted).count();
         let purposely = endpoints.iter().filter(|e| matches!(
-            e.gate().look(), Look::Held { reason: Reason::Operator | Reason::Era, .. }
+            e.gate().look(), Look::Held { reason: Reason::Operator, .. }
         )).count();
         let panic = (is(Look::Open) + is(Look::Busy)) * 2 < endpoints.len() - purposely;
         let best = endpoints.iter().filter(|e| e.gate().look() == Look::Open).map(Endpoint::priority).min();

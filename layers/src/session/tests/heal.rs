@@ -139,7 +139,7 @@ async fn requests_that_find_out_together_fail_together() {
     rig.server.script().revision = Some("2024-11-05");
     rig.server.script().sessionless = true;
     let pings = futures_util::future::join_all((0..20).map(|_| rig.ping(&id))).await;
-    assert!(pings.iter().all(|ping| *ping == Ok(404)));
+    assert!(pings.iter().all(|ping| *ping == GONE), "{pings:?}");
     let tries = rig.bodies().iter().filter(|b| *b == INITIALIZE).count();
     assert_eq!(tries, 1);
 }
@@ -183,7 +183,7 @@ async fn what_cannot_be_begun_anew_is_gone() {
         let rig = healing(Heal::Safe);
         let id = rig.lose(&[NOTE, PING]).await;
         prepare(&mut rig.server.script());
-        assert_eq!(rig.ping(&id).await, Ok(404));
+        assert_eq!(rig.ping(&id).await, GONE);
         assert_eq!(rig.list().await, []);
         assert_eq!(rig.bodies(), [PING, INITIALIZE]);
     }
@@ -212,8 +212,8 @@ async fn a_server_that_speaks_another_revision_now_is_left_and_told_so() {
     let body = Bytes::from_static(PING.as_bytes());
     exchange.set_call(CallFacts::read(&Method::POST, &headers, &body).expect("a call"));
     request.extensions_mut().insert(exchange);
-    let response = rig.send(request).await.expect("an answer");
-    assert_eq!(response.status(), 404);
+    let gone = rig.send(request).await.expect_err("it is gone");
+    assert_eq!(Fault::of(&*gone), Fault::SessionGone);
     let last = rig.server.seen().pop().expect("a request");
     let expected = (Method::DELETE, Some("up-2".to_owned()));
     assert_eq!((last.method, last.session), expected);
@@ -300,7 +300,7 @@ fn each_heal_is_counted() {
             assert_eq!(rig.ping(&id).await, Ok(404));
             let id = rig.lose(&[PING]).await;
             rig.server.script().sessionless = true;
-            assert_eq!(rig.ping(&id).await, Ok(404));
+            assert_eq!(rig.ping(&id).await, GONE);
             let id = {
                 rig.server.script().sessionless = false;
                 rig.lose(&[PING]).await
