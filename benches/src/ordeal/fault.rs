@@ -1,12 +1,15 @@
 //! What befalls a replica, and how it is healed.
 
 use std::fmt;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use rustix::process::Signal;
+use tokio::time::{Instant, sleep};
 
+use super::journal::Mark;
 use super::trial::Fleet;
-use crate::BoxError;
+use crate::{BoxError, usage};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Fault {
@@ -22,13 +25,26 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(super) fn inject(self, fleet: &Fleet<'_>) -> Result<(), BoxError> {
-        fleet.victim()?.signal(match self {
+    /// When it came, and where the journal stood then.
+    pub(super) async fn inject(self, fleet: &Fleet<'_>) -> Result<(Instant, Mark), BoxError> {
+        let victim = fleet.victim()?;
+        let before = (Instant::now(), fleet.journal.mark()?);
+        victim.signal(match self {
             Self::Killed => Signal::KILL,
             Self::Frozen => Signal::STOP,
             Self::Refusing => Signal::USR1,
             Self::Cut => Signal::USR2,
-        })
+        })?;
+        if self != Self::Frozen {
+            return Ok(before);
+        }
+        // On a busy machine it may work on for a while, until its main thread gets to see the signal.
+        let pid = victim.pid().ok_or("the replica has ended")?;
+        let patience = before.0 + Duration::from_secs(1);
+        while !usage::is_stopped(pid) && Instant::now() < patience {
+            sleep(Duration::from_millis(1)).await;
+        }
+        Ok((Instant::now(), fleet.journal.mark()?))
     }
 
     pub(super) async fn heal(self, fleet: &mut Fleet<'_>) -> Result<(), BoxError> {

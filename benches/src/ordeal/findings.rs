@@ -9,9 +9,10 @@ use super::journal::{Entries, Mark};
 use super::trial::VICTIM;
 use crate::client::{Outcome, Record, percentile};
 
-/// So long no safe call must fail for the replica to count as ejected: longer than the proxies' clocks of one second, within which calls
-/// that are lost already do not fail yet.
-const QUIET: Duration = Duration::from_millis(1500);
+/// So many safe calls in a row must succeed for the replica to count as ejected.
+const RUN: usize = 500;
+/// Calls that failed so short before the healing were ended by that, not by an ejection.
+const SHORT: Duration = Duration::from_millis(250);
 /// The share of safe calls that must succeed from the ejection on.
 pub(super) const TARGET: f64 = 0.999;
 
@@ -31,7 +32,7 @@ pub(super) struct Findings {
     /// When the fault came.
     pub(super) under_way: UnderWay,
     pub(super) ejection: Ejection,
-    /// Safe calls that began between the fault and the ejection, and from the ejection on.
+    /// Safe calls that were under way or began until the ejection, and those that began later.
     pub(super) until_ejection: Share,
     pub(super) from_ejection: Share,
     /// The last safe call that ended badly.
@@ -57,7 +58,7 @@ pub(super) struct UnderWay {
     pub(super) ended_badly: usize,
 }
 
-/// When the fault stopped to cost safe calls.
+/// Since when no safe call that began ended badly.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ejection {
     /// It never cost one.
@@ -101,15 +102,18 @@ impl Findings {
         let since = |moment: Instant| moment.saturating_duration_since(moments.fault);
         let safe = || records.iter().filter(|record| record.is_safe());
         let hurt = |record: &&Record| !record.is_good() && record.end >= moments.fault;
-        let mut bad: Vec<Instant> = safe().filter(hurt).map(|record| record.end).collect();
-        bad.sort_unstable();
-        let ejection = Ejection::of(&bad, &moments);
-        let (ejected, ever) = match ejection {
-            Ejection::Unnoticed => (moments.fault, true),
-            Ejection::After(time) => (moments.fault + time, true),
-            Ejection::Never => (moments.healed, false),
+        let mut since_fault: Vec<&Record> = safe().filter(|of| of.end >= moments.fault).collect();
+        since_fault.sort_unstable_by_key(|record| record.start);
+        let began = since_fault.iter().map(|of| (of.start, of.is_good()));
+        let ejection = Ejection::of(began, &moments);
+        let ejected = match ejection {
+            Ejection::Unnoticed => None,
+            Ejection::After(time) => Some(moments.fault + time),
+            Ejection::Never => Some(moments.healed),
         };
-        let afterwards = safe().filter(|record| ever && record.start >= ejected);
+        let (before, afterwards): (Vec<&Record>, Vec<&Record>) = since_fault
+            .iter()
+            .partition(|of| ejected.is_some_and(|ejected| of.start <= ejected));
         let at_the_end = || journal.between(marks.recovering, marks.end);
         let during = |record: &&Record| {
             record.is_good() && moments.fault <= record.start && record.start < moments.healed
@@ -117,11 +121,12 @@ impl Findings {
         Self {
             under_way: UnderWay::at(moments.fault, records, journal, marks.fault),
             ejection,
-            until_ejection: Share::good(safe().filter(|record| {
-                moments.fault < record.end && record.start < ejected && ejected > moments.fault
-            })),
-            from_ejection: Share::good(afterwards),
-            last_bad: bad.last().map(|last| since(*last)),
+            until_ejection: Share::good(&before),
+            from_ejection: match ejection {
+                Ejection::Never => Share::default(),
+                Ejection::Unnoticed | Ejection::After(_) => Share::good(&afterwards),
+            },
+            last_bad: safe().filter(hurt).map(|of| since(of.end)).max(),
             not_safe: NotSafe::of(records, journal),
             recovered: Share {
                 part: at_the_end().filter(|of| of.replica == VICTIM).count(),
@@ -175,21 +180,26 @@ impl UnderWay {
 // === impl Ejection ===
 
 impl Ejection {
-    /// The last bad end before the first quiet time. `bad` is sorted.
-    fn of(bad: &[Instant], moments: &Moments) -> Self {
-        let mut last = moments.fault;
-        for end in bad {
-            if *end - last > QUIET {
+    /// Of each safe call, in this order, when it began and whether it ended well. The replica is ejected with the beginning of the last bad one
+    /// before the first long run of good ones.
+    fn of(began: impl Iterator<Item = (Instant, bool)>, moments: &Moments) -> Self {
+        let mut last_bad = None;
+        let mut run = 0;
+        for (start, is_good) in began {
+            if !is_good {
+                last_bad = Some(start.max(moments.fault));
+                run = 0;
+                continue;
+            }
+            run += 1;
+            if last_bad.is_some() && run == RUN {
                 break;
             }
-            last = *end;
         }
-        if last == moments.fault {
-            Self::Unnoticed
-        } else if last >= moments.healed {
-            Self::Never
-        } else {
-            Self::After(last - moments.fault)
+        match last_bad {
+            None => Self::Unnoticed,
+            Some(last) if last + SHORT >= moments.healed => Self::Never,
+            Some(last) => Self::After(last - moments.fault),
         }
     }
 }
@@ -197,13 +207,11 @@ impl Ejection {
 // === impl Share ===
 
 impl Share {
-    fn good<'a>(records: impl Iterator<Item = &'a Record>) -> Self {
-        let mut share = Self::default();
-        for record in records {
-            share.all += 1;
-            share.part += usize::from(record.is_good());
+    fn good(records: &[&Record]) -> Self {
+        Self {
+            part: records.iter().filter(|record| record.is_good()).count(),
+            all: records.len(),
         }
-        share
     }
 
     /// None of nothing.
@@ -244,20 +252,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_replica_is_ejected_with_the_last_bad_call_before_it_is_quiet() {
+    fn a_replica_is_ejected_with_the_last_bad_call_before_a_run_of_good_ones() {
         let fault = Instant::now();
         let healed = fault + Duration::from_secs(6);
         let moments = Moments { fault, healed };
-        let of = |seconds: &[f64]| {
-            let at = |seconds: &f64| fault + Duration::from_secs_f64(*seconds);
-            let bad: Vec<Instant> = seconds.iter().map(at).collect();
-            Ejection::of(&bad, &moments)
+        // A thousand calls a second, for ten seconds; those that begin in these milliseconds end badly.
+        let of = |is_bad: fn(u64) -> bool| {
+            let calls = (0..10_000).map(|at| (fault + Duration::from_millis(at), !is_bad(at)));
+            Ejection::of(calls, &moments)
         };
-        let after = |seconds| Ejection::After(Duration::from_secs_f64(seconds));
-        assert!(of(&[]) == Ejection::Unnoticed);
-        assert!(of(&[1.0, 1.25]) == after(1.25));
+        let after = |millis| Ejection::After(Duration::from_millis(millis));
+        assert!(of(|_| false) == Ejection::Unnoticed);
+        assert!(of(|at| at < 10) == after(9));
         // The calls of a probe come later, and count against the time from the ejection on.
-        assert!(of(&[0.5, 1.0, 3.0]) == after(1.0));
-        assert!(of(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == Ejection::Never);
+        assert!(of(|at| at == 3 || at == 1000) == after(3));
+        assert!(of(|at| at == 3 || at == 400 || at == 1000) == after(400));
+        assert!(of(|at| at < 6000 && at % 3 == 0) == Ejection::Never);
     }
 }

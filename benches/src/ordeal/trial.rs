@@ -38,7 +38,7 @@ pub(super) struct Phases {
 /// The replicas.
 pub(super) struct Fleet<'a> {
     programs: &'a Programs,
-    journal: &'a Journal,
+    pub(super) journal: &'a Journal,
     replicas: Vec<Running>,
 }
 
@@ -63,8 +63,7 @@ pub(super) async fn run(
     }
 
     sleep_until(begin + phases.before).await;
-    let (fault_at, at_fault) = (Instant::now(), journal.mark()?);
-    fault.inject(&fleet)?;
+    let (fault_at, at_fault) = fault.inject(&fleet).await?;
     sleep_until(begin + phases.before + phases.fault).await;
     let healed = Instant::now();
     fault.heal(&mut fleet).await?;
