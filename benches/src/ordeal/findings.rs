@@ -78,6 +78,8 @@ pub(super) struct Share {
 #[derive(Default)]
 pub(super) struct NotSafe {
     pub(super) answered: u64,
+    /// Of those that were answered.
+    pub(super) slowest: Duration,
     pub(super) not_sent: u64,
     pub(super) rejected: u64,
     pub(super) unknown: u64,
@@ -236,6 +238,7 @@ impl NotSafe {
                 Some(Outcome::Unknown) => found.unknown += 1,
                 None if record.is_good() => {
                     found.answered += 1;
+                    found.slowest = found.slowest.max(record.latency());
                     found.made_up += usize::from(times == 0);
                 }
                 None => silent.push(record),

@@ -14,8 +14,8 @@ const HEADING: &str = "\
 | | calls/s | under way: all / there / ended badly | until ejection | safe calls until then | safe calls from then on | last bad safe call | safe p99 ms | share when healed |
 |---|--:|--:|--:|--:|--:|--:|--:|--:|";
 const HEADING_NOT_SAFE: &str = "\
-| | answered | not_sent | rejected | unknown | failed otherwise | executed twice | answered, not executed | not_sent or rejected, though executed |
-|---|--:|--:|--:|--:|--:|--:|--:|--:|";
+| | answered | slowest of them | not_sent | rejected | unknown | failed otherwise | executed twice | answered, not executed | not_sent or rejected, though executed |
+|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|";
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -121,8 +121,9 @@ fn write_not_safe(f: &mut fmt::Formatter<'_>, proxy: &str, findings: &Findings) 
     };
     writeln!(
         f,
-        "| {proxy} | {} | {} | {} | {} | {} | {} | {} | {} |",
+        "| {proxy} | {} | {:.2} s | {} | {} | {} | {} | {} | {} | {} |",
         of.answered,
+        of.slowest.as_secs_f64(),
         of.not_sent,
         of.rejected,
         of.unknown,
