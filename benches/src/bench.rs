@@ -1,4 +1,4 @@
-//! `ziggurat-bench`: what a call through ziggurat costs, beside bare hyper, nginx and HAProxy.
+//! `ziggurat-bench`: what a call through ziggurat costs, and what a failing server costs its callers, beside bare hyper, nginx and HAProxy.
 //!
 //! One program plays every part, so that all of ours run on the same runtime and allocator:
 //!
@@ -8,8 +8,11 @@
 //! | [`bare_proxy`], [`bare_bridge`] | proxies without any feature: what all ratios refer to |
 //! | [`load`] | the closed-loop load generator |
 //! | [`compare`] | starts each [`contender`], drives it with the load, and reports |
+//! | [`replica`] | one of several servers, which fails when told to |
+//! | [`ordeal`] | lets a replica fail behind each proxy, and reports what that cost the callers |
+//! | [`overload`] | asks for more than the server can do, and reports what was done and how the rest was refused |
 //!
-//! [`rpc`] holds the messages that client and server exchange, [`serve`] the listener, and [`usage`] reads
+//! [`client`] is the caller of the last two. [`rpc`] holds the messages that client and server exchange, [`serve`] the listener, and [`usage`] reads
 //! what a process has used.
 
 use std::net::SocketAddr;
@@ -17,15 +20,20 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use http::Uri;
+use tokio::signal::unix::{SignalKind, signal};
 
 mod bare_bridge;
 mod bare_proxy;
+mod client;
 mod compare;
 mod contender;
 mod echo;
 mod echo_http;
 mod echo_stdio;
 mod load;
+mod ordeal;
+mod overload;
+mod replica;
 mod rpc;
 mod serve;
 mod usage;
@@ -49,10 +57,16 @@ struct Cli {
 enum Command {
     /// Run every proxy under the same load, in turn, and print a table
     Compare(compare::Options),
+    /// Let one of three replicas fail under load, behind each proxy, and print what that cost
+    Ordeal(ordeal::Options),
+    /// Ask ziggurat for more than the server can do, and print what came of it
+    Overload(overload::Options),
     /// Put load on one URL and print what came of it
     Load(load::Options),
     /// An MCP server over HTTP that answers at once
     EchoHttp(Listen),
+    /// The same server, taking its time, writing down what it executes, and failing when told to
+    Replica(replica::Options),
     /// The same server over stdio
     EchoStdio,
     /// A reverse proxy without features
@@ -97,6 +111,9 @@ fn start(command: Command) -> Result<(), BoxError> {
     runtime.block_on(async {
         match command {
             Command::Compare(options) => compare::run(options).await,
+            Command::Ordeal(options) => ordeal::run(options).await,
+            Command::Overload(options) => overload::run(options).await,
+            Command::Replica(options) => replica::run(options).await,
             Command::Load(options) => load::run(options).await,
             Command::EchoHttp(at) => echo_http::run(at.listen).await,
             // Blocks this thread, which has nothing else to do.
@@ -109,4 +126,17 @@ fn start(command: Command) -> Result<(), BoxError> {
             }
         }
     })
+}
+
+/// Drops the work, and with it kills whatever it has running, when this program is to stop.
+async fn unless_stopped<T>(work: impl Future<Output = Result<T, BoxError>>) -> Result<T, BoxError> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    tokio::select! {
+        done = work => done,
+        _ = interrupt.recv() => Err("interrupted".into()),
+        _ = terminate.recv() => Err("terminated".into()),
+        _ = hang_up.recv() => Err("the terminal is gone".into()),
+    }
 }

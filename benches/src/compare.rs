@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use http::Uri;
 use rustix::thread::disable_transparent_huge_pages;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::BoxError;
 use crate::contender::{Programs, Proxy, Running, Transport};
@@ -58,16 +57,7 @@ pub(crate) struct Workload {
 }
 
 pub(crate) async fn run(options: Options) -> Result<(), BoxError> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    // Whatever is running is killed when the measurement is dropped.
-    let report = tokio::select! {
-        report = measure_all(&options) => report?,
-        _ = interrupt.recv() => return Err("interrupted".into()),
-        _ = terminate.recv() => return Err("terminated".into()),
-        _ = hang_up.recv() => return Err("the terminal is gone".into()),
-    };
+    let report = crate::unless_stopped(measure_all(&options)).await?;
     println!("{report}");
     if let Some(file) = &options.json {
         std::fs::write(file, serde_json::to_vec_pretty(&report.to_json())?)?;

@@ -1,5 +1,6 @@
 //! What is compared: how each proxy is started, how one knows that it is ready, and how it ends.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
@@ -124,9 +125,46 @@ impl Programs {
 
     /// The HTTP server that every proxy has behind it.
     pub(crate) async fn echo_http(&self) -> Result<Running, BoxError> {
+        self.part(["echo-http"]).await
+    }
+
+    /// A part of this program that serves; `arguments` begin with its name.
+    pub(crate) async fn part<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Running, BoxError> {
         let mut command = Command::new(&self.ours);
-        command.arg("echo-http");
+        command.args(arguments);
         Running::announced(command, tempfile::tempdir()?).await
+    }
+
+    /// Starts nginx, HAProxy or ziggurat with this configuration. `LISTEN` and `DIR` are filled in, and each of
+    /// `words` with its value.
+    pub(crate) async fn configured(
+        &self,
+        proxy: Proxy,
+        template: &str,
+        words: &[(&str, String)],
+    ) -> Result<Running, BoxError> {
+        let dir = tempfile::tempdir()?;
+        let program = match proxy {
+            Proxy::Direct | Proxy::Bare => None,
+            Proxy::Nginx => self.nginx.as_ref(),
+            Proxy::Haproxy => self.haproxy.as_ref(),
+            Proxy::Ziggurat => self.ziggurat.as_ref(),
+        };
+        let mut command = Command::new(program.ok_or("the program is missing")?);
+        let (listen, file) = configure(template, dir.path(), words)?;
+        match proxy {
+            Proxy::Nginx => command
+                .arg("-p")
+                .arg(dir.path())
+                .args(["-e", "stderr", "-c"]),
+            Proxy::Haproxy => command.args(["-db", "-f"]),
+            Proxy::Direct | Proxy::Bare | Proxy::Ziggurat => command.args(["run", "--config"]),
+        };
+        command.arg(file);
+        Running::listening(command, dir, listen).await
     }
 
     /// Starts a proxy in front of `upstream`, or of a stdio child of its own. `None` for no proxy at all.
@@ -137,10 +175,7 @@ impl Programs {
         upstream: SocketAddr,
     ) -> Result<Option<Running>, BoxError> {
         let dir = tempfile::tempdir()?;
-        let program = |found: &Option<PathBuf>| {
-            let found = found.as_deref().ok_or("the program is missing");
-            found.map(Command::new)
-        };
+        let words = [("UPSTREAM", upstream.to_string())];
         let running = match proxy {
             Proxy::Direct => return Ok(None),
             Proxy::Bare => {
@@ -153,25 +188,19 @@ impl Programs {
                 Running::announced(command, dir).await
             }
             Proxy::Ziggurat => {
-                let mut command = program(&self.ziggurat)?;
+                let ziggurat = self.ziggurat.as_ref().ok_or("the program is missing")?;
+                let mut command = Command::new(ziggurat);
                 command.args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
                 self.in_front_of(&mut command, transport, upstream, "/mcp");
                 Running::announced(command, dir).await
             }
             Proxy::Nginx => {
                 let template = include_str!("contender/nginx.conf");
-                let (listen, file) = configure(template, dir.path(), upstream)?;
-                let mut command = program(&self.nginx)?;
-                command.arg("-p").arg(dir.path()).arg("-c").arg(file);
-                command.args(["-e", "stderr"]);
-                Running::listening(command, dir, listen).await
+                self.configured(proxy, template, &words).await
             }
             Proxy::Haproxy => {
                 let template = include_str!("contender/haproxy.cfg");
-                let (listen, file) = configure(template, dir.path(), upstream)?;
-                let mut command = program(&self.haproxy)?;
-                command.arg("-db").arg("-f").arg(file);
-                Running::listening(command, dir, listen).await
+                self.configured(proxy, template, &words).await
             }
         };
         Ok(Some(running?))
@@ -204,13 +233,15 @@ fn in_path(name: &str) -> Option<PathBuf> {
 fn configure(
     template: &str,
     dir: &Path,
-    upstream: SocketAddr,
+    words: &[(&str, String)],
 ) -> Result<(SocketAddr, PathBuf), BoxError> {
     let listen = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-    let filled = template
+    let mut filled = template
         .replace("LISTEN", &listen.to_string())
-        .replace("UPSTREAM", &upstream.to_string())
         .replace("DIR", &dir.to_string_lossy());
+    for (word, value) in words {
+        filled = filled.replace(word, value);
+    }
     let file = dir.join("proxy.conf");
     std::fs::write(&file, filled)?;
     Ok((listen, file))
@@ -279,9 +310,13 @@ impl Running {
         self.child.id()
     }
 
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), BoxError> {
+        Ok(kill_process(self.group, signal)?)
+    }
+
     /// Asks it to end, and sees that it does.
     pub(crate) async fn stop(mut self) {
-        let _gone = kill_process(self.group, Signal::TERM);
+        let _gone = self.signal(Signal::TERM);
         let _too_slow = timeout(STOPPING, self.child.wait()).await;
     }
 

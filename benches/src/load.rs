@@ -18,6 +18,7 @@ mod standing;
 mod window;
 
 use caller::Caller;
+pub(crate) use caller::{is_event_stream, open};
 use window::Window;
 
 /// How long callers may take to connect, and to end after the window.

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use bytes::{Buf, Bytes, BytesMut};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 /// The modern revision: no sessions, the version in each request.
@@ -14,6 +15,9 @@ pub(crate) const LEGACY: &str = "2025-11-25";
 
 pub(crate) const EVENT_STREAM: &str = "text/event-stream";
 pub(crate) const JSON: &str = "application/json";
+
+/// What a modern request says of itself.
+pub(crate) const ENVELOPE: &str = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"ziggurat-bench","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}"#;
 
 /// Header names, lower case as `http` wants them.
 pub(crate) mod header {
@@ -74,6 +78,8 @@ pub(crate) struct Reply<'a> {
     pub(crate) params: Option<Step>,
     #[serde(borrow)]
     pub(crate) result: Option<Outcome<'a>>,
+    #[serde(borrow)]
+    pub(crate) error: Option<Failure<'a>>,
 }
 
 /// The parameters of `notifications/progress`; other notifications have none of them.
@@ -88,12 +94,32 @@ pub(crate) struct Step {
 pub(crate) struct Outcome<'a> {
     #[serde(borrow, default)]
     pub(crate) content: Vec<Content<'a>>,
+    #[serde(default)]
+    pub(crate) tools: Vec<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
 pub(crate) struct Content<'a> {
     #[serde(borrow)]
     pub(crate) text: Cow<'a, str>,
+}
+
+/// An error, with what ziggurat says of it.
+#[derive(Deserialize)]
+pub(crate) struct Failure<'a> {
+    pub(crate) code: i64,
+    #[serde(borrow, default)]
+    pub(crate) data: Details<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Details<'a> {
+    #[serde(borrow)]
+    pub(crate) kind: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub(crate) outcome: Option<Cow<'a, str>>,
+    pub(crate) retry_after_ms: Option<u64>,
 }
 
 impl Reply<'_> {

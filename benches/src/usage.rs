@@ -47,6 +47,11 @@ pub(crate) fn cpu(pids: &[u32]) -> Duration {
     ticks_to_time(ticks)
 }
 
+/// It was stopped by a signal, and has noticed.
+pub(crate) fn is_stopped(pid: u32) -> bool {
+    fields(pid).is_some_and(|fields| fields.first().is_some_and(|state| state == "T"))
+}
+
 /// Bytes in memory.
 pub(crate) fn resident(pids: &[u32]) -> u64 {
     let of_one = |pid: &u32| {

@@ -1,5 +1,6 @@
 //! One client: a connection, the era it speaks, its session, and the calls it makes and checks.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,10 +14,7 @@ use tokio::net::TcpStream;
 
 use super::{Era, Target};
 use crate::BoxError;
-use crate::rpc::{EVENT_STREAM, Events, JSON, LEGACY, MODERN, Reply, header};
-
-/// What a modern request says of itself.
-const ENVELOPE: &str = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"ziggurat-bench","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}"#;
+use crate::rpc::{ENVELOPE, EVENT_STREAM, Events, JSON, LEGACY, MODERN, Reply, header};
 
 pub(super) struct Caller {
     target: Target,
@@ -40,7 +38,7 @@ impl Caller {
             headers.insert(header::VERSION, HeaderValue::from_static(MODERN));
         }
         let mut caller = Self {
-            connection: open(&target).await?,
+            connection: open(target.address).await?,
             target,
             era,
             headers,
@@ -54,7 +52,7 @@ impl Caller {
 
     /// A new connection after an error; the session goes on. Waits a moment when there is none to be had.
     pub(super) async fn reconnect(&mut self) {
-        match open(&self.target).await {
+        match open(self.target.address).await {
             Ok(connection) => self.connection = connection,
             Err(_not_now) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
@@ -229,8 +227,9 @@ impl Caller {
     }
 }
 
-async fn open(target: &Target) -> Result<SendRequest<Full<Bytes>>, BoxError> {
-    let stream = TcpStream::connect(target.address).await?;
+/// A new HTTP/1.1 connection.
+pub(crate) async fn open(address: SocketAddr) -> Result<SendRequest<Full<Bytes>>, BoxError> {
+    let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let (connection, io) = http1::handshake(TokioIo::new(stream)).await?;
     // Ends with its sender. How it ended, the request that it failed says.
@@ -238,7 +237,7 @@ async fn open(target: &Target) -> Result<SendRequest<Full<Bytes>>, BoxError> {
     Ok(connection)
 }
 
-fn is_event_stream(response: &Response<Incoming>) -> bool {
+pub(crate) fn is_event_stream(response: &Response<Incoming>) -> bool {
     response
         .headers()
         .get(CONTENT_TYPE)
