@@ -1,7 +1,6 @@
 //! The running proxy: it stacks the tower, serves it, swaps it, and takes it down.
 
 use std::{
-    collections::HashMap,
     io::Write,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -16,27 +15,25 @@ use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
 use ziggurat_layers::{
     Body,
-    balance::{Balance, Member},
     drain::DrainSignals,
     exchange::{Client, Exchange},
     health::ProberTask,
     metrics::{Tools, counter, gauge},
-    retry::{Budget, BudgetSettings, RetryLayer, RetrySettings},
-    route::{Route, Router},
 };
 
 use crate::{
     admin::{Admin, AdminSettings, AdminSources},
+    assemble::{assemble, probe},
     cli::Run,
-    config::{self, Config, Source, Upstream},
+    config::{Config, Source},
     erase::erase,
     live::{Live, LiveHandle},
     serve::{self, Drain, Peer, ServeSettings, load_tls},
     sessions::Sessions,
-    settings::{EndpointSettings, RouteSettings, ServerSettings, SettingsError, server_limits},
-    stack::{self, Tower},
+    settings::SettingsError,
+    stack::Tower,
     telemetry::MetricsHandle,
-    upstreams::{CoreService, Pool, Upstreams},
+    upstreams::Upstreams,
 };
 
 /// Why the proxy does not start, or does not take a new config.
@@ -124,7 +121,7 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
     let drain = DrainSignals::default();
     let upstreams = Upstreams::new(&config, &Upstreams::default(), &tools)?;
     let sessions = Sessions::new()?;
-    let tower = build(&config, &upstreams, &sessions, &drain, &tools)?;
+    let tower = assemble(&config, &upstreams, &sessions, &drain, &tools)?;
     let (live, handle) = Live::new(tower);
     let app = Arc::new(App {
         run,
@@ -210,108 +207,6 @@ async fn next(signal: &mut Option<tokio::signal::unix::Signal>) {
             signal.recv().await;
         }
         None => std::future::pending().await,
-    }
-}
-
-/// The tower of a config.
-fn build(
-    config: &Config,
-    upstreams: &Upstreams,
-    sessions: &Sessions,
-    drain: &DrainSignals,
-    tools: &Tools,
-) -> Result<Tower, SettingsError> {
-    let server = ServerSettings::new(config, drain.clone(), tools.clone())?;
-    let limits = server_limits(config);
-    let keys = sessions.keys(config)?;
-    let mut retries = Retries::default();
-    let mut balances = HashMap::new();
-    let mut routes = Vec::with_capacity(config.routes.len());
-    for route in &config.routes {
-        let missing = || SettingsError::new(&route.name, &"its upstream does not exist");
-        let mut named = config.upstreams.iter();
-        let upstream = named.find(|upstream| upstream.name == route.upstream);
-        let upstream = upstream.ok_or_else(missing)?;
-        let pool = upstreams.get(&upstream.name).ok_or_else(missing)?;
-        let retry = retries.layer(route, upstream, pool);
-        let session = sessions.layer(route, upstream, &keys);
-        let settings = RouteSettings::new(config, route, &limits, session, retry)?;
-        // One for each upstream: its queue is shared.
-        let balance = balances
-            .entry(upstream.name.as_str())
-            .or_insert_with(|| Balance::new(upstream.balance.clone(), pool.set.clone()));
-        routes.push(Route {
-            matcher: settings.matcher.clone(),
-            info: settings.info.clone(),
-            service: stack::route(&settings, balance.clone()),
-        });
-    }
-    // Nothing can fail any more, so what the old tower shares may change.
-    for upstream in &config.upstreams {
-        if let Some(pool) = upstreams.get(&upstream.name) {
-            stack_endpoints(upstream, pool, tools);
-        }
-    }
-    Ok(stack::server(&server, Router::new(routes)))
-}
-
-/// Puts the endpoints of an upstream where its balancer finds them.
-fn stack_endpoints(upstream: &Upstream, pool: &Pool, tools: &Tools) {
-    pool.tools.set(upstream.tool_circuit.clone());
-    pool.outliers.set(upstream.outlier.clone());
-    let members = upstream.endpoints.iter().zip(&pool.cores);
-    pool.set.replace_all(members.map(|(replica, core)| {
-        core.endpoint.set_weight(replica.weight);
-        core.endpoint.set_priority(replica.priority);
-        let settings = EndpointSettings::new(upstream, pool, core, tools.clone());
-        let service = match core.service.clone() {
-            CoreService::Http(http) => stack::endpoint(&settings, http),
-            CoreService::Stdio(stdio) => stack::endpoint(&settings, stdio),
-        };
-        Member {
-            endpoint: core.endpoint.clone(),
-            service,
-        }
-    }));
-}
-
-/// Starts to probe what is to be probed.
-fn probe(config: &Config, upstreams: &Upstreams) -> Vec<ProberTask> {
-    let mut probers = Vec::new();
-    for upstream in &config.upstreams {
-        if let (Some(health), Some(pool)) = (&upstream.health, upstreams.get(&upstream.name)) {
-            let endpoints = pool.cores.iter().zip(&upstream.endpoints);
-            probers.extend(endpoints.map(|(core, replica)| core.probe(health, replica)));
-        }
-    }
-    probers
-}
-
-/// The retries of a tower: routes to one upstream that are told the same share one budget.
-#[derive(Default)]
-struct Retries<'a>(Vec<(&'a str, BudgetSettings, Budget)>);
-
-impl<'a> Retries<'a> {
-    fn layer(&mut self, route: &config::Route, upstream: &'a Upstream, pool: &Pool) -> RetryLayer {
-        let Some(settings) = route.retry.clone() else {
-            return RetryLayer::off();
-        };
-        let wanted = settings.budget;
-        let shared = self.0.iter();
-        let shared = shared
-            .filter(|(name, budget, _)| *name == upstream.name && *budget == wanted)
-            .map(|(_, _, budget)| budget.clone())
-            .next();
-        let budget = shared.unwrap_or_else(|| {
-            let budget = Budget::new(wanted);
-            self.0.push((&upstream.name, wanted, budget.clone()));
-            budget
-        });
-        let settings = RetrySettings {
-            trust_annotations: upstream.trust_annotations,
-            ..settings
-        };
-        RetryLayer::sharing(&upstream.name, settings, budget, pool.annotations.clone())
     }
 }
 
@@ -422,7 +317,7 @@ impl App {
         }
         let mut current = self.current();
         let upstreams = Upstreams::new(&config, &current.upstreams, &self.tools)?;
-        let tower = build(
+        let tower = assemble(
             &config,
             &upstreams,
             &self.sessions,
