@@ -265,7 +265,7 @@ section! {
 }
 
 section! {
-    /// How endpoints are probed. Probes alone never shut the only endpoint that there is (see `panic` of `balance`).
+    /// How endpoints are probed. Probes alone never shut the only endpoint that there is (see `panic` of `balance`). A command that has sessions is probed in one of the prober's own, which counts towards `max`.
     RawHealth {
         /// What is asked: `mcp` wants the answer of an MCP server, `tcp` a connection, `http` the response to a GET. Left out, it is `mcp`, or `tcp` if only `protocol: http` routes lead here.
         probe: Option<At<ProbeKind>>,
