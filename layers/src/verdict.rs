@@ -5,7 +5,8 @@
 //!
 //! | what happened | verdict |
 //! | --- | --- |
-//! | an error for which the upstream is to blame (connection, clock, broken answer, dead process) | failure |
+//! | an error for which the upstream is to blame (connection, clock, broken answer, a program that does not start) | failure |
+//! | a server program that went away under the call: another takes its place, and one call may have been too much for it | neutral |
 //! | an error that none of our layers makes | failure |
 //! | an error for which the client or the proxy's own limits are to blame | neutral |
 //! | status 5xx | failure |
@@ -91,6 +92,9 @@ impl Judge {
         if fault == Fault::Bug {
             // Not one of ours: the inner service's own.
             return Verdict::Failure;
+        }
+        if matches!(fault, Fault::ServerGone { .. }) {
+            return Verdict::Neutral;
         }
         match Row::of(&fault).blame {
             Blame::Upstream => Verdict::Failure,

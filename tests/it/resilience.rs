@@ -347,3 +347,21 @@ async fn a_full_pool_of_children_is_no_failure_of_the_endpoint() {
     let answer = session.call(1, "echo", json!({"text": "fine"})).await;
     assert!(answer.last().await.get("result").is_some());
 }
+
+#[tokio::test]
+async fn a_tool_that_kills_its_server_takes_no_other_session_down() {
+    let z = Ziggurat::yaml(&format!(
+        "routes: [{{ match: {{ path: /mcp }}, upstream: tools, retry: off }}]\n\
+         upstreams: {{ tools: {{ circuit: {{ consecutive: 2 }}, endpoints: [{{ {} }}] }} }}\n",
+        demo("")
+    ))
+    .await;
+    let session = z.target().session().await;
+    for _ in 0..4 {
+        let clumsy = z.target().session().await;
+        let gone = clumsy.call(1, "crash", json!({})).await.last().await;
+        assert_eq!(error(&gone).0, "server_gone", "{gone}");
+    }
+    let answer = session.call(1, "echo", json!({"text": "fine"})).await;
+    assert!(answer.last().await.get("result").is_some());
+}

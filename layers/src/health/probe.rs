@@ -62,6 +62,10 @@ impl ProbeError {
     pub(super) fn result(&self) -> ProbeResult {
         match self {
             Self::Timeout(_) => ProbeResult::Timeout,
+            // A probe is too much for no server.
+            Self::Call(error) if matches!(Fault::of(&**error), Fault::ServerGone { .. }) => {
+                ProbeResult::Failure
+            }
             Self::Call(error) if Judge::default().error(error) == Verdict::Neutral => {
                 ProbeResult::Neutral
             }

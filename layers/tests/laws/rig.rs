@@ -12,7 +12,7 @@ use ziggurat_layers::{
     Body, BoxError,
     exchange::Exchange,
     mcp::CallFacts,
-    metrics::names::{BREAKER_STATE, ENDPOINT_LOAD, RETRY_BUDGET},
+    metrics::names::{BREAKER_STATE, ENDPOINT_LOAD, RETRY_BUDGET, SESSIONS},
 };
 
 use super::{
@@ -287,8 +287,9 @@ fn gauges(metrics: &PrometheusHandle) -> Vec<String> {
     let names: Vec<_> = kinds.filter_map(|l| l.strip_suffix(" gauge")).collect();
     let is_gauge = |line: &&str| {
         let name = line.split(['{', ' ']).next().unwrap_or_default();
-        // What was learnt, not what is held.
-        names.contains(&name) && ![BREAKER_STATE, ENDPOINT_LOAD, RETRY_BUDGET].contains(&name)
+        // What was learnt, not what is held; and a session outlives its calls.
+        names.contains(&name)
+            && ![BREAKER_STATE, ENDPOINT_LOAD, RETRY_BUDGET, SESSIONS].contains(&name)
     };
     let lines = text.lines().filter(is_gauge);
     lines

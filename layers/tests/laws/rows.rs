@@ -17,19 +17,23 @@ use ziggurat_layers::{
     credentials::{CredentialsLayer, CredentialsSettings},
     deadline::{DeadlineLayer, DeadlineSettings},
     drain::{DrainLayer, DrainSignals},
-    exchange::{ExchangeLayer, RouteInfo},
+    exchange::{Exchange, ExchangeLayer, RouteInfo},
     gate::{Gate, GateLayer, Look},
     guard::{CorsLayer, GuardLayer, GuardSettings},
     health::outlier::{OutlierDetector, OutlierLayer, OutlierSettings},
     inspect::{InspectLayer, InspectSettings},
     limit::{LimitLayer, LimitSettings},
+    mcp::headers::SESSION_ID,
     metrics::Tools,
     observe::ObserveLayer,
     record::{ClientRecordLayer, ServerRecordLayer},
     rescue::RescueLayer,
     retry::{RetryLayer, RetrySettings},
     route::{Match, Route, Router},
-    session::{Keys, MemoryStore, SessionLayer, SessionSettings},
+    session::{
+        Keys, MemoryStore, SessionLayer, SessionSettings,
+        seal::{Bound, Serial, Ticket},
+    },
     share::Share,
     timeout::{TimeoutLayer, TimeoutSettings},
 };
@@ -83,7 +87,10 @@ pub(crate) fn rows() -> Vec<Row> {
             removes: &[header::AUTHORIZATION],
             ..row(|leaf, _| plain(&CredentialsLayer::new(CredentialsSettings::default()), leaf))
         },
-        row(session),
+        Row {
+            service: "ziggurat_layers::session::Session",
+            ..row(session)
+        },
         row(limit),
         row(|leaf, _| plain(&DeadlineLayer::new(Some(DEADLINE)), leaf)),
         Row {
@@ -198,13 +205,55 @@ fn route(leaf: Leaf, _: Kind) -> (Router<Leaf>, Idle) {
     (router, Box::new(|| None))
 }
 
-fn session(leaf: Leaf, _: Kind) -> (<SessionLayer as Layer<Leaf>>::Service, Idle) {
+/// Calls come with the sealed id of a session, and go on with the one that the rig gave them.
+fn session(
+    leaf: Leaf,
+    _: Kind,
+) -> (
+    impl Service<
+        Request<Body>,
+        Response = Response<impl HttpBody<Data = Bytes, Error = BoxError> + Send + 'static>,
+        Error = BoxError,
+        Future: Send,
+    > + Clone
+    + Send
+    + 'static,
+    Idle,
+) {
     let keys = Keys::random().expect("random bytes");
-    let store = Arc::new(MemoryStore::new());
-    plain(
-        &SessionLayer::new(SessionSettings::default(), keys, store),
-        leaf,
-    )
+    let ticket = Ticket {
+        serial: Serial::random().expect("random bytes"),
+        minted: std::time::UNIX_EPOCH
+            .elapsed()
+            .map_or(0, |time| time.as_secs()),
+        endpoint: "e".into(),
+        upstream_id: "s-1".into(),
+    };
+    let bound = Bound {
+        route: "",
+        principal: None,
+    };
+    let sealed = keys.seal(&ticket, bound).expect("short enough");
+    let layer = SessionLayer::new(
+        SessionSettings::default(),
+        keys,
+        Arc::new(MemoryStore::new()),
+    );
+    let service = layer
+        .layer(leaf)
+        .map_request(move |mut request: Request<Body>| {
+            let call = Exchange::get(&request).and_then(|exchange| exchange.call().cloned());
+            if let Some(mut call) = call {
+                call.session = Some(sealed.as_str().into());
+                let exchange = Exchange::new("r-1");
+                exchange.set_call(call);
+                request.extensions_mut().insert(Arc::new(exchange));
+                let sealed = sealed.parse().expect("a header value");
+                request.headers_mut().insert(SESSION_ID, sealed);
+            }
+            request
+        });
+    (service, Box::new(|| None))
 }
 
 fn outlier(leaf: Leaf, _: Kind) -> (<OutlierLayer as Layer<Leaf>>::Service, Idle) {
