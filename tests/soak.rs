@@ -182,7 +182,8 @@ async fn calm(z: &Ziggurat) {
     until("all sessions and children are gone", async || {
         tokio::time::sleep(Duration::from_millis(200)).await;
         let metrics = z.metrics().await;
-        metrics.sum("ziggurat_stdio_sessions", &[]) == 0.0
+        metrics.sum("ziggurat_sessions", &[]) == 0.0
+            && metrics.sum("ziggurat_stdio_sessions", &[]) == 0.0
             && metrics.sum("ziggurat_stdio_processes", &[]) == 0.0
     })
     .await;
@@ -199,9 +200,9 @@ async fn what_was_abandoned_leaves_nothing_behind() {
     let z = Ziggurat::yaml(&format!(
         "server: {{ access_log: false }}\n\
          routes:\n\
-         - {{ match: {{ path: /http }}, upstream: http }}\n\
-         - {{ match: {{ path: /shared }}, upstream: shared }}\n\
-         - {{ match: {{ path: /own }}, upstream: own }}\n\
+         - {{ match: {{ path: /http }}, upstream: http, session: {{ idle: {IDLE} }} }}\n\
+         - {{ match: {{ path: /shared }}, upstream: shared, session: {{ idle: {IDLE} }} }}\n\
+         - {{ match: {{ path: /own }}, upstream: own, session: {{ idle: {IDLE} }} }}\n\
          upstreams:\n  \
          http: {{ endpoints: [{{ url: \"{url}\", pool_idle: 500ms }}] }}\n  \
          shared: {{ endpoints: [{{ {}, isolation: shared }}] }}\n  \
