@@ -31,6 +31,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use serde_json::Value;
 
+pub(crate) use self::answer::millis;
 pub use self::token::{TokenError, random_token};
 
 /// Who may read what is under `/admin/v1/`.

@@ -24,6 +24,7 @@ use ziggurat_layers::{
 use crate::{
     admin::{Admin, AdminSettings, AdminSources},
     assemble::{assemble, probe},
+    caps::Caps,
     cli::Run,
     config::{Config, Source},
     erase::erase,
@@ -74,6 +75,7 @@ struct App {
     run: Run,
     tools: Tools,
     sessions: Sessions,
+    caps: Caps,
     drain: DrainSignals,
     live: LiveHandle<Tower>,
     current: Mutex<Current>,
@@ -121,12 +123,14 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
     let drain = DrainSignals::default();
     let upstreams = Upstreams::new(&config, &Upstreams::default(), &tools)?;
     let sessions = Sessions::new()?;
-    let tower = assemble(&config, &upstreams, &sessions, &drain, &tools)?;
+    let caps = Caps::default();
+    let tower = assemble(&config, &upstreams, &sessions, &caps, &drain, &tools)?;
     let (live, handle) = Live::new(tower);
     let app = Arc::new(App {
         run,
         tools,
         sessions,
+        caps,
         drain,
         live: handle,
         current: Mutex::new(Current {
@@ -321,6 +325,7 @@ impl App {
             &config,
             &upstreams,
             &self.sessions,
+            &self.caps,
             &self.drain,
             &self.tools,
         )?;
@@ -376,6 +381,7 @@ impl App {
         for prober in probers {
             closing.spawn(prober.close());
         }
+        // Their sessions end while there is somebody to end them with.
         while closing.join_next().await.is_some() {}
         for service in upstreams.all() {
             let service = service.clone();

@@ -6,15 +6,17 @@ use ziggurat_layers::{
     balance::{Balance, Member},
     drain::DrainSignals,
     health::ProberTask,
+    limit::LimitSettings,
     metrics::Tools,
     retry::{Budget, BudgetSettings, RetryLayer, RetrySettings},
     route::{Route, Router},
 };
 
 use crate::{
+    caps::Caps,
     config::{self, Config, Upstream},
     sessions::Sessions,
-    settings::{EndpointSettings, RouteSettings, ServerSettings, SettingsError, server_limits},
+    settings::{EndpointSettings, RouteSettings, ServerSettings, SettingsError},
     stack::{self, Tower},
     upstreams::{CoreService, Pool, Upstreams},
 };
@@ -27,11 +29,11 @@ pub(crate) fn assemble(
     config: &Config,
     upstreams: &Upstreams,
     sessions: &Sessions,
+    caps: &Caps,
     drain: &DrainSignals,
     tools: &Tools,
 ) -> Result<Tower, SettingsError> {
     let server = ServerSettings::new(config, drain.clone(), tools.clone())?;
-    let limits = server_limits(config);
     let keys = sessions.keys(config)?;
     let mut retries = Retries::default();
     let mut balances = HashMap::new();
@@ -44,7 +46,7 @@ pub(crate) fn assemble(
         let pool = upstreams.get(&upstream.name).ok_or_else(missing)?;
         let retry = retries.layer(route, upstream, pool);
         let session = sessions.layer(route, upstream, &keys);
-        let settings = RouteSettings::new(config, route, &limits, session, retry)?;
+        let settings = RouteSettings::new(config, route, caps, session, retry)?;
         // One for each upstream: its queue is shared.
         let balance = balances
             .entry(upstream.name.as_str())
@@ -55,6 +57,7 @@ pub(crate) fn assemble(
             service: stack::route(&settings, balance.clone()),
         });
     }
+    caps.set(config);
     for upstream in &config.upstreams {
         if let Some(pool) = upstreams.get(&upstream.name) {
             stack_endpoints(upstream, pool, tools);
@@ -69,6 +72,10 @@ fn stack_endpoints(upstream: &Upstream, pool: &Pool, tools: &Tools) {
     pool.outliers.set(upstream.outlier.clone());
     let members = upstream.endpoints.iter().zip(&pool.cores);
     pool.set.replace_all(members.map(|(replica, core)| {
+        core.limit.set(LimitSettings {
+            calls: upstream.concurrency,
+            streams: None,
+        });
         core.endpoint.set_weight(replica.weight);
         core.endpoint.set_priority(replica.priority);
         let settings = EndpointSettings::new(upstream, pool, core, tools.clone());

@@ -366,25 +366,7 @@ pub struct Stop {
 // === impl Choice ===
 
 impl Choice {
-    pub(crate) const ALL: [Self; 5] = [
-        Self::P2c,
-        Self::LeastRequest,
-        Self::RoundRobin,
-        Self::Random,
-        Self::Hash,
-    ];
-
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::P2c => "p2c",
-            Self::LeastRequest => "least_request",
-            Self::RoundRobin => "round_robin",
-            Self::Random => "random",
-            Self::Hash => "hash",
-        }
-    }
-
-    /// The word of a policy.
+    /// What a policy is called.
     pub(crate) fn of(policy: &Policy) -> Self {
         match policy {
             Policy::P2c => Self::P2c,

@@ -1,12 +1,13 @@
 //! The service crate of ziggurat: it reads a config, stacks the tower of [`ziggurat_layers`], and serves it.
 //!
 //! A request's way stands on one screen: [`stack`]. [`config`] reads the file into checked values, [`settings`] turns those into what the layers
-//! take, `assemble` stacks the terraces of a config, `upstreams` keeps the upstream services over reloads, `sessions` the sessions of clients, [`app`]
+//! take, `assemble` stacks the terraces of a config, `upstreams` keeps the upstream services over reloads, `sessions` the sessions of clients, `caps` what is in flight, [`app`]
 //! runs it all, on [`serve`]'s listeners, beside [`admin`] and [`telemetry`]. [`demo`] is an MCP server to try it with.
 
 pub mod admin;
 pub mod app;
 mod assemble;
+mod caps;
 pub mod cli;
 pub mod config;
 pub mod demo;

@@ -2,7 +2,10 @@
 //!
 //! A reload builds a new stack beside the old one and puts it here. Each request takes the service that is current when
 //! it arrives, also on a connection that was opened before; a call that has begun stays with the service it began on,
-//! which goes when its last call ends.
+//! which goes with the last that holds it.
+//!
+//! A clone keeps its own clone of the service between requests, so a connection that is open but idle holds the service of its last request until the
+//! next one comes, or it closes. What must end at once, such as a child process, is ended by whoever swapped.
 //!
 //! It stands at the very top, where nobody looks at readiness: it is always ready, and waits for the inner service inside
 //! the call.

@@ -9,6 +9,7 @@ use ziggurat_layers::session::{
 };
 
 use crate::{
+    admin::millis,
     config::{Config, Route, Upstream},
     settings::SettingsError,
 };
@@ -79,7 +80,6 @@ impl Sessions {
     pub(crate) fn report(&self) -> Value {
         // The store is in memory, so its answer is there at once.
         let sessions = self.store.list(SHOWN).now_or_never().unwrap_or_default();
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         sessions
             .into_iter()
             .map(|session| {

@@ -12,7 +12,7 @@ use ziggurat_layers::{
     guard::{GuardSettings, OriginName},
     health::{HealthSettings, Probe, outlier::OutlierHandle},
     inspect::InspectSettings,
-    limit::{LimitLayer, LimitSettings},
+    limit::LimitLayer,
     metrics::Tools,
     retry::RetryLayer,
     route::Match,
@@ -25,6 +25,7 @@ use ziggurat_layers::{
 };
 
 use crate::{
+    caps::Caps,
     config::{
         Config, Endpoint, Errors, Health, HttpEndpoint, Isolation, ProbeKind, Protocol, Replica,
         Route, StdioEndpoint, Upstream,
@@ -65,7 +66,7 @@ pub struct RouteSettings {
     /// The sessions of its clients.
     pub session: SessionLayer,
     /// The cap of the route.
-    pub own_limit: LimitSettings,
+    pub own_limit: LimitLayer,
     /// How long a call may take.
     pub deadline: Option<DeadlineSettings>,
     /// Another attempt for a call that failed.
@@ -155,23 +156,15 @@ impl ServerSettings {
     }
 }
 
-/// The caps of a server.
-pub(crate) fn server_limits(config: &Config) -> LimitLayer {
-    LimitLayer::new(LimitSettings {
-        calls: config.server.concurrency,
-        streams: config.server.streams,
-    })
-}
-
 impl RouteSettings {
     /// The settings of one route.
     ///
     /// # Errors
     /// When its path or host cannot be read.
-    pub fn new(
+    pub(crate) fn new(
         config: &Config,
         route: &Route,
-        limit: &LimitLayer,
+        caps: &Caps,
         session: SessionLayer,
         retry: RetryLayer,
     ) -> Result<Self, SettingsError> {
@@ -207,11 +200,8 @@ impl RouteSettings {
                 forward: route.forward.clone(),
             },
             session,
-            limit: limit.clone(),
-            own_limit: LimitSettings {
-                calls: route.concurrency,
-                streams: None,
-            },
+            limit: caps.server().clone(),
+            own_limit: caps.route(&route.name),
             deadline: route.deadline.as_ref().map(|deadline| DeadlineSettings {
                 limit: deadline.limit,
                 cap: deadline.cap,

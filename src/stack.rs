@@ -21,7 +21,6 @@ use ziggurat_layers::{
     guard::{CorsLayer, GuardLayer},
     health::outlier::OutlierLayer,
     inspect::InspectLayer,
-    limit::LimitLayer,
     observe::ObserveLayer,
     record::{ClientRecordLayer, ServerRecordLayer},
     rescue::RescueLayer,
@@ -70,7 +69,7 @@ pub fn route(settings: &RouteSettings, balance: Balance<Terrace>) -> Terrace {
         .layer(CredentialsLayer::new(settings.credentials.clone()))
         .layer(settings.session.clone())
         .layer(settings.limit.clone())
-        .layer(LimitLayer::new(settings.own_limit))
+        .layer(settings.own_limit.clone())
         .layer(DeadlineLayer::new(settings.deadline))
         .layer(settings.retry.clone())
         .service(balance);

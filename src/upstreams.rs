@@ -1,18 +1,19 @@
 //! The upstreams, which outlive a reload: connections, children, sessions, loads and breakers stay with what an endpoint *is*.
 
-use std::{collections::HashMap, num::NonZeroUsize, time::Duration};
+mod report;
+
+use std::{collections::HashMap, time::Duration};
 
 use serde_json::{Value, json};
-use tokio::time::Instant;
 use ziggurat_layers::{
-    balance::{Endpoint as BalancedEndpoint, EndpointSet, EndpointView},
-    circuit::{CircuitHandle, CircuitReport, ToolCircuits},
-    gate::{Look, Reason},
+    balance::{Endpoint as BalancedEndpoint, EndpointSet},
+    circuit::{CircuitHandle, ToolCircuits},
+    gate::Look,
     health::{
-        HealthHandle, HealthReport, Prober, ProberTask,
-        outlier::{OutlierDetector, OutlierHandle, OutlierReport},
+        HealthHandle, Prober, ProberTask,
+        outlier::{OutlierDetector, OutlierHandle},
     },
-    limit::{LimitLayer, LimitSettings},
+    limit::LimitLayer,
     metrics::Tools,
     retry::Annotations,
     upstream::{
@@ -64,9 +65,6 @@ pub(crate) struct Core {
     pub(crate) outlier: OutlierHandle,
     /// Its cap of calls.
     pub(crate) limit: LimitLayer,
-    cap: Option<NonZeroUsize>,
-    /// After this time without a client a command is asleep.
-    idle: Duration,
 }
 
 /// The service at the bottom of a tower.
@@ -157,7 +155,7 @@ impl Upstreams {
                 let endpoints: Vec<_> = pool.cores.iter().map(Core::report).collect();
                 let tools = pool.tools.look().into_iter();
                 let tools: Vec<_> = tools
-                    .map(|(tool, report)| json!({ "tool": tool, "circuit": circuit(&report) }))
+                    .map(|(tool, report)| json!({ "tool": tool, "circuit": report::circuit(&report) }))
                     .collect();
                 json!({ "name": name, "endpoints": endpoints, "tools": tools })
             })
@@ -198,7 +196,7 @@ impl Pool {
             let identity = Identity::of(upstream, replica);
             let kept = old.and_then(|pool| pool.cores.iter().find(|c| c.identity == identity));
             cores.push(match kept {
-                Some(core) => core.with_cap(upstream.concurrency),
+                Some(core) => core.clone(),
                 None => Core::new(upstream, replica, identity, &outliers)?,
             });
         }
@@ -234,12 +232,7 @@ impl Core {
             circuit: CircuitHandle::new(&upstream.name, name),
             health: HealthHandle::new(&upstream.name, name),
             outlier: outliers.endpoint(name, endpoint.gate()),
-            limit: limit(upstream.concurrency, &endpoint),
-            cap: upstream.concurrency,
-            idle: match &replica.endpoint {
-                Endpoint::Http(_) => Duration::ZERO,
-                Endpoint::Stdio(stdio) => stdio.idle,
-            },
+            limit: LimitLayer::default().gate(endpoint.gate().clone()),
             endpoint,
             identity,
         })
@@ -250,143 +243,32 @@ impl Core {
         !held && self.service.is_usable()
     }
 
-    /// The same, with another cap if that is wanted. What is in flight under the old one is not counted under the new one.
-    fn with_cap(&self, cap: Option<NonZeroUsize>) -> Self {
-        let mut core = self.clone();
-        if core.cap != cap {
-            core.limit = limit(cap, &core.endpoint);
-            core.cap = cap;
-        }
-        core
-    }
-
     /// Starts to probe it.
     pub(crate) fn probe(&self, health: &Health, replica: &Replica) -> ProberTask {
         let settings = settings::health(health, replica);
         let gate = self.endpoint.gate().clone();
-        match &self.service {
+        let stdio = match &self.service {
             CoreService::Http(http) => {
-                Prober::new(&self.health, gate, settings, stack::probe(http.clone())).spawn()
+                return Prober::new(&self.health, gate, settings, stack::probe(http.clone()))
+                    .spawn();
             }
-            CoreService::Stdio(stdio) => {
-                let (service, sessions) = (stdio.clone(), self.health.clone());
-                let (outlier, idle) = (self.outlier.clone(), self.idle);
-                // What runs for its probes alone, and long enough for clients to be gone, is let go.
-                let asleep = move || {
-                    let report = service.report();
-                    let own = usize::try_from(sessions.sessions()).unwrap_or(usize::MAX);
-                    report.children.is_empty() || (report.sessions <= own && outlier.quiet() > idle)
-                };
-                Prober::new(&self.health, gate, settings, stack::probe(stdio.clone()))
-                    .idle(asleep)
-                    .spawn()
-            }
-        }
-    }
-
-    fn report(&self) -> Value {
-        let EndpointView {
-            name,
-            weight,
-            priority,
-            look,
-            calls,
-            streams,
-            time,
-            failures,
-            cost,
-        } = self.endpoint.view();
-        let (state, until) = match look {
-            Look::Open => ("open", None),
-            Look::Busy => ("busy", None),
-            Look::Held { reason, until } => (reason.as_str(), until),
+            CoreService::Stdio(stdio) => stdio,
         };
-        let until = until.map(|at| millis(at.saturating_duration_since(Instant::now())));
-        let mut report = json!({
-            "name": &*name,
-            "usable": self.is_usable(),
-            "state": state,
-            "held_for_ms": until,
-            "weight": weight,
-            "priority": priority,
-            "calls": calls,
-            "open_streams": streams,
-            "head_ms": time.map(millis),
-            "failures": failures,
-            "cost": cost,
-            "circuit": self.circuit.look().as_ref().map(circuit),
-            "health": self.health.look().as_ref().map(health),
-            "outlier": self.outlier.look().as_ref().map(outlier),
-        });
-        let kind = match &self.service {
-            CoreService::Http(_) => json!({ "kind": "http" }),
-            CoreService::Stdio(stdio) => {
-                let report = stdio.report();
-                json!({
-                    "kind": "stdio",
-                    "children": report.children,
-                    "sessions": report.sessions,
-                    "pending": report.pending,
-                    "backoff_ms": report.backoff.map(millis),
-                })
-            }
+        let idle = match &replica.endpoint {
+            Endpoint::Stdio(endpoint) => endpoint.idle,
+            Endpoint::Http(_) => Duration::ZERO,
         };
-        if let (Value::Object(report), Value::Object(kind)) = (&mut report, kind) {
-            report.extend(kind);
-        }
-        report
+        let (service, probes, calls) = (stdio.clone(), self.health.clone(), self.outlier.clone());
+        // What runs for its probes alone, and long enough for clients to be gone, is let go.
+        let asleep = move || {
+            let report = service.report();
+            let own = usize::try_from(probes.sessions()).unwrap_or(usize::MAX);
+            report.children.is_empty() || (report.sessions <= own && calls.quiet() > idle)
+        };
+        Prober::new(&self.health, gate, settings, stack::probe(stdio.clone()))
+            .idle(asleep)
+            .spawn()
     }
-}
-
-fn circuit(report: &CircuitReport) -> Value {
-    json!({
-        "state": report.state.as_str(),
-        "forced": report.forced.is_some(),
-        "calls": report.calls,
-        "failures": report.failures,
-        "slow": report.slow,
-        "openings": report.openings,
-        "retry_after_ms": report.retry_after.map(millis),
-    })
-}
-
-fn health(report: &HealthReport) -> Value {
-    json!({
-        "state": report.state.as_str(),
-        "asleep": report.asleep,
-        "last": report.last.map(|last| json!({
-            "ago_ms": millis(last.ago),
-            "took_ms": millis(last.took),
-            "result": last.result.as_str(),
-        })),
-        "error": report.error.as_deref(),
-        "successes": report.successes,
-        "failures": report.failures,
-    })
-}
-
-fn outlier(report: &OutlierReport) -> Value {
-    json!({
-        "ejected_for_ms": report.ejected.map(millis),
-        "ejections": report.ejections,
-        "calls": report.calls,
-        "failures": report.failures,
-        "consecutive": report.consecutive,
-    })
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn limit(calls: Option<NonZeroUsize>, endpoint: &BalancedEndpoint) -> LimitLayer {
-    let settings = LimitSettings {
-        calls,
-        streams: None,
-    };
-    // An older cap may have left its word.
-    endpoint.gate().open(Reason::Busy);
-    LimitLayer::new(settings).gate(endpoint.gate().clone())
 }
 
 impl Identity {

@@ -6,7 +6,7 @@
 //!
 //! | injection | what the caller sees |
 //! | --- | --- |
-//! | [`Injection::Delay`] | the call begins later |
+//! | [`Injection::Delay`] | the call is worked on later |
 //! | [`Injection::Abort`] | a status, a refused connection, or a lost answer |
 //! | [`Injection::Cut`] | the body breaks off after some events or bytes |
 //! | [`Injection::Drip`] | the body comes in small pieces, with pauses |

@@ -50,7 +50,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, header};
+use http::{Request, Response};
 use http_body::Body as HttpBody;
 use pin_project::pin_project;
 use tokio::time::Instant;
@@ -71,6 +71,7 @@ use self::{
 use crate::gate::Reason;
 use crate::{
     body::Tracked,
+    class::Class,
     error::BoxError,
     exchange::Exchange,
     gate::Gate,
@@ -184,25 +185,10 @@ impl CircuitLayer {
             exchange: exchange.clone(),
             started: Instant::now(),
             head: None,
-            standing: stands(request, exchange),
+            standing: Class::of(request) == Class::Stream,
             endpoint,
             tool,
         }))
-    }
-}
-
-/// The request asks for a stream that stands.
-fn stands<B>(request: &Request<B>, exchange: &Exchange) -> bool {
-    match exchange.call() {
-        Some(call) => call.is_standing(),
-        None => {
-            request.method() == Method::GET
-                && request
-                    .headers()
-                    .get(header::ACCEPT)
-                    .and_then(|v| v.to_str().ok())
-                    .is_some_and(|v| v.contains("text/event-stream"))
-        }
     }
 }
 

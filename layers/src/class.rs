@@ -23,7 +23,6 @@ impl Class {
             Some(call) if call.is_standing() => Self::Stream,
             Some(_) => Self::Call,
             None if wants_stream(request) => Self::Stream,
-            None if request.method() == Method::DELETE => Self::Free,
             None => Self::Call,
         }
     }

@@ -20,11 +20,13 @@
 //! # let _ = service;
 //! ```
 
+mod client;
+mod response;
+
 use std::{
-    net::IpAddr,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -34,11 +36,8 @@ use http::{HeaderName, HeaderValue, Request};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use crate::{
-    error::Outcome,
-    mcp::{CallFacts, peek::Answer},
-    waits::{Wait, Waits},
-};
+pub use self::{client::Client, response::ResponseFacts};
+use crate::{error::Outcome, mcp::CallFacts, waits::Wait};
 
 /// Puts an [`Exchange`] into each request that has none.
 #[derive(Debug, Clone, Copy, Default)]
@@ -66,14 +65,6 @@ pub struct Exchange {
     fault: OnceLock<(&'static str, Outcome)>,
     upstream_nanos: AtomicU64,
     response: ResponseFacts,
-}
-
-/// Where a request came from. Made once for a connection: its clones cost nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Client {
-    address: IpAddr,
-    text: HeaderValue,
-    secure: bool,
 }
 
 /// The route that a request took.
@@ -116,26 +107,6 @@ pub enum GiveUp {
     Operator,
     /// The proxy is shutting down.
     Drain,
-}
-
-/// What passed of the response so far. The observer writes it; clocks, metrics and rescue read it.
-#[derive(Debug, Default)]
-pub struct ResponseFacts {
-    /// Messages (or, without MCP, events and frames) so far.
-    events: AtomicU32,
-    /// Nanoseconds from the start of the exchange to the newest message.
-    last_event: AtomicU64,
-    /// The same for the newest progress notification.
-    last_progress: AtomicU64,
-    /// The answers that were seen.
-    answers: AtomicU32,
-    /// The newest answer, coded (see [`ResponseFacts::answer`]).
-    answer: AtomicU64,
-    /// Bytes of an event went out whose end has not.
-    torn: AtomicBool,
-    /// An observer stands below.
-    observed: AtomicBool,
-    waits: OnceLock<Waits>,
 }
 
 // === impl Exchange ===
@@ -401,99 +372,6 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-// === impl Client ===
-
-impl Client {
-    /// The peer of this address, which came over TLS or not.
-    pub fn new(address: IpAddr, secure: bool) -> Self {
-        Self {
-            address,
-            text: HeaderValue::try_from(address.to_string())
-                .unwrap_or(HeaderValue::from_static("unknown")),
-            secure,
-        }
-    }
-
-    /// The address.
-    pub fn address(&self) -> IpAddr {
-        self.address
-    }
-
-    /// The address as a header has it.
-    pub fn text(&self) -> &HeaderValue {
-        &self.text
-    }
-
-    /// It came over TLS.
-    pub fn is_secure(&self) -> bool {
-        self.secure
-    }
-}
-
-// === impl ResponseFacts ===
-
-impl ResponseFacts {
-    /// An observer stands below, and knows of these waits.
-    pub fn observe(&self, waits: &Waits) {
-        self.observed.store(true, Ordering::Relaxed);
-        let _first = self.waits.set(waits.clone());
-    }
-
-    /// Forgets what passed, for another attempt to begin. The body of the last one must be gone.
-    pub fn reset(&self) {
-        self.events.store(0, Ordering::Relaxed);
-        self.last_event.store(0, Ordering::Relaxed);
-        self.last_progress.store(0, Ordering::Relaxed);
-        self.answers.store(0, Ordering::Relaxed);
-        self.answer.store(0, Ordering::Relaxed);
-        self.torn.store(false, Ordering::Relaxed);
-    }
-
-    /// How many messages (or events) passed.
-    pub fn events(&self) -> u32 {
-        self.events.load(Ordering::Relaxed)
-    }
-
-    /// The newest answer.
-    pub fn answer(&self) -> Option<Answer> {
-        match self.answer.load(Ordering::Relaxed) {
-            0 => None,
-            1 => Some(Answer::Result),
-            2 => Some(Answer::ToolError),
-            code => Some(Answer::Error(i64::from((code >> 2) as i32))),
-        }
-    }
-
-    /// An answer passed.
-    pub fn saw_answer(&self, answer: Answer) {
-        let coded = match answer {
-            Answer::Result => 1,
-            Answer::ToolError => 2,
-            Answer::Error(code) => {
-                let code = i32::try_from(code).unwrap_or(i32::MAX);
-                (u64::from(code.cast_unsigned()) << 2) | 3
-            }
-        };
-        self.answer.store(coded, Ordering::Relaxed);
-        self.answers.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// An observer stands below, so that what passed is known.
-    pub fn is_observed(&self) -> bool {
-        self.observed.load(Ordering::Relaxed)
-    }
-
-    /// The response stands between two events, as far as is known: an own event may follow.
-    pub fn at_boundary(&self) -> bool {
-        self.is_observed() && !self.torn.load(Ordering::Relaxed)
-    }
-
-    /// Says whether part of an event went out without its end.
-    pub fn set_torn(&self, torn: bool) {
-        self.torn.store(torn, Ordering::Relaxed);
-    }
-}
-
 // === impl GiveUp ===
 
 impl GiveUp {
@@ -545,6 +423,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{mcp::peek::Answer, waits::Waits};
 
     #[test]
     fn a_sane_request_id_is_kept_and_another_is_replaced() {
@@ -592,21 +471,5 @@ mod tests {
         assert!(!exchange.is_answered() && exchange.response().answer().is_none());
         assert_eq!(exchange.response().events(), 0);
         assert!(exchange.response().at_boundary(), "still observed");
-    }
-
-    #[test]
-    fn answers_survive_their_coding() {
-        for answer in [
-            Answer::Result,
-            Answer::ToolError,
-            Answer::Error(-32601),
-            Answer::Error(0),
-            Answer::Error(504),
-        ] {
-            let facts = ResponseFacts::default();
-            assert_eq!(facts.answer(), None);
-            facts.saw_answer(answer);
-            assert_eq!(facts.answer(), Some(answer));
-        }
     }
 }

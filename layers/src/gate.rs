@@ -247,10 +247,12 @@ impl Gate {
             .changes
             .get_or_init(|| watch::Sender::new(()))
             .subscribe();
-        let lapse = match self.look() {
-            Look::Held { until, .. } => until,
-            Look::Open | Look::Busy => None,
-        };
+        // The soonest: each lapse may change what a look shows.
+        let shut = self.shared.shut.load(Ordering::Acquire);
+        let lapses = Reason::ALL.into_iter();
+        let lapse = lapses
+            .filter_map(|reason| self.holds(shut, reason).flatten())
+            .min();
         // The gate that is waited for keeps its sender.
         let gate = self.clone();
         async move {
@@ -443,6 +445,17 @@ mod tests {
             .await
             .expect("ready");
         assert!(before.elapsed() >= Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_lapse_is_a_change_though_another_reason_stays() {
+        let gate = Gate::new();
+        let before = Instant::now();
+        gate.shut(Reason::Health, None);
+        gate.shut(Reason::Circuit, Some(before + Duration::from_secs(5)));
+        gate.changed().await;
+        assert!(before.elapsed() >= Duration::from_secs(5));
+        assert!(!gate.is_shut_by(Reason::Circuit) && gate.is_shut_by(Reason::Health));
     }
 
     #[tokio::test(start_paused = true)]

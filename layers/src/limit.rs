@@ -1,13 +1,16 @@
 //! Caps on what is in flight, with shedding: what is over a cap is refused at once.
 //!
 //! There are two caps. *Calls* counts exchanges until their response body ends; *streams* counts standing streams (GET and
-//! `subscriptions/listen`), which would eat up a cap that was meant for calls. DELETE, notifications and client
-//! responses pass freely, since calls may be waiting for just them. Where no MCP facts are known yet, a GET that accepts an event
+//! `subscriptions/listen`), which would eat up a cap that was meant for calls. MCP's DELETE, notifications and client
+//! responses pass freely, since calls may be waiting for just them. Without MCP facts (plain HTTP), a GET that accepts an event
 //! stream counts as a standing stream.
 //!
-//! Place: the server terrace, outside everything that allocates; again for a route, and for each endpoint. Readiness: the inner service's; permits are
-//! taken in `call`, and ride with the response body. Clones share the caps. At an endpoint, [`LimitLayer::gate`] lets a balancer see
-//! that no place is left for a call, so that it goes elsewhere or waits. Errors: [`Shed`]. Bodies: forwarded.
+//! Place: on the route, behind [`inspect`](crate::inspect), since only that knows what must pass; one layer that all routes share is the
+//! server's cap. Again at each endpoint, where [`LimitLayer::gate`] lets a balancer see that no place is left for a call, so that it goes
+//! elsewhere or waits. Readiness: the inner service's; permits are taken in `call`, and ride with the response body. Errors: [`Shed`]. Bodies: forwarded.
+//!
+//! Clones share the caps, which may be set anew while calls are in flight ([`LimitLayer::set`]): what a cap let in counts under the next. What
+//! was let in while there was none does not.
 //!
 //! ```
 //! use std::num::NonZeroUsize;
@@ -24,8 +27,8 @@ use std::{
     num::NonZeroUsize,
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{Ordering, fence},
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering, fence},
     },
     task::{Context, Poll, ready},
 };
@@ -34,7 +37,6 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
 use pin_project::pin_project;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::{Layer, Service};
 
 use crate::{
@@ -53,11 +55,11 @@ pub struct LimitSettings {
     pub streams: Option<NonZeroUsize>,
 }
 
-/// Refuses what is over the caps.
+/// Refuses what is over the caps. By default there are none.
 #[derive(Debug, Clone)]
 pub struct LimitLayer {
-    calls: Option<Cap>,
-    streams: Option<Cap>,
+    calls: Arc<Cap>,
+    streams: Arc<Cap>,
 }
 
 /// The service of [`LimitLayer`].
@@ -89,25 +91,25 @@ pub struct Permit(#[expect(dead_code, reason = "held for its Drop")] Option<Arc<
 /// A place, and the place under an outer cap that the same request holds.
 #[derive(Debug)]
 struct Held {
-    place: Option<OwnedSemaphorePermit>,
-    sign: Option<Sign>,
+    _place: Place,
     _outer: Option<Permit>,
 }
 
-#[derive(Debug, Clone)]
+/// A place under a cap, given back when it is dropped.
+#[derive(Debug)]
+struct Place(Arc<Cap>);
+
+#[derive(Debug)]
 struct Cap {
-    limit: usize,
+    /// [`OFF`] is none.
+    limit: AtomicUsize,
+    taken: AtomicUsize,
     what: &'static str,
-    free: Arc<Semaphore>,
-    sign: Option<Sign>,
+    /// Shows whether a place is left.
+    gate: OnceLock<Gate>,
 }
 
-/// Shows at a gate whether a place is left.
-#[derive(Debug, Clone)]
-struct Sign {
-    free: Arc<Semaphore>,
-    gate: Gate,
-}
+const OFF: usize = usize::MAX;
 
 #[pin_project(project = LimitStateProj)]
 enum LimitState<F> {
@@ -117,34 +119,39 @@ enum LimitState<F> {
 
 // === impl LimitLayer ===
 
+impl Default for LimitLayer {
+    fn default() -> Self {
+        Self {
+            calls: Cap::new("calls in flight"),
+            streams: Cap::new("open streams"),
+        }
+    }
+}
+
 impl LimitLayer {
     /// A layer with its own caps; its clones and services share them.
     pub fn new(settings: LimitSettings) -> Self {
-        let cap = |limit: Option<NonZeroUsize>, what| {
-            limit.map(|limit| Cap {
-                limit: limit.get().min(Semaphore::MAX_PERMITS),
-                what,
-                free: Arc::new(Semaphore::new(limit.get().min(Semaphore::MAX_PERMITS))),
-                sign: None,
-            })
-        };
-        Self {
-            calls: cap(settings.calls, "calls in flight"),
-            streams: cap(settings.streams, "open streams"),
-        }
+        let layer = Self::default();
+        layer.set(settings);
+        layer
     }
 
-    /// Shuts this gate as [`Reason::Busy`] while no place is left for a call. Standing streams do not count.
-    pub fn gate(mut self, gate: Gate) -> Self {
-        if let Some(cap) = &mut self.calls {
-            let free = cap.free.clone();
-            cap.sign = Some(Sign { free, gate });
-        }
+    /// Shuts this gate as [`Reason::Busy`] while no place is left for a call. Standing streams do not count. The first gate stays.
+    #[must_use]
+    pub fn gate(self, gate: Gate) -> Self {
+        let _first = self.calls.gate.set(gate);
+        self.calls.settle();
         self
     }
 
+    /// Sets the caps anew, also for what is in flight: nothing is cut, but nobody comes in until there is room.
+    pub fn set(&self, settings: LimitSettings) {
+        self.calls.set(settings.calls);
+        self.streams.set(settings.streams);
+    }
+
     fn admit<B>(&self, request: &mut Request<B>) -> Result<Permit, Shed> {
-        if self.calls.is_none() && self.streams.is_none() {
+        if self.calls.is_off() && self.streams.is_off() {
             return Ok(Permit(None));
         }
         let cap = match Class::of(request) {
@@ -152,28 +159,16 @@ impl LimitLayer {
             Class::Stream => &self.streams,
             Class::Call => &self.calls,
         };
-        let Some(cap) = cap else {
+        if cap.is_off() {
             return Ok(Permit(None));
-        };
-        match cap.free.clone().try_acquire_owned() {
-            Ok(place) => {
-                let outer = request.extensions_mut().remove();
-                if let Some(sign) = &cap.sign {
-                    sign.settle();
-                }
-                let permit = Permit(Some(Arc::new(Held {
-                    place: Some(place),
-                    sign: cap.sign.clone(),
-                    _outer: outer,
-                })));
-                request.extensions_mut().insert(permit.clone());
-                Ok(permit)
-            }
-            Err(_) => Err(Shed {
-                limit: cap.limit,
-                what: cap.what,
-            }),
         }
+        let place = cap.take()?;
+        let permit = Permit(Some(Arc::new(Held {
+            _place: place,
+            _outer: request.extensions_mut().remove(),
+        })));
+        request.extensions_mut().insert(permit.clone());
+        Ok(permit)
     }
 }
 
@@ -188,35 +183,75 @@ impl<S> Layer<S> for LimitLayer {
     }
 }
 
-// === impl Held ===
+// === impl Cap ===
 
-impl Drop for Held {
-    fn drop(&mut self) {
-        drop(self.place.take());
-        if let Some(sign) = &self.sign {
-            sign.settle();
+impl Cap {
+    fn new(what: &'static str) -> Arc<Self> {
+        Arc::new(Self {
+            limit: AtomicUsize::new(OFF),
+            taken: AtomicUsize::new(0),
+            what,
+            gate: OnceLock::new(),
+        })
+    }
+
+    fn set(&self, limit: Option<NonZeroUsize>) {
+        self.limit
+            .store(limit.map_or(OFF, NonZeroUsize::get), Ordering::SeqCst);
+        self.settle();
+    }
+
+    fn is_off(&self) -> bool {
+        self.limit.load(Ordering::Relaxed) == OFF
+    }
+
+    fn is_full(&self) -> bool {
+        self.taken.load(Ordering::SeqCst) >= self.limit.load(Ordering::SeqCst)
+    }
+
+    fn take(self: &Arc<Self>) -> Result<Place, Shed> {
+        let limit = self.limit.load(Ordering::SeqCst);
+        let next = |taken| (taken < limit).then_some(taken + 1);
+        match self
+            .taken
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next)
+        {
+            Ok(_) => {
+                self.settle();
+                Ok(Place(self.clone()))
+            }
+            Err(_) => Err(Shed {
+                limit,
+                what: self.what,
+            }),
+        }
+    }
+
+    /// Sets the gate by the places. Whoever took or gave back one does so, and looks again after having written: of two that do so
+    /// at once, the one whose word has become stale sees it, so the gate never stays wrong.
+    fn settle(&self) {
+        let Some(gate) = self.gate.get() else {
+            return;
+        };
+        loop {
+            let full = self.is_full();
+            match (full, gate.is_shut_by(Reason::Busy)) {
+                (true, false) => gate.shut(Reason::Busy, None),
+                (false, true) => gate.open(Reason::Busy),
+                (true, true) | (false, false) => {}
+            }
+            fence(Ordering::SeqCst);
+            if self.is_full() == full {
+                return;
+            }
         }
     }
 }
 
-// === impl Sign ===
-
-impl Sign {
-    /// Sets the gate by the places. Whoever took or gave back one does so, and looks again after having written: of two that do so
-    /// at once, the one whose word has become stale sees it, so the gate never stays wrong.
-    fn settle(&self) {
-        loop {
-            let full = self.free.available_permits() == 0;
-            match (full, self.gate.is_shut_by(Reason::Busy)) {
-                (true, false) => self.gate.shut(Reason::Busy, None),
-                (false, true) => self.gate.open(Reason::Busy),
-                (true, true) | (false, false) => {}
-            }
-            fence(Ordering::SeqCst);
-            if (self.free.available_permits() == 0) == full {
-                return;
-            }
-        }
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::SeqCst);
+        self.0.settle();
     }
 }
 
@@ -301,6 +336,41 @@ mod tests {
             .expect("valid");
         let _stream = service.clone().oneshot(stream).await.expect("a place");
         assert_eq!(gate.look(), Look::Open);
+    }
+
+    #[tokio::test]
+    async fn caps_are_set_anew_while_calls_are_in_flight() {
+        let gate = Gate::new();
+        let calls = |calls| LimitSettings {
+            calls: NonZeroUsize::new(calls),
+            streams: None,
+        };
+        let layer = LimitLayer::new(calls(1)).gate(gate.clone());
+        let first = layer.admit(&mut Request::new(())).expect("a place");
+        assert_eq!(gate.look(), Look::Busy);
+        layer.set(calls(2));
+        assert_eq!(gate.look(), Look::Open);
+        let second = layer.admit(&mut Request::new(())).expect("a place");
+        layer.set(calls(1));
+        assert!(layer.admit(&mut Request::new(())).is_err());
+        drop(first);
+        assert_eq!(gate.look(), Look::Busy, "the other one is still there");
+        layer.set(LimitSettings::default());
+        assert_eq!(gate.look(), Look::Open);
+        drop(second);
+        layer.set(calls(1));
+        assert!(layer.admit(&mut Request::new(())).is_ok(), "none was lost");
+    }
+
+    #[test]
+    fn without_mcp_a_delete_is_a_call_like_others() {
+        let layer = LimitLayer::new(LimitSettings {
+            calls: NonZeroUsize::new(1),
+            streams: None,
+        });
+        let _held = layer.admit(&mut Request::new(())).expect("a place");
+        let mut delete = Request::delete("/x").body(()).expect("valid");
+        assert!(layer.admit(&mut delete).is_err());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

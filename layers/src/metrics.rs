@@ -8,7 +8,7 @@ pub mod names;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -101,6 +101,7 @@ impl ErrorType {
 #[derive(Debug, Clone, Default)]
 pub struct Tools {
     names: Arc<RwLock<HashMap<Box<str>, &'static str, RandomState>>>,
+    overflow: Arc<OnceLock<Counter>>,
 }
 
 impl Tools {
@@ -109,26 +110,33 @@ impl Tools {
 
     /// The label of a tool; `learn` if its call had a result.
     pub(crate) fn label(&self, tool: &str, learn: bool) -> &'static str {
-        if let Some(label) = self
-            .names
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(tool)
-        {
-            return label;
-        }
+        let full = {
+            let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(label) = names.get(tool) {
+                return label;
+            }
+            names.len() >= Self::MAX
+        };
         if !learn || tool.len() > 128 {
             return OTHER;
         }
+        if full {
+            return self.overflowed();
+        }
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-        if names.len() >= Self::MAX {
-            counter(names::LABEL_OVERFLOW, &[]).increment(1);
-            return OTHER;
+        if names.len() >= Self::MAX && !names.contains_key(tool) {
+            return self.overflowed();
         }
         // Bounded: at most `MAX` names for each set, which lives as long as the process.
         names
             .entry(tool.into())
             .or_insert_with(|| Box::leak(tool.to_owned().into_boxed_str()))
+    }
+
+    fn overflowed(&self) -> &'static str {
+        let overflow = || counter(names::LABEL_OVERFLOW, &[]);
+        self.overflow.get_or_init(overflow).increment(1);
+        OTHER
     }
 }
 

@@ -1,5 +1,7 @@
 //! The responses of the admin listener.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
@@ -97,4 +99,9 @@ impl Problem {
             }
         }
     }
+}
+
+/// A time as the JSON of the admin API has it.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -8,16 +8,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode};
-use ziggurat_layers::session::{Heal, SessionSettings};
+use ziggurat_layers::session::SessionSettings;
 
 use super::check::default_name;
 use super::interpolate::escape;
 use super::node::join;
 use super::secret::{MASK, is_secret, mask_arguments, mask_url};
+use super::value::Worded;
 use super::yaml::Tree;
 use super::{
-    Config, Deadline, Endpoint, Errors, HttpEndpoint, Isolation, Listen, Origins, Protocol, Route,
-    Server, StdioEndpoint, TlsFiles, Upstream,
+    Config, Deadline, Endpoint, HttpEndpoint, Listen, Origins, Route, Server, StdioEndpoint,
+    TlsFiles, Upstream,
 };
 
 impl Config {
@@ -82,6 +83,10 @@ impl<'a> Section<'a> {
 
     fn bare(&mut self, key: &str, value: impl Display) {
         self.put(key, Tree::bare(value));
+    }
+
+    fn word(&mut self, key: &str, value: impl Worded) {
+        self.bare(key, value.word());
     }
 
     fn text(&mut self, key: &str, value: &str) {
@@ -199,13 +204,7 @@ fn route(section: &mut Section<'_>, route: &Route) {
             section.headers(&route.headers);
         }
     });
-    section.bare(
-        "protocol",
-        match route.protocol {
-            Protocol::Mcp => "mcp",
-            Protocol::Http => "http",
-        },
-    );
+    section.word("protocol", route.protocol);
     section.text("upstream", &route.upstream);
     section.list("forward", &route.forward);
     match route.deadline {
@@ -218,13 +217,7 @@ fn route(section: &mut Section<'_>, route: &Route) {
     session(section, route.session.as_ref());
     section.bare_or_off("concurrency", route.concurrency);
     resilience::retry(section, route.retry.as_ref());
-    section.bare(
-        "errors",
-        match route.errors {
-            Errors::Envelope => "envelope",
-            Errors::Status => "status",
-        },
-    );
+    section.word("errors", route.errors);
 }
 
 fn session(section: &mut Section<'_>, session: Option<&SessionSettings>) {
@@ -237,14 +230,7 @@ fn session(section: &mut Section<'_>, session: Option<&SessionSettings>) {
         section.bare("max", session.max);
         let lost = session.lost.iter().map(StatusCode::as_u16);
         section.items("lost", lost.map(Tree::bare).collect());
-        section.bare(
-            "heal",
-            match session.heal {
-                Heal::Safe => "safe",
-                Heal::Always => "always",
-                Heal::Never => "never",
-            },
-        );
+        section.word("heal", session.heal);
     });
 }
 
@@ -321,13 +307,7 @@ fn stdio(section: &mut Section<'_>, endpoint: &StdioEndpoint) {
     if let Some(cwd) = &endpoint.cwd {
         section.path("cwd", cwd);
     }
-    section.bare(
-        "isolation",
-        match endpoint.isolation {
-            Isolation::PerSession => "per_session",
-            Isolation::Shared => "shared",
-        },
-    );
+    section.word("isolation", endpoint.isolation);
     section.clock("idle", endpoint.idle);
     section.bare_or_off("lifetime", endpoint.lifetime.map(duration));
     section.bare("max", endpoint.max);

@@ -9,6 +9,8 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, StatusCode};
 use ziggurat_layers::share::Share;
 
+pub(super) use self::choice::Worded;
+
 mod amount;
 mod choice;
 mod name;

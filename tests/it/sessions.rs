@@ -32,10 +32,7 @@ impl Keeper {
             json!({"jsonrpc": "2.0", "id": body["id"], "result": result}).to_string()
         };
         if body["method"] == "initialize" {
-            let mut sessions = self.sessions.lock().unwrap().clone();
-            let id = format!("{name}-{}", sessions.len());
-            sessions.insert(id.clone());
-            *self.sessions.lock().unwrap() = sessions;
+            let id = self.begin(name);
             let headers = format!("content-type: application/json\r\nmcp-session-id: {id}\r\n");
             let answer = result(json!({"protocolVersion": "2025-11-25"}));
             return wire.answer("200 OK", &headers, &answer).await;
@@ -52,6 +49,13 @@ impl Keeper {
         }
         wire.json(&result(json!({"content": [], "session": id})))
             .await
+    }
+
+    fn begin(&self, name: &str) -> String {
+        let mut sessions = self.sessions.lock().unwrap();
+        let id = format!("{name}-{}", sessions.len());
+        sessions.insert(id.clone());
+        id
     }
 
     /// All sessions are lost.

@@ -329,7 +329,6 @@ impl Drop for Meter {
     /// Also where the inner service panicked.
     fn drop(&mut self) {
         self.endpoint.load().end(self.class);
-        self.endpoint.show_load(Instant::now());
     }
 }
 

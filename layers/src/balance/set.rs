@@ -122,7 +122,7 @@ impl<S: Clone> EndpointSet<S> {
         self.load().iter().map(|m| m.endpoint.view()).collect()
     }
 
-    /// Sets the metrics of all members to what is so now. Traffic does that too; this is for when there is none.
+    /// Sets the metrics of all members to what is so now. Of the loads nobody else tells, so this is to be called before metrics are read.
     pub fn publish(&self) {
         let now = tokio::time::Instant::now();
         for member in self.load().iter() {

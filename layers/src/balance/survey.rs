@@ -2,8 +2,8 @@
 //!
 //! 1. An endpoint may be chosen if its gate is open; a busy one too, for what passes its caps.
 //! 2. Where fewer than a share of the endpoints are up, the sick are taken for well: those that only probes or the comparison with others hold back
-//!    are chosen too, whatever their priority (*panic*). What the operator, the era or an open circuit holds back never is.
-//!    What the operator or the era holds back does not count as a member here.
+//!    are chosen too, whatever their priority (*panic*). What the operator or an open circuit holds back never is.
+//!    What the operator holds back does not count as a member here. What passes the caps is sent to any endpoint, whoever holds it back, where there is no other.
 //! 3. Endpoints where the call was tried before are left out while there are others.
 //! 4. Only the best priority that is left is chosen from. So a busy endpoint sends its calls to the next priority.
 //! 5. A new or healed endpoint is left out by chance, less and less often, until its slow start is over.

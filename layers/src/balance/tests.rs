@@ -119,7 +119,12 @@ async fn many_at_once_share_few_places_without_a_loss() {
     set.replace_all([narrow(&set, "a"), narrow(&set, "b"), member(&set, "c")]);
     set.remove("c");
     // A route is boxed, and its futures are spawned.
-    let boxed = Boxed::new(balance(&set));
+    // Long enough for a machine that is busy with other things.
+    let patient = BalanceSettings {
+        queue_time: Duration::from_secs(60),
+        ..BalanceSettings::default()
+    };
+    let boxed = Boxed::new(Balance::new(patient, set.clone()));
     let calls: Vec<_> = (0..500)
         .map(|_| {
             let boxed = boxed.clone();

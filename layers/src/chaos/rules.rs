@@ -48,7 +48,7 @@ pub struct ChaosMatch {
 /// A fault to inject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Injection {
-    /// The call begins this much later: some time between the two.
+    /// The call's future is first polled this much later: some time between the two.
     Delay {
         /// The shortest.
         min: Duration,

@@ -141,24 +141,6 @@ impl Scope {
     }
 }
 
-// === impl CircuitReport ===
-
-impl CircuitReport {
-    /// The share of the window's calls that failed.
-    pub fn failure_rate(&self) -> f64 {
-        share(self.failures, self.calls)
-    }
-
-    /// The share of the window's calls that were slow.
-    pub fn slow_rate(&self) -> f64 {
-        share(self.slow, self.calls)
-    }
-}
-
-fn share(part: u32, whole: u32) -> f64 {
-    f64::from(part) / f64::from(whole.max(1))
-}
-
 // === impl Switch ===
 
 impl Switch {
@@ -306,8 +288,10 @@ impl Switch {
     }
 
     fn log(&self, state: State, forced: bool, openings: u32) {
-        let (scope, name, state) = (self.scope.as_str(), &*self.name, state.as_str());
-        if state == State::Open.as_str() {
+        let (scope, name) = (self.scope.as_str(), &*self.name);
+        let is_open = state == State::Open;
+        let state = state.as_str();
+        if is_open {
             tracing::warn!(
                 scope,
                 name,

@@ -136,6 +136,13 @@ impl ToolCircuits {
         if tool.len() > LONGEST_NAME {
             return None;
         }
+        {
+            let inner = self.read();
+            inner.settings.as_ref()?;
+            if let Some(switch) = inner.tools.get(tool) {
+                return Some(switch.clone());
+            }
+        }
         let mut inner = self.write();
         let settings = inner.settings.clone()?;
         if let Some(switch) = inner.tools.get(tool) {

@@ -74,7 +74,7 @@ impl Tally {
             },
             Window::Time(length) => Self::Time {
                 buckets: Default::default(),
-                width: (length / 10).max(Duration::from_nanos(1)),
+                width: (length / BUCKETS as u32).max(Duration::from_nanos(1)),
             },
         }
     }

@@ -11,7 +11,7 @@ use super::{Section, Tree, duration, size};
 use crate::config::{Choice, Health, ProbeKind};
 
 pub(super) fn balance(section: &mut Section<'_>, settings: &BalanceSettings) {
-    section.bare("policy", Choice::of(&settings.policy).as_str());
+    section.word("policy", Choice::of(&settings.policy));
     if let Policy::Hash(key) = &settings.policy {
         section.text(
             "key",
@@ -62,14 +62,7 @@ pub(super) fn health(section: &mut Section<'_>, health: Option<&Health>) {
         return section.bare("health", "off");
     };
     section.section("health", |section| {
-        section.bare(
-            "probe",
-            match health.probe {
-                ProbeKind::Mcp => "mcp",
-                ProbeKind::Tcp => "tcp",
-                ProbeKind::Http => "http",
-            },
-        );
+        section.word("probe", health.probe);
         if health.probe == ProbeKind::Http {
             section.section("http", |section| {
                 section.text("path", health.http.path.as_str());

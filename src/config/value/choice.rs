@@ -8,93 +8,81 @@ use ziggurat_layers::session::Heal;
 use crate::config::read::{FromText, Wrong};
 use crate::config::{Choice, Errors, Isolation, ProbeKind, Protocol};
 
-impl FromText for Protocol {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        match text {
-            "mcp" => Ok(Self::Mcp),
-            "http" => Ok(Self::Http),
-            _ => Err(Wrong::choice(text, &["mcp", "http"])),
-        }
+/// A value that is one of a few words: the table is read here, by the schema, and by `explain`.
+pub(in crate::config) trait Worded: Copy + PartialEq + 'static {
+    /// The words, and what they mean.
+    const WORDS: &'static [(&'static str, Self)];
+
+    /// Words that another version has.
+    const ELSEWHERE: &'static [&'static str] = &[];
+
+    /// The word of this value.
+    fn word(self) -> &'static str {
+        let mut words = Self::WORDS.iter();
+        let found = words.find(|(_, value)| *value == self);
+        found.map_or("", |(word, _)| word)
     }
 
-    fn describe() -> Schema {
-        json_schema!({ "enum": ["mcp", "http"] })
+    /// All words.
+    fn words() -> Vec<&'static str> {
+        Self::WORDS.iter().map(|(word, _)| *word).collect()
     }
 }
 
-impl FromText for Errors {
+impl<T: Worded> FromText for T {
     fn from_text(text: &str) -> Result<Self, Wrong> {
-        match text {
-            "envelope" => Ok(Self::Envelope),
-            "status" => Ok(Self::Status),
-            _ => Err(Wrong::choice(text, &["envelope", "status"])),
+        if let Some((_, value)) = T::WORDS.iter().find(|(word, _)| *word == text) {
+            return Ok(*value);
         }
+        let wrong = Wrong::choice(text, &T::words());
+        Err(if T::ELSEWHERE.contains(&text) {
+            Wrong::new("is not in this version of ziggurat", wrong.cure)
+        } else {
+            wrong
+        })
     }
 
     fn describe() -> Schema {
-        json_schema!({ "enum": ["envelope", "status"] })
+        json_schema!({ "enum": T::words() })
     }
 }
 
-impl FromText for Isolation {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        match text {
-            "per_session" => Ok(Self::PerSession),
-            "shared" => Ok(Self::Shared),
-            "per_principal" => Err(Wrong::new(
-                "is not in this version of ziggurat",
-                "write `per_session` or `shared`",
-            )),
-            _ => Err(Wrong::choice(text, &["per_session", "shared"])),
-        }
-    }
-
-    fn describe() -> Schema {
-        json_schema!({ "enum": ["per_session", "shared"] })
-    }
+impl Worded for Protocol {
+    const WORDS: &'static [(&'static str, Self)] = &[("mcp", Self::Mcp), ("http", Self::Http)];
 }
 
-impl FromText for Choice {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        Self::ALL
-            .into_iter()
-            .find(|choice| choice.as_str() == text)
-            .ok_or_else(|| Wrong::choice(text, &Self::ALL.map(Self::as_str)))
-    }
-
-    fn describe() -> Schema {
-        json_schema!({ "enum": Self::ALL.map(Self::as_str) })
-    }
+impl Worded for Errors {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("envelope", Self::Envelope), ("status", Self::Status)];
 }
 
-impl FromText for Heal {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        match text {
-            "safe" => Ok(Self::Safe),
-            "always" => Ok(Self::Always),
-            "never" => Ok(Self::Never),
-            _ => Err(Wrong::choice(text, &["safe", "always", "never"])),
-        }
-    }
-
-    fn describe() -> Schema {
-        json_schema!({ "enum": ["safe", "always", "never"] })
-    }
+impl Worded for Isolation {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("per_session", Self::PerSession), ("shared", Self::Shared)];
+    const ELSEWHERE: &'static [&'static str] = &["per_principal"];
 }
 
-impl FromText for ProbeKind {
-    fn from_text(text: &str) -> Result<Self, Wrong> {
-        match text {
-            "mcp" => Ok(Self::Mcp),
-            "tcp" => Ok(Self::Tcp),
-            "http" => Ok(Self::Http),
-            _ => Err(Wrong::choice(text, &["mcp", "tcp", "http"])),
-        }
-    }
+impl Worded for Choice {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("p2c", Self::P2c),
+        ("least_request", Self::LeastRequest),
+        ("round_robin", Self::RoundRobin),
+        ("random", Self::Random),
+        ("hash", Self::Hash),
+    ];
+}
 
-    fn describe() -> Schema {
-        json_schema!({ "enum": ["mcp", "tcp", "http"] })
-    }
+impl Worded for Heal {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("safe", Self::Safe),
+        ("always", Self::Always),
+        ("never", Self::Never),
+    ];
+}
+
+impl Worded for ProbeKind {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("mcp", Self::Mcp), ("tcp", Self::Tcp), ("http", Self::Http)];
 }
 
 /// `session`, `header:NAME`, or a JSON pointer into the arguments.
