@@ -85,8 +85,14 @@ pub(super) const LIMIT: Duration = Duration::from_secs(30);
 const ANSWER: usize = 1 << 20;
 
 /// Nothing reached the upstream.
-pub(super) fn is_unsent(error: &BoxError) -> bool {
-    Row::of(&Fault::of(&**error)).outcome == Outcome::NotSent
+pub(super) fn is_unsent(fault: &Fault) -> bool {
+    Row::of(fault).outcome == Outcome::NotSent
+}
+
+/// The id that an upstream gave a session, if it is one: visible ASCII (MCP 2025-11-25, transports, "Session Management").
+pub(super) fn upstream_id(headers: &HeaderMap) -> Option<Arc<str>> {
+    let id = headers::single(headers, &SESSION_ID)?;
+    (!id.is_empty() && id.bytes().all(|b| b.is_ascii_graphic())).then(|| id.into())
 }
 
 // === what is kept ===
@@ -122,15 +128,11 @@ fn note(message: &MessageFacts, body: &Bytes) -> Option<Note> {
 
 impl Again {
     /// The request again, if all of its body is there.
-    pub(super) fn of(request: &Request<Body>) -> Option<Self> {
-        let whole = request.body().try_clone()?;
-        let mut copy = Request::new(());
-        *copy.method_mut() = request.method().clone();
-        *copy.uri_mut() = request.uri().clone();
-        *copy.headers_mut() = request.headers().clone();
-        *copy.extensions_mut() = request.extensions().clone();
+    pub(super) fn of(parts: &Parts, body: &Body) -> Option<Self> {
+        // As bytes, since a body must not be shared between threads.
+        let whole = body.try_clone()?;
         Some(Self {
-            parts: copy.into_parts().0,
+            parts: parts.clone(),
             body: whole.bytes().cloned().unwrap_or_default(),
         })
     }
@@ -187,10 +189,10 @@ where
     ) -> Result<Home, NotHealed> {
         let sent = self.send(Method::POST, initialize, None).await;
         let (response, exchange) = sent.map_err(|error| match error {
-            NotHealed::Failed(error) if is_unsent(&error) => NotHealed::Unsent(error),
+            NotHealed::Failed(error) if is_unsent(&Fault::of(&*error)) => NotHealed::Unsent(error),
             error => error,
         })?;
-        let upstream_id = headers::single(response.headers(), &SESSION_ID).map(Arc::from);
+        let upstream_id = upstream_id(response.headers());
         let revision = result(response).await.ok_or(NotHealed::NoResult)?;
         let home = Home {
             endpoint: exchange

@@ -4,10 +4,11 @@ mod table;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use self::table::Table;
@@ -22,7 +23,7 @@ use super::store::{
 /// anew. Expiry goes by when a session was last active, so its work is a little with each call, whatever the number of sessions.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
-    routes: Mutex<HashMap<Arc<str>, Arc<Mutex<Table>>>>,
+    routes: RwLock<HashMap<Arc<str>, Arc<Mutex<Table>>, RandomState>>,
 }
 
 /// How many expired sessions end with a lock held.
@@ -36,15 +37,25 @@ impl MemoryStore {
 
     /// Does something in a route's table. There are as many tables as routes that had sessions.
     fn at<T>(&self, route: &Arc<str>, act: impl FnOnce(&mut Table) -> T) -> T {
-        let table = lock(&self.routes)
-            .entry(route.clone())
-            .or_insert_with(|| Arc::new(Mutex::new(Table::new(route))))
-            .clone();
+        let table = self.table(route);
         act(&mut lock(&table))
     }
 
+    fn table(&self, route: &Arc<str>) -> Arc<Mutex<Table>> {
+        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = routes.get(route) {
+            return table.clone();
+        }
+        drop(routes);
+        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        let table = routes.entry(route.clone());
+        table
+            .or_insert_with(|| Arc::new(Mutex::new(Table::new(route))))
+            .clone()
+    }
+
     fn tables(&self) -> Vec<(Arc<str>, Arc<Mutex<Table>>)> {
-        let routes = lock(&self.routes);
+        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
         routes.iter().map(|(r, t)| (r.clone(), t.clone())).collect()
     }
 }

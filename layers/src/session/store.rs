@@ -24,7 +24,7 @@ pub trait SessionStore: fmt::Debug + Send + Sync {
         limits: &'a Limits,
     ) -> Answer<'a, Result<(), SessionsFull>>;
 
-    /// The session begins, in the place that is held for it. The client's own `initialize` is kept for a heal, if there was one.
+    /// The session begins, in the place that is held for it. The client's own `initialize` is kept for a heal, if there may be one.
     fn begin<'a>(
         &'a self,
         key: &'a SessionKey,
@@ -245,9 +245,10 @@ impl History {
         }
     }
 
-    /// Something happened.
+    /// Something happened. What is to be said again is kept only where there is an `initialize` to begin with.
     pub fn note(&mut self, note: Note) {
         match note {
+            Note::Level(_) | Note::Subscribed(..) if self.initialize.is_none() => {}
             Note::Initialized => self.initialized = true,
             Note::Streamed => self.streamed = true,
             Note::Level(request) => self.level = Some(own(request)),
@@ -280,6 +281,15 @@ fn own(bytes: Bytes) -> Bytes {
 // === impl Ending ===
 
 impl Ending {
+    /// Those that are evictions.
+    pub const EVICTIONS: [Self; 5] = [
+        Self::Idle,
+        Self::Lifetime,
+        Self::Evicted,
+        Self::Lost,
+        Self::EndpointGone,
+    ];
+
     /// The label of metrics and logs; none for an end that is no eviction.
     pub fn reason(self) -> Option<&'static str> {
         match self {

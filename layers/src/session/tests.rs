@@ -65,6 +65,8 @@ struct Script {
     down: bool,
     /// The revision that it speaks, if not the usual one.
     revision: Option<&'static str>,
+    /// The id of the next session, if not the usual one.
+    next_id: Option<&'static str>,
     seen: Vec<Seen>,
     bodies: Vec<String>,
     last_event_ids: Vec<HeaderValue>,
@@ -139,7 +141,9 @@ impl Server {
                     return Ok(response);
                 }
                 script.begun += 1;
-                let id = format!("up-{}", script.begun);
+                let usual = || format!("up-{}", script.begun);
+                let id = script.next_id.map_or_else(usual, str::to_owned);
+                script.next_id = None;
                 script.known.insert(id.clone());
                 id
             }

@@ -8,6 +8,10 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    time::Instant,
+};
 use tower::{Service, ServiceExt};
 
 use super::{
@@ -20,13 +24,11 @@ use super::{
 use crate::{
     Body,
     attempt::Pinned,
+    deadline::DeadlineExceeded,
     error::BoxError,
     exchange::Exchange,
     fault::Fault,
-    mcp::{
-        Verb,
-        headers::{self, SESSION_ID},
-    },
+    mcp::{Verb, headers::SESSION_ID},
     metrics::{self, names},
 };
 
@@ -53,6 +55,9 @@ struct Place {
     taken: bool,
 }
 
+/// What the upstream said.
+type Outcome<B> = std::result::Result<Response<B>, BoxError>;
+
 impl Way {
     pub(super) async fn go<S, B>(self, mut inner: S, request: Request<Body>) -> Result<B>
     where
@@ -66,7 +71,9 @@ impl Way {
         }
         let begins = self.exchange.call().is_some_and(|c| c.is_initialize());
         let place = if begins {
-            let initialize = request.body().bytes().cloned();
+            // For a heal, if there may be one.
+            let kept = self.shared.settings.heal != Heal::Never;
+            let initialize = request.body().bytes().filter(|_| kept).cloned();
             Some(self.reserve(initialize).await?)
         } else {
             None
@@ -132,7 +139,7 @@ impl Way {
         &self,
         sealed: HeaderValue,
         mut inner: S,
-        mut request: Request<Body>,
+        request: Request<Body>,
     ) -> Result<B>
     where
         S: Service<Request<Body>, Response = Response<B>>,
@@ -143,57 +150,76 @@ impl Way {
         let mut member = self.member(sealed).await?;
         let deletes = request.method() == Method::DELETE;
         let heals = self.shared.settings.heal != Heal::Never && !deletes;
-        let again = heals.then(|| Again::of(&request)).flatten();
-        let body = request.body().bytes().cloned();
+        let (parts, body) = request.into_parts();
+        let again = heals.then(|| Again::of(&parts, &body)).flatten();
+        let bytes = body.bytes().cloned();
+        let mut request = Request::from_parts(parts, body);
         member.lead(&mut request)?;
-        let mut result = self.send(&member, &mut inner, request).await;
-        if let Some((again, why)) = again.zip(self.lost(&member, &result)) {
+        let (mut result, mut lost) = self.send(&member, &mut inner, request).await;
+        if let Some((again, why)) = again.zip(lost) {
             let mut refusal = Some(result);
             let healed = self.heal(&member, why, &again, &mut inner, &mut refusal);
             let Some(live) = healed.await? else {
-                self.shared.store.end(&member.key, why);
                 return match refusal {
-                    Some(result) => self.back(member, deletes, result).await,
+                    Some(result) => self.back(member, deletes, result, lost).await,
                     None => Err(SessionGone::default().into()),
                 };
             };
+            // Also where somebody else healed it: the request must not wait for a place that its own refusal holds.
+            drop(refusal);
             member.live = live;
             self.exchange.response().reset();
             self.exchange.go_on();
             let mut request = again.into_request();
             member.lead(&mut request)?;
-            result = self.send(&member, &mut inner, request).await;
+            (result, lost) = self.send(&member, &mut inner, request).await;
         }
         if result.as_ref().is_ok_and(|r| r.status().is_success()) {
             self.note(&member, self.is_get().then_some(Note::Streamed));
-            if let Some((call, body)) = self.exchange.call().zip(body) {
-                self.note(&member, heal::notes(call, &body));
+            if let Some((call, bytes)) = self.exchange.call().zip(bytes) {
+                self.note(&member, heal::notes(call, &bytes));
             }
         }
-        self.back(member, deletes, result).await
+        self.back(member, deletes, result, lost).await
     }
 
-    /// Sends a request, and keeps account of the calls that may have left something in the session.
+    /// Sends a request, and keeps account of the calls that may have left something in the session. Says also why the session is lost, if
+    /// its upstream does not know it: nothing came of the request then.
     async fn send<S, B>(
         &self,
         member: &Member,
         inner: &mut S,
         request: Request<Body>,
-    ) -> std::result::Result<Response<B>, BoxError>
+    ) -> (Outcome<B>, Option<Ending>)
     where
         S: Service<Request<Body>, Response = Response<B>>,
         S::Error: Into<BoxError>,
     {
         let risky = self.exchange.call().is_some_and(heal::is_risky);
         self.note(member, risky.then_some(Note::Risky));
-        let inner = inner.ready().await.map_err(Into::into)?;
-        let result = inner.call(request).await.map_err(Into::into);
-        let rejected = match &result {
-            Ok(_) => self.lost(member, &result).is_some(),
-            Err(error) => heal::is_unsent(error),
+        let ready = inner.ready().await.map_err(Into::into);
+        let called = ready.is_ok();
+        let result = match ready {
+            Ok(inner) => inner.call(request).await.map_err(Into::into),
+            Err(error) => Err(error),
+        };
+        let (lost, rejected) = match &result {
+            Ok(response) => {
+                let lost = self.is_lost(member, response.status());
+                (lost.then_some(Ending::Lost), lost)
+            }
+            Err(error) => {
+                let fault = Fault::of(&**error);
+                if fault == Fault::SessionGone {
+                    self.shared.store.end(&member.key, Ending::Lost);
+                }
+                let gone = fault == Fault::EndpointGone;
+                let rejected = !called || heal::is_unsent(&fault);
+                (gone.then_some(Ending::EndpointGone), rejected)
+            }
         };
         self.note(member, (risky && rejected).then_some(Note::Rejected));
-        result
+        (result, lost)
     }
 
     fn note(&self, member: &Member, notes: impl IntoIterator<Item = Note>) {
@@ -202,30 +228,16 @@ impl Way {
         }
     }
 
-    /// Why the session is lost, if its upstream does not know it: nothing came of the request then.
-    fn lost<B>(
-        &self,
-        member: &Member,
-        result: &std::result::Result<Response<B>, BoxError>,
-    ) -> Option<Ending> {
+    /// By this status the upstream says that it does not know the session.
+    fn is_lost(&self, member: &Member, status: StatusCode) -> bool {
         // A server that has no GET may say so with a 404, too, which is no word about the session.
         let telling = member.live.streamed || !self.is_get();
-        let (lost, why) = match result {
-            Ok(response) => {
-                let lost = &self.shared.settings.lost;
-                let lost = telling && lost.contains(&response.status());
-                (lost, Ending::Lost)
-            }
-            Err(error) => {
-                let gone = Fault::of(&**error) == Fault::EndpointGone;
-                (gone, Ending::EndpointGone)
-            }
-        };
-        lost.then_some(why)
+        telling && self.shared.settings.lost.contains(&status)
     }
 
     /// Begins a lost session anew, if that is honest and nobody else just did; says how it stands then. One that stays lost is over; but if
-    /// the upstream could not be asked now, its error is all that happens, and another request may have more luck.
+    /// the upstream could not be asked now, its error is all that happens, and another request may have more luck. Without a `Live` the session
+    /// has been ended.
     ///
     /// A response holds its places under the caps until its body is gone. So the refusal is let go before anything is sent, and before
     /// somebody else is waited for, who may need a place.
@@ -235,7 +247,7 @@ impl Way {
         why: Ending,
         again: &Again,
         inner: &mut S,
-        refusal: &mut Option<std::result::Result<Response<B>, BoxError>>,
+        refusal: &mut Option<Outcome<B>>,
     ) -> std::result::Result<Option<Live>, BoxError>
     where
         S: Service<Request<Body>, Response = Response<B>>,
@@ -248,7 +260,7 @@ impl Way {
             Ok(turn) => turn,
             Err(_) => {
                 refusal.take_if(|refusal| refusal.is_ok());
-                turn.lock().await
+                self.turn(turn).await?
             }
         };
         let store = &self.shared.store;
@@ -297,35 +309,42 @@ impl Way {
         }
     }
 
-    /// What the upstream answered to a request of a session.
+    /// Waits until nobody else heals the session, but not for all of them one after another, nor beyond the deadline of the call.
+    async fn turn<'a>(
+        &self,
+        turn: &'a Mutex<()>,
+    ) -> std::result::Result<MutexGuard<'a, ()>, DeadlineExceeded> {
+        let last = Instant::now() + heal::LIMIT;
+        let due = self.exchange.due().filter(|due| *due < last);
+        let limit = match due {
+            Some(due) => due.saturating_duration_since(self.exchange.started()),
+            None => heal::LIMIT,
+        };
+        let waited = tokio::time::timeout_at(due.unwrap_or(last), turn.lock()).await;
+        // The upstream refused the request, so nothing came of it.
+        waited.map_err(|_| DeadlineExceeded { limit, sent: false })
+    }
+
+    /// What the upstream answered to a request of a session, and why the session is lost, if it is.
     async fn back<B>(
         &self,
         member: Member,
         deletes: bool,
-        result: std::result::Result<Response<B>, BoxError>,
+        result: Outcome<B>,
+        lost: Option<Ending>,
     ) -> Result<B>
     where
         B: HttpBody<Data = Bytes>,
         B::Error: Into<BoxError>,
     {
         let end = |why| self.shared.store.end(&member.key, why);
-        let lost = self.lost(&member, &result);
-        let mut response = match result {
-            Ok(response) => response,
-            Err(error) => {
-                return Err(match lost {
-                    Some(why) => {
-                        end(why);
-                        let source = Some(error);
-                        SessionGone { source }.into()
-                    }
-                    None => {
-                        if Fault::of(&*error) == Fault::SessionGone {
-                            end(Ending::Lost);
-                        }
-                        error
-                    }
-                });
+        let mut response = match (result, lost) {
+            (Ok(response), _) => response,
+            (Err(error), None) => return Err(error),
+            (Err(error), Some(why)) => {
+                end(why);
+                let source = Some(error);
+                return Err(SessionGone { source }.into());
             }
         };
         let status = response.status();
@@ -383,7 +402,7 @@ impl Way {
     }
 
     /// Seals the id of a session that the upstream has begun, if it has. Servers begin one with their answer to `initialize`, some of them
-    /// with another; the id of one that failed is left out.
+    /// with another, which passes without its id if there is no place: its call was executed. The id of one that failed is left out.
     async fn greet<B>(
         &self,
         response: &mut Response<B>,
@@ -396,13 +415,18 @@ impl Way {
             response.headers_mut().remove(SESSION_ID);
             return Ok(());
         }
-        let upstream_id: Arc<str> = headers::single(response.headers(), &SESSION_ID)
-            .filter(|id| !id.is_empty() && id.bytes().all(|b| b.is_ascii_graphic()))
-            .ok_or(BadSessionId)?
-            .into();
+        let upstream_id = heal::upstream_id(response.headers()).ok_or(BadSessionId)?;
         let place = match place {
             Some(place) => place,
-            None => self.reserve(None).await?,
+            None => match self.reserve(None).await {
+                Ok(place) => place,
+                Err(error) => {
+                    let error: &dyn std::error::Error = &*error;
+                    tracing::debug!(error, "left out the id of a session that has no place");
+                    response.headers_mut().remove(SESSION_ID);
+                    return Ok(());
+                }
+            },
         };
         let endpoint = self.exchange.endpoint();
         let ticket = Ticket {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use ::metrics::Gauge;
+use ::metrics::{Counter, Gauge};
 use foldhash::fast::RandomState;
 use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,7 @@ pub(super) struct Table {
     ended: Ended,
     route: Arc<str>,
     gauge: Gauge,
+    evictions: [(Ending, Counter); Ending::EVICTIONS.len()],
 }
 
 #[derive(Debug)]
@@ -70,6 +71,11 @@ const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 impl Table {
     pub(super) fn new(route: &Arc<str>) -> Self {
         let labels = [("route", &**route), ("era", Era::Legacy.as_str())];
+        let evictions = Ending::EVICTIONS.map(|why| {
+            let reason = why.reason().unwrap_or_default();
+            let labels = [("route", &**route), ("reason", reason)];
+            (why, metrics::counter(names::SESSION_EVICTIONS, &labels))
+        });
         Self {
             limits: None,
             entries: HashMap::default(),
@@ -79,6 +85,7 @@ impl Table {
             ended: Ended::default(),
             route: route.clone(),
             gauge: metrics::gauge(names::SESSIONS, &labels),
+            evictions,
         }
     }
 
@@ -295,9 +302,9 @@ impl Table {
         self.ended.add(serial, self.limits.map_or(0, |l| l.max));
         if let Some(reason) = why.reason() {
             entry.ended.cancel();
-            // Rare enough to look the counter up.
-            let labels = [("route", &*self.route), ("reason", reason)];
-            metrics::counter(names::SESSION_EVICTIONS, &labels).increment(1);
+            if let Some((_, counter)) = self.evictions.iter().find(|(one, _)| *one == why) {
+                counter.increment(1);
+            }
             tracing::debug!(route = %self.route, session = %serial, reason, "a session ended");
         }
     }

@@ -33,6 +33,17 @@ async fn one_session_too_many_is_refused_before_anything_is_sent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_was_executed_keeps_its_answer_though_its_session_has_no_place() {
+    let rig = Rig::new(at_most(1, 1));
+    let id = rig.initialize().await;
+    let answer = rig.send(rig.request(Method::POST, None, PING)).await;
+    let answer = answer.expect("an answer");
+    assert_eq!((answer.status().as_u16(), session_of(&answer)), (200, None));
+    assert_eq!(rig.ping(&id).await, Ok(200));
+    assert_eq!(rig.list().await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn at_the_cap_the_one_that_is_quiet_for_longest_makes_room() {
     let rig = Rig::new(at_most(2, 2));
     let first = rig.initialize().await;

@@ -1,8 +1,10 @@
 //! Sessions that their upstream lost.
 
-use std::collections::BTreeMap;
-
 use super::*;
+use crate::{
+    deadline::DeadlineExceeded,
+    limit::{LimitLayer, LimitSettings},
+};
 
 const LEVEL: &str =
     r#"{"jsonrpc":"2.0","id":3,"method":"logging/setLevel","params":{"level":"debug"}}"#;
@@ -136,7 +138,6 @@ async fn requests_that_find_out_together_begin_one_session() {
 async fn requests_that_find_out_together_fail_together() {
     let rig = healing(Heal::Safe);
     let id = rig.lose(&[NOTE]).await;
-    rig.server.script().revision = Some("2024-11-05");
     rig.server.script().sessionless = true;
     let pings = futures_util::future::join_all((0..20).map(|_| rig.ping(&id))).await;
     assert!(pings.iter().all(|ping| *ping == GONE), "{pings:?}");
@@ -274,12 +275,185 @@ fn what_is_kept_of_a_session_has_a_bound() {
     for number in 0..40 {
         history.note(Note::Subscribed(number.to_string().into(), request.clone()));
     }
-    assert_eq!((history.initialize.as_ref(), history.risky), (None, 1));
-    let kept: usize = history.subscriptions.values().map(Bytes::len).sum();
-    assert!(kept <= History::MAX);
+    let risky = |risky| History {
+        risky,
+        ..History::default()
+    };
+    assert_eq!(history, risky(1), "nothing after the overflow either");
     let long = Bytes::from(vec![b'x'; History::MAX + 1]);
-    assert_eq!(History::new(Some(long)).initialize, None);
-    assert_eq!(History::default().subscriptions, BTreeMap::new());
+    assert_eq!(History::new(Some(long)), risky(0));
+}
+
+#[test]
+fn without_an_initialize_only_what_is_counted_is_kept() {
+    let mut history = History::default();
+    let request = Bytes::from_static(LEVEL.as_bytes());
+    history.note(Note::Level(request.clone()));
+    history.note(Note::Subscribed("x:a".into(), request));
+    assert_eq!(history, History::default());
+    for note in [
+        Note::Risky,
+        Note::Risky,
+        Note::Rejected,
+        Note::Streamed,
+        Note::Initialized,
+    ] {
+        history.note(note);
+    }
+    let (risky, streamed, initialized) = (1, true, true);
+    let expected = History {
+        risky,
+        streamed,
+        initialized,
+        ..History::default()
+    };
+    assert_eq!(history, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_initialize_is_kept_only_where_it_may_be_said_again() {
+    for (heal, kept) in [
+        (Heal::Safe, true),
+        (Heal::Always, true),
+        (Heal::Never, false),
+    ] {
+        let rig = healing(heal);
+        let id = rig.initialize().await;
+        let principal = None;
+        let bound = seal::Bound {
+            route: rig.route,
+            principal,
+        };
+        let serial = rig.keys.open(&id, bound).expect("a ticket").serial;
+        let key = SessionKey {
+            route: rig.route.into(),
+            serial,
+        };
+        let (_, history) = rig.store.recall(&key).await.expect("a session");
+        let initialize = kept.then_some(Bytes::from_static(INITIALIZE.as_bytes()));
+        assert_eq!(history.initialize, initialize, "{heal:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_holds_no_place_by_the_refusal_of_its_own() {
+    let rig = healing(Heal::Safe);
+    let id = rig.lose(&[NOTE]).await;
+    let server = rig.server.clone();
+    let slow = service_fn(move |request: Request<Body>| {
+        let server = server.clone();
+        async move {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            server.answer(&request)
+        }
+    });
+    let calls = NonZeroUsize::new(1);
+    let streams = None;
+    let one = LimitLayer::new(LimitSettings { calls, streams });
+    let service = rig.layer.layer(one.layer(slow));
+    // A notification needs no place. It begins the session anew until 30 ms; the place is free while that says its own notification.
+    let note = service
+        .clone()
+        .oneshot(rig.request(Method::POST, Some(&id), NOTE));
+    let ping = async {
+        tokio::time::sleep(Duration::from_millis(25)).await;
+        service
+            .clone()
+            .oneshot(rig.request(Method::POST, Some(&id), PING))
+            .await
+    };
+    let (note, ping) = tokio::join!(note, ping);
+    assert_eq!(note.expect("an answer").status(), 200);
+    assert_eq!(ping.expect("an answer").status(), 200);
+    let expected = [NOTE, INITIALIZE, NOTE, PING, NOTE, PING];
+    assert_eq!(rig.bodies(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wait_for_the_heal_of_another_has_an_end() {
+    let rig = healing(Heal::Safe);
+    let id = rig.lose(&[]).await;
+    let server = rig.server.clone();
+    let service = rig.layer.layer(service_fn(move |request: Request<Body>| {
+        let server = server.clone();
+        async move {
+            let begins = request.headers().get(SESSION_ID).is_none();
+            if begins {
+                tokio::time::sleep(Duration::from_secs(25)).await;
+                server.script().down = true;
+            }
+            let result = server.answer(&request);
+            server.script().down = false;
+            result
+        }
+    }));
+    let start = tokio::time::Instant::now();
+    let ask = |due: Option<u64>| {
+        let request = rig.request(Method::POST, Some(&id), PING);
+        if let Some(due) = due {
+            let exchange = Exchange::get(&request).expect("an exchange");
+            exchange.set_due(start + Duration::from_secs(due));
+        }
+        let service = service.clone();
+        async move {
+            let error = service.oneshot(request).await.err();
+            (error.expect("an error"), start.elapsed())
+        }
+    };
+    let (first, second, third, fourth) =
+        tokio::join!(ask(None), ask(Some(60)), ask(None), ask(Some(5)));
+    for ((error, after), expected) in [(first, 25), (second, 50)] {
+        assert!(error.is::<NoEndpoint>(), "{error}");
+        assert_eq!(after.as_secs(), expected);
+    }
+    for ((error, after), seconds) in [(third, 30), (fourth, 5)] {
+        let (limit, sent) = (Duration::from_secs(seconds), false);
+        assert_eq!(after.as_secs(), seconds);
+        let error: DeadlineExceeded = *error.downcast().expect("that it took too long");
+        assert_eq!(error, DeadlineExceeded { limit, sent });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_under_an_id_that_cannot_be_sent_is_none() {
+    for bad in ["", "up 2"] {
+        let rig = healing(Heal::Safe);
+        let id = rig.lose(&[PING]).await;
+        rig.server.script().next_id = Some(bad);
+        assert_eq!(rig.ping(&id).await, GONE, "{bad:?}");
+        assert_eq!(rig.list().await, []);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_for_which_the_service_was_not_ready_did_nothing() {
+    let rig = healing(Heal::Safe);
+    let id = rig.lose(&[]).await;
+    // The future is made while the service is ready, as for the first request of a connection.
+    let service = rig.layer.layer(Unready);
+    let request = rig.request(Method::POST, Some(&id), CALL);
+    let mut service = service;
+    let error = service.call(request).await.err().expect("not ready");
+    assert_eq!(error.to_string(), "not ready");
+    assert_eq!(rig.ping(&id).await, Ok(200), "healed");
+}
+
+/// A service that is never ready.
+#[derive(Clone)]
+struct Unready;
+
+impl Service<Request<Body>> for Unready {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = std::future::Pending<std::result::Result<Response<Body>, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::result::Result<(), BoxError>> {
+        Poll::Ready(Err("not ready".into()))
+    }
+
+    fn call(&mut self, _: Request<Body>) -> Self::Future {
+        std::future::pending()
+    }
 }
 
 #[test]
