@@ -1,6 +1,7 @@
 //! A client that tells how each of its calls ended, as far as a client can know: the load of
 //! [`ordeal`](crate::ordeal) and [`overload`](crate::overload).
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -175,7 +176,7 @@ impl Client {
     }
 }
 
-/// Reads the answer to its end. Fails where it breaks off, unless the right answer had come by then.
+/// Reads the answer to its end. Fails where it breaks off, unless the call had been answered by then.
 async fn read(response: Response<Incoming>, id: u64, kind: Kind) -> Result<Ending, BoxError> {
     let status = response.status();
     let streamed = is_event_stream(&response);
@@ -192,8 +193,10 @@ async fn read(response: Response<Incoming>, id: u64, kind: Kind) -> Result<Endin
     let mut events = Events::default();
     let mut last = None;
     while let Some(frame) = body.frame().await {
-        if let Ok(bytes) = frame?.into_data() {
-            events.push(&bytes);
+        match frame {
+            Ok(frame) => events.push(&frame.into_data().unwrap_or_default()),
+            Err(_broken) if last.is_some() => break,
+            Err(broken) => return Err(broken.into()),
         }
         while let Some(event) = events.next() {
             last = ending(&event, id, kind).or(last);
@@ -292,7 +295,7 @@ impl std::fmt::Display for Ending {
             Self::Refused(refusal) => f.write_str(&refusal.kind),
             Self::Status(status) => write!(f, "status {status}"),
             Self::Broken => f.write_str("broken off"),
-            Self::TimedOut => f.write_str("no answer in 10 s"),
+            Self::TimedOut => write!(f, "no answer in {} s", PATIENCE.as_secs()),
             Self::Wrong => f.write_str("a wrong answer"),
         }
     }
@@ -311,13 +314,11 @@ impl From<&Failure<'_>> for Refusal {
     }
 }
 
-/// The latency that this share of the calls did not exceed.
-pub(crate) fn percentile(
-    calls: impl IntoIterator<Item = Duration>,
-    share: f64,
-) -> Option<Duration> {
-    let mut latencies: Vec<Duration> = calls.into_iter().collect();
-    latencies.sort_unstable();
-    let last = latencies.len().checked_sub(1)?;
-    Some(latencies[(last as f64 * share) as usize])
+/// How often each of these was said.
+pub(crate) fn tally(said: impl Iterator<Item = String>) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for what in said {
+        *counts.entry(what).or_default() += 1;
+    }
+    counts
 }

@@ -9,17 +9,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::time::MissedTickBehavior;
 
+use crate::BoxError;
 use crate::echo::{self, Answer};
 use crate::rpc::{self, EVENT_STREAM, JSON, header};
-use crate::{BoxError, serve};
+use crate::serve::{self, status};
 
 /// How often a standing stream says something.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
@@ -83,9 +84,10 @@ fn post(sessions: &Sessions, headers: &HeaderMap, body: &[u8]) -> Response<Body>
             response
         }
         Answer::Message(message) => json(message),
-        Answer::Stream(messages) => events(stream::iter(
-            messages.map(|message| Ok(Frame::data(rpc::event(&message)))),
-        )),
+        Answer::Stream(messages) => {
+            let events = messages.map(|message| Ok(Frame::data(rpc::event(&message))));
+            serve::streamed(stream::iter(events), EVENT_STREAM)
+        }
     }
 }
 
@@ -122,20 +124,11 @@ fn standing() -> Response<Body> {
     let mut clock = tokio::time::interval(TICK);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let event = rpc::event(TICK_MESSAGE);
-    events(stream::unfold((clock, event), |(mut clock, event)| async {
+    let events = stream::unfold((clock, event), |(mut clock, event)| async {
         clock.tick().await;
         Some((Ok(Frame::data(event.clone())), (clock, event)))
-    }))
-}
-
-fn events(
-    frames: impl stream::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send + 'static,
-) -> Response<Body> {
-    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    response
+    });
+    serve::streamed(events, EVENT_STREAM)
 }
 
 fn json(message: String) -> Response<Body> {
@@ -143,11 +136,5 @@ fn json(message: String) -> Response<Body> {
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
-    response
-}
-
-fn status(status: StatusCode) -> Response<Body> {
-    let mut response = Response::new(Empty::new().boxed_unsync());
-    *response.status_mut() = status;
     response
 }

@@ -100,7 +100,7 @@ pub(crate) struct Tally {
 pub(crate) struct Measured {
     pub(crate) elapsed: Duration,
     pub(crate) units: u64,
-    /// Sorted; empty where a latency says nothing.
+    /// Empty where a latency says nothing.
     latencies: Vec<Duration>,
     pub(crate) errors: u64,
     pub(crate) first_error: Option<String>,
@@ -163,7 +163,6 @@ pub(crate) async fn measure(target: &Target, plan: &Plan) -> Result<Measured, Bo
             ..Tally::default()
         }),
     }
-    measured.latencies.sort_unstable();
     Ok(measured)
 }
 
@@ -215,6 +214,17 @@ async fn call_until_the_end(mut caller: Caller, mode: Mode, window: Window) -> T
     }
 }
 
+/// The latency that this share of the calls did not exceed.
+pub(crate) fn percentile(
+    calls: impl IntoIterator<Item = Duration>,
+    share: f64,
+) -> Option<Duration> {
+    let mut latencies: Vec<Duration> = calls.into_iter().collect();
+    latencies.sort_unstable();
+    let last = latencies.len().checked_sub(1)?;
+    Some(latencies[(last as f64 * share) as usize])
+}
+
 // === impl Tally ===
 
 impl Tally {
@@ -240,8 +250,7 @@ impl Measured {
 
     /// The latency that this share of the calls did not exceed.
     pub(crate) fn percentile(&self, share: f64) -> Option<Duration> {
-        let last = self.latencies.len().checked_sub(1)?;
-        Some(self.latencies[(last as f64 * share) as usize])
+        percentile(self.latencies.iter().copied(), share)
     }
 }
 

@@ -119,7 +119,8 @@ fn settings(proxy: Proxy) -> Option<(&'static str, &'static str)> {
         Proxy::Ziggurat => Some((
             include_str!("ordeal/ziggurat.yaml"),
             "`timeouts: { connect: 1s, head: 1s }`; `circuit: { consecutive: 5, open: 1s, open_max: 4s }`; \
-             `balance: { policy: p2c, slow_start: 1s }`; all else at its default: 3 attempts, retries up to 20 % of the calls",
+             `balance: { policy: p2c, slow_start: 1s }`; all else at its default: 3 attempts, retries up to 20 % of the calls, \
+             an MCP probe of each replica every 5 s",
         )),
     }
 }

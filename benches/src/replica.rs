@@ -6,9 +6,9 @@
 //! | `SIGUSR1` | it answers 503, and executes nothing |
 //! | `SIGUSR2` | it executes, sends half of the answer (of a stream, up to the middle of an event) and cuts the connection |
 //!
-//! The journal gets a line for each request when its work begins: the name of the replica, the method, and the text argument or, where there is
-//! none, the id. Each line is one `write` at the end of the file, so all replicas share the file, and what a killed one has
-//! executed is in it. `GET` is the health check, and is not written down.
+//! The journal gets a line for each `tools/` request when its work begins: the name of the replica, the method, and the text argument or, where there
+//! is none, the id. Each line is one `write` at the end of the file, so all replicas share the file, and what a killed one has
+//! executed is in it. `GET` and `server/discover` are health checks, and are not written down: their ids may be those of calls.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -19,11 +19,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Frame;
+use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::Incoming;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -31,7 +31,8 @@ use tokio::time::sleep;
 
 use crate::echo::{self, Answer, Progress};
 use crate::rpc::{self, EVENT_STREAM, JSON};
-use crate::{BoxError, Listen, serve};
+use crate::serve::{self, status};
+use crate::{BoxError, Listen};
 
 /// How long half of an answer is given to leave, before the connection is cut behind it.
 const HALFWAY: Duration = Duration::from_millis(2);
@@ -40,7 +41,7 @@ const HALFWAY: Duration = Duration::from_millis(2);
 pub(crate) struct Options {
     #[command(flatten)]
     listen: Listen,
-    /// The file that gets a line for each request that is executed
+    /// The file that gets a line for each call that is executed
     #[arg(long, value_name = "FILE")]
     journal: PathBuf,
     /// What it is called in the journal
@@ -63,7 +64,7 @@ struct Replica {
     cuts: AtomicBool,
 }
 
-/// A place among those that are worked on, held until the answer is out.
+/// A place among those that are worked on, held until its work is done.
 type Place = Option<OwnedSemaphorePermit>;
 type Body = UnsyncBoxBody<Bytes, BoxError>;
 type Piece = Result<Frame<Bytes>, BoxError>;
@@ -140,7 +141,7 @@ async fn execute(replica: Arc<Replica>, request: &rpc::Request<'_>) -> Response<
         }
         Answer::Stream(messages) => {
             let steps = request.params.arguments.steps;
-            streamed(events(replica, messages, steps, place), EVENT_STREAM)
+            serve::streamed(events(replica, messages, steps, place), EVENT_STREAM)
         }
     }
 }
@@ -188,26 +189,8 @@ fn json(message: String, cut: bool) -> Response<Body> {
     };
     let first = stream::once(async { Ok(Frame::data(shown)) });
     let rest = stream::iter(cut.then_some(())).then(|()| cut_off());
-    let mut response = streamed(first.chain(rest), JSON);
+    let mut response = serve::streamed(first.chain(rest), JSON);
     response.headers_mut().insert(CONTENT_LENGTH, length);
-    response
-}
-
-fn streamed(
-    pieces: impl Stream<Item = Piece> + Send + 'static,
-    kind: &'static str,
-) -> Response<Body> {
-    let mut response = Response::new(StreamBody::new(pieces).boxed_unsync());
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    response
-}
-
-fn status(status: StatusCode) -> Response<Body> {
-    let nothing = Empty::new().map_err(|never| match never {});
-    let mut response = Response::new(nothing.boxed_unsync());
-    *response.status_mut() = status;
     response
 }
 
@@ -231,6 +214,9 @@ impl Replica {
         let Some(id) = request.id else {
             return Ok(());
         };
+        if !request.method.starts_with("tools/") {
+            return Ok(());
+        }
         let text = request.params.arguments.text.unwrap_or(id);
         let line = format!("{} {} {}\n", self.name, request.method, text.get());
         (&self.journal).write_all(line.as_bytes())

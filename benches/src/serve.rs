@@ -1,11 +1,16 @@
-//! What every server here shares: bind, say where, accept, and speak HTTP/1.1.
+//! What every server here shares: bind, say where, accept, and speak HTTP/1.1; and answers without a body, and in pieces.
 
 use std::convert::Infallible;
 use std::io::Write;
 use std::net::SocketAddr;
 
-use http::{Request, Response};
-use http_body::Body;
+use bytes::Bytes;
+use futures_util::Stream;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body::{Body, Frame};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -48,4 +53,24 @@ fn announce(listen: SocketAddr) -> std::io::Result<()> {
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{{\"listen\":\"{listen}\"}}")?;
     stdout.flush()
+}
+
+/// An answer whose pieces come one by one.
+pub(crate) fn streamed<E: 'static>(
+    pieces: impl Stream<Item = Result<Frame<Bytes>, E>> + Send + 'static,
+    kind: &'static str,
+) -> Response<UnsyncBoxBody<Bytes, E>> {
+    let mut response = Response::new(StreamBody::new(pieces).boxed_unsync());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+}
+
+/// An answer that is no more than its status.
+pub(crate) fn status<E: 'static>(status: StatusCode) -> Response<UnsyncBoxBody<Bytes, E>> {
+    let nothing = Empty::new().map_err(|never| match never {});
+    let mut response = Response::new(nothing.boxed_unsync());
+    *response.status_mut() = status;
+    response
 }

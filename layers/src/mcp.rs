@@ -329,6 +329,24 @@ impl Era {
 /// The revision of the modern era.
 pub const MODERN_VERSION: &str = "2026-07-28";
 
+/// The newest legacy revision.
+pub(crate) const LEGACY_VERSION: &str = "2025-11-25";
+
+/// How the proxy introduces itself.
+pub(crate) const CLIENT: &str = concat!(
+    r#"{"name":"ziggurat","version":""#,
+    env!("CARGO_PKG_VERSION"),
+    r#""}"#
+);
+
+/// What a client says when the handshake is made.
+pub(crate) const INITIALIZED: &str = "notifications/initialized";
+
+/// The parameters with which the proxy itself begins a handshake.
+pub(crate) fn initialize_params() -> String {
+    format!(r#"{{"protocolVersion":"{LEGACY_VERSION}","capabilities":{{}},"clientInfo":{CLIENT}}}"#)
+}
+
 /// The `_meta` key whose presence makes a request a modern one.
 pub const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 

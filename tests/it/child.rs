@@ -12,14 +12,7 @@ use crate::harness::{
 async fn a_crash_fails_its_calls_at_once_and_ends_the_session() {
     let z = Ziggurat::yaml(&stdio("")).await;
     let session = z.target().session().await;
-    let waiting = session
-        .call_with_token(
-            "w",
-            1,
-            "progress",
-            json!({"steps": 100_000, "interval_ms": 36}),
-        )
-        .await;
+    let waiting = session.endless("w").await;
     let crashed = session.call("c", "crash", json!({})).await;
     assert_eq!(
         crashed.status, 200,

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Ziggurat, config, demo, mcp::text, process, stdio, until};
+use crate::harness::{Ziggurat, config, demo, mcp::text, process, until};
 
 async fn readiness(z: &Ziggurat) -> u16 {
     z.admin().get("/readyz").await.status.as_u16()
@@ -25,6 +25,7 @@ async fn a_drain_finishes_calls_sends_streams_away_and_exits_with_0() {
         .await;
     running.next().await;
     let family = process::descendants(z.pid());
+    assert!(!family.is_empty());
 
     process::signal(z.pid(), "TERM");
     until("readiness goes", async || readiness(&z).await == 503).await;
@@ -44,14 +45,7 @@ async fn a_drain_finishes_calls_sends_streams_away_and_exits_with_0() {
 async fn a_call_that_outlives_the_drain_fails_clearly() {
     let mut z = Ziggurat::yaml(&config("drain: { limit: 300ms }", "", "", &demo(""))).await;
     let session = z.target().session().await;
-    let mut streaming = session
-        .call_with_token(
-            "s",
-            1,
-            "progress",
-            json!({"steps": 100_000, "interval_ms": 50}),
-        )
-        .await;
+    let mut streaming = session.endless("s").await;
     streaming.next().await;
     let target = session.clone();
     let silent = tokio::spawn(async move {
@@ -82,7 +76,8 @@ async fn a_call_that_outlives_the_drain_fails_clearly() {
 #[tokio::test]
 async fn an_idle_ziggurat_ends_at_once_also_on_sigint() {
     for signal in ["TERM", "INT"] {
-        let mut z = Ziggurat::yaml(&stdio("")).await;
+        // Whoever waits for the limit waits longer than any test does.
+        let mut z = Ziggurat::yaml(&config("drain: { limit: 1h }", "", "", &demo(""))).await;
         z.target().session().await;
         process::signal(z.pid(), signal);
         assert_eq!(z.ended().await.code(), Some(0), "{signal}");
@@ -120,14 +115,7 @@ async fn a_call_over_the_limit_fails_clearly_and_what_it_waits_for_passes() {
 /// A call in hand takes the one place that there is; who comes then is told so, and gets in when it is free.
 async fn there_is_one_place(z: &Ziggurat, refusal: &str) {
     let session = z.target().session().await;
-    let mut running = session
-        .call_with_token(
-            1,
-            1,
-            "progress",
-            json!({"steps": 100_000, "interval_ms": 50}),
-        )
-        .await;
+    let mut running = session.endless(1).await;
     running.next().await;
     let error = session
         .call(2, "echo", json!({"text": "x"}))

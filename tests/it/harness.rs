@@ -13,10 +13,10 @@ pub(crate) mod upstream;
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader},
     net::SocketAddr,
     path::Path,
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -24,7 +24,7 @@ use std::{
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use self::{client::Target, metrics::Metrics};
+use self::{client::Target, metrics::Metrics, process::Owned};
 
 /// The program under test.
 pub(crate) const BIN: &str = env!("CARGO_BIN_EXE_ziggurat");
@@ -42,7 +42,7 @@ pub(crate) struct Start {
 
 /// A ziggurat that runs; dropping it kills it.
 pub(crate) struct Ziggurat {
-    child: Child,
+    child: Owned,
     pub(crate) listen: SocketAddr,
     pub(crate) admin: SocketAddr,
     log: Arc<Mutex<String>>,
@@ -80,6 +80,12 @@ pub(crate) fn config(server: &str, route: &str, upstream: &str, endpoint: &str) 
         "server: {{ {server} }}\nroutes: [{{ match: {{ path: /mcp }}, upstream: tools, {route} }}]\n\
          upstreams: {{ tools: {{ {upstream} endpoints: [{{ {endpoint} }}] }} }}\n"
     )
+}
+
+/// The endpoints at these URLs, for [`config`].
+pub(crate) fn endpoints(urls: &[String]) -> String {
+    let urls: Vec<_> = urls.iter().map(|url| format!("url: \"{url}\"")).collect();
+    urls.join(" }, { ")
 }
 
 /// Two routes to one endpoint: a patient one at /mcp, for what must not be hurried on a busy machine, and a hasty one at /hasty. A session of the
@@ -175,9 +181,8 @@ impl Start {
 
     /// Starts it, and waits until it says where it listens.
     pub(crate) async fn up(self) -> Ziggurat {
-        let mut child = self.command().spawn().unwrap();
-        let stdout = child.stdout.take().unwrap();
-        let stderr = child.stderr.take().unwrap();
+        let mut child = Owned(self.command().spawn().unwrap());
+        let stderr = child.0.stderr.take().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let writer = log.clone();
         std::thread::spawn(move || {
@@ -191,18 +196,7 @@ impl Start {
                 line.clear();
             }
         });
-        let (send, line) = tokio::sync::oneshot::channel();
-        std::thread::spawn(move || {
-            let mut stdout = BufReader::new(stdout);
-            let mut line = String::new();
-            let _read = stdout.read_line(&mut line);
-            let _unheard = send.send(line);
-            // Nothing may block on a full pipe.
-            let _rest = stdout.read_to_end(&mut Vec::new());
-        });
-        let line = within("ziggurat says where it listens", line)
-            .await
-            .unwrap();
+        let line = within("ziggurat says where it listens", child.first_line()).await;
         let said: Value = serde_json::from_str(&line)
             .unwrap_or_else(|_| panic!("no addresses in {line:?}; log: {}", log.lock().unwrap()));
         let address = |name: &str| said[name].as_str().unwrap().parse().unwrap();
@@ -235,7 +229,7 @@ impl Ziggurat {
 
     /// Its process id.
     pub(crate) fn pid(&self) -> i32 {
-        self.child.id().try_into().unwrap()
+        self.child.0.id().try_into().unwrap()
     }
 
     /// Its folder.
@@ -287,17 +281,26 @@ impl Ziggurat {
         Metrics::read(&self.admin().get("/metrics").await.text().await)
     }
 
-    /// Writes another config, and says so.
-    pub(crate) fn reload(&self, yaml: &str) {
+    /// Writes another config, says so, and waits until that has had this result: `ok` or `refused`.
+    pub(crate) async fn reload(&self, yaml: &str, result: &str) {
+        let count = async || {
+            let metrics = self.metrics().await;
+            metrics.sum("ziggurat_config_reloads_total", &[result])
+        };
+        let before = count().await;
         std::fs::write(self.dir.path().join("ziggurat.yaml"), with_ports(yaml)).unwrap();
         process::signal(self.pid(), "HUP");
+        until(&format!("the config is {result}"), async || {
+            count().await == before + 1.0
+        })
+        .await;
     }
 
     /// Waits until it has ended by itself.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let mut status = None;
         until("ziggurat ends", async || {
-            status = self.child.try_wait().unwrap();
+            status = self.child.0.try_wait().unwrap();
             status.is_some()
         })
         .await;
@@ -374,8 +377,6 @@ impl Ziggurat {
 
 impl Drop for Ziggurat {
     fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _status = self.child.wait();
         if std::thread::panicking() {
             let log = self.log();
             let from = log.len().saturating_sub(4000);

@@ -13,7 +13,7 @@ use crate::harness::{
 
 /// The demo server over HTTP, as a process of its own behind ziggurat.
 async fn over_http() -> (Server, Ziggurat) {
-    let demo = Server::demo();
+    let demo = Server::demo().await;
     let z = Ziggurat::yaml(&http(&format!("http://{}/mcp", demo.address))).await;
     (demo, z)
 }
@@ -63,14 +63,7 @@ async fn a_whole_session(target: Target) {
     );
 
     // A call that is cancelled gets no answer; the session lives on.
-    let mut endless = session
-        .call_with_token(
-            4,
-            "e",
-            "progress",
-            json!({"steps": 100_000, "interval_ms": 20}),
-        )
-        .await;
+    let mut endless = session.endless(4).await;
     endless.next().await;
     session
         .tell("notifications/cancelled", json!({"requestId": 4}))

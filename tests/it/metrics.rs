@@ -11,7 +11,7 @@ use ziggurat_layers::metrics::names::{ALL, Kind};
 
 use crate::harness::{
     Ziggurat, demo,
-    mcp::{Session, initialize},
+    mcp::initialize,
     metrics::Metrics,
     until,
     upstream::{Received, Upstream, Wire},
@@ -142,12 +142,7 @@ async fn every_metric_is_moved_by_real_traffic() {
 
     // A plain exchange, and names beyond those that may be labels.
     z.target().get("/plain").await.text().await;
-    let any = Session {
-        target: z.target(),
-        path: "/any".to_owned(),
-        id: String::new(),
-        version: "2025-11-25".to_owned(),
-    };
+    let any = z.target().stateless("/any");
     for chunk in (0..300).collect::<Vec<u32>>().chunks(30) {
         let calls = chunk.iter().map(|tool| {
             let any = any.clone();
@@ -267,7 +262,7 @@ async fn a_name_that_a_client_makes_up_is_no_label() {
     let path = z.target().request("GET", "/made-up-path", &[], "").await;
     assert_eq!(path.status, 404);
     let text = z.admin().get("/metrics").await.text().await;
-    assert!(text.contains("other"), "{text}");
+    assert!(text.contains("tool=\"other\""), "{text}");
     for name in ["made_up", "made/up", "made-up"] {
         assert!(!text.contains(name), "{text}");
     }

@@ -77,7 +77,7 @@ async fn a_modern_client_over_stdio_does_all_that_it_may() {
 
 #[tokio::test]
 async fn a_modern_client_over_http_does_all_that_it_may() {
-    let demo = Server::demo();
+    let demo = Server::demo().await;
     let z = Ziggurat::yaml(&http(&format!("http://{}/mcp", demo.address))).await;
     let before = z.baseline().await;
     all_modern_things(z.target()).await;

@@ -8,7 +8,7 @@ use crate::harness::{
     Ziggurat,
     client::read_until,
     until,
-    upstream::{Received, Upstream, Wire},
+    upstream::{Received, Upstream, Wire, nobody},
     within,
 };
 
@@ -221,9 +221,7 @@ async fn an_upstream_that_resets_or_breaks_off_is_a_clear_error() {
 
 #[tokio::test]
 async fn an_upstream_that_is_not_there_was_not_asked() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let (_kept, address) = nobody();
     let z = Ziggurat::yaml(&format!(
         "routes: [{{ match: {{ path: / }}, protocol: http, upstream: u }}]\n\
          upstreams: {{ u: {{ endpoints: [{{ url: \"http://{address}\" }}] }} }}"

@@ -8,32 +8,32 @@ use std::sync::{
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Ziggurat, demo,
-    mcp::Session,
+    Ziggurat, config, demo, endpoints,
+    mcp::{LEGACY, Session, initialize},
     until,
-    upstream::{Received, Upstream, Wire},
+    upstream::{Received, Upstream, Wire, nobody},
 };
 
-/// A config with one MCP route and these endpoints.
-fn over(route: &str, upstream: &str, urls: &[String]) -> String {
-    let urls: Vec<_> = urls
-        .iter()
-        .map(|url| format!("{{ url: \"{url}\" }}"))
-        .collect();
-    format!(
-        "routes: [{{ match: {{ path: /mcp }}, upstream: tools, {route} }}]\n\
-         upstreams: {{ tools: {{ {upstream} endpoints: [{}] }} }}\n",
-        urls.join(", ")
-    )
+/// Repeats at once.
+const REPEATS: &str = "retry: { backoff: { base: 1ms } },";
+/// Never repeats.
+const ONCE: &str = "retry: off,";
+/// Each endpoint in its turn, whatever became of the calls before.
+const IN_TURN: &str = "circuit: off, health: off, balance: round_robin,";
+/// Each in its turn, until three of its calls in a row have failed.
+const BREAKER: &str =
+    "circuit: { consecutive: 3, open: 1h, open_max: 1h }, health: off, balance: round_robin,";
+
+/// Two failures in a row are enough.
+const SENSITIVE: &str = "circuit: { consecutive: 2 },";
+
+/// A ziggurat over these endpoints.
+async fn over(route: &str, upstream: &str, urls: &[String]) -> Ziggurat {
+    Ziggurat::yaml(&config("", route, upstream, &endpoints(urls))).await
 }
 
 fn caller(z: &Ziggurat) -> Session {
-    Session {
-        target: z.target(),
-        path: "/mcp".to_owned(),
-        id: String::new(),
-        version: "2025-11-25".to_owned(),
-    }
+    z.target().stateless("/mcp")
 }
 
 /// Answers each call with the name of the server.
@@ -64,7 +64,7 @@ fn error(answer: &Value) -> (&str, &str) {
 async fn calls_are_spread_over_the_endpoints() {
     let (a, b) = (good("a").await, good("b").await);
     let urls = [a.url("/mcp"), b.url("/mcp")];
-    let z = Ziggurat::yaml(&over("", "balance: round_robin, health: off,", &urls)).await;
+    let z = over("", "balance: round_robin, health: off,", &urls).await;
     let caller = caller(&z);
     for id in 0..10 {
         let answer = caller.call(id, "echo", json!({})).await.last().await;
@@ -77,13 +77,7 @@ async fn calls_are_spread_over_the_endpoints() {
 async fn a_safe_call_is_repeated_at_another_endpoint_and_an_unsafe_one_never() {
     let (bad, fine) = (breaking().await, good("fine").await);
     let urls = [bad.url("/mcp"), fine.url("/mcp")];
-    let quiet = "retry: { backoff: { base: 1ms } },";
-    let z = Ziggurat::yaml(&over(
-        quiet,
-        "circuit: off, health: off, balance: round_robin,",
-        &urls,
-    ))
-    .await;
+    let z = over(REPEATS, IN_TURN, &urls).await;
     let caller = caller(&z);
     for id in 0..6 {
         let answer = caller.ask(id, "tools/list", json!({})).await.last().await;
@@ -112,18 +106,10 @@ async fn a_safe_call_is_repeated_at_another_endpoint_and_an_unsafe_one_never() {
 
 #[tokio::test]
 async fn what_was_not_sent_is_repeated_whatever_it_does() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let nobody = format!("http://{}/mcp", listener.local_addr().unwrap());
-    drop(listener);
+    let (_kept, address) = nobody();
     let fine = good("fine").await;
-    let urls = [nobody, fine.url("/mcp")];
-    let quiet = "retry: { backoff: { base: 1ms } },";
-    let z = Ziggurat::yaml(&over(
-        quiet,
-        "circuit: off, health: off, balance: round_robin,",
-        &urls,
-    ))
-    .await;
+    let urls = [format!("http://{address}/mcp"), fine.url("/mcp")];
+    let z = over(REPEATS, IN_TURN, &urls).await;
     let caller = caller(&z);
     for id in 0..6 {
         let answer = caller.call(id, "write", json!({})).await.last().await;
@@ -136,9 +122,7 @@ async fn what_was_not_sent_is_repeated_whatever_it_does() {
 async fn an_endpoint_that_keeps_failing_is_left_alone_and_shown() {
     let (bad, fine) = (breaking().await, good("fine").await);
     let urls = [bad.url("/mcp"), fine.url("/mcp")];
-    let settings =
-        "circuit: { consecutive: 3, open: 1h, open_max: 1h }, health: off, balance: round_robin,";
-    let z = Ziggurat::yaml(&over("retry: off,", settings, &urls)).await;
+    let z = over(ONCE, BREAKER, &urls).await;
     let caller = caller(&z);
     let mut failed = 0;
     for id in 0..20 {
@@ -162,7 +146,7 @@ async fn an_endpoint_that_keeps_failing_is_left_alone_and_shown() {
     assert_eq!((is_open, ready(&bad), ready(&fine)), (2.0, 0.0, 1.0));
 
     // The last endpoint goes too: who asks now is told at once.
-    let z = Ziggurat::yaml(&over("retry: off,", settings, &urls[..1])).await;
+    let z = over(ONCE, BREAKER, &urls[..1]).await;
     let caller = self::caller(&z);
     for id in 0..3 {
         caller.call(id, "write", json!({})).await.last().await;
@@ -180,21 +164,14 @@ async fn an_endpoint_that_keeps_failing_is_left_alone_and_shown() {
 async fn a_reload_keeps_what_is_known_of_an_endpoint_that_stays() {
     let (bad, fine) = (breaking().await, good("fine").await);
     let urls = [bad.url("/mcp"), fine.url("/mcp")];
-    let settings =
-        "circuit: { consecutive: 3, open: 1h, open_max: 1h }, health: off, balance: round_robin,";
-    let text = over("retry: off,", settings, &urls);
+    let text = config("", ONCE, BREAKER, &endpoints(&urls));
     let z = Ziggurat::yaml(&text).await;
     let caller = caller(&z);
     for id in 0..10 {
         caller.call(id, "write", json!({})).await.last().await;
     }
     assert_eq!(bad.received().len(), 3);
-    z.reload(&text.replace("round_robin", "random"));
-    until("the config is in force", async || {
-        let ok = z.metrics().await;
-        ok.sum("ziggurat_config_reloads_total", &["ok"]) == 1.0
-    })
-    .await;
+    z.reload(&text.replace("round_robin", "random"), "ok").await;
     for id in 0..20 {
         let answer = caller.call(id, "write", json!({})).await.last().await;
         assert_eq!(answer["result"]["name"], "fine", "{answer}");
@@ -226,7 +203,7 @@ async fn a_front_that_says_200_while_its_server_hangs_is_found_by_its_probes_and
     let urls = [liar.url("/mcp"), fine.url("/mcp")];
     let settings = "health: { interval: 50ms, timeout: 200ms, fall: 2, rise: 2 }, \
                     balance: { policy: round_robin, slow_start: 0s }, circuit: off,";
-    let z = Ziggurat::yaml(&over("retry: off,", settings, &urls)).await;
+    let z = over(ONCE, settings, &urls).await;
     let state = async |at: usize| {
         let report = z.report("upstreams").await;
         let endpoint = &report[0]["endpoints"][at];
@@ -259,12 +236,8 @@ async fn a_front_that_says_200_while_its_server_hangs_is_found_by_its_probes_and
 
 #[tokio::test]
 async fn probes_leave_nothing_behind_and_do_not_wake_what_sleeps() {
-    let both = format!("{{ {} }}, {{ {} }}", demo("idle: 1h"), demo("idle: 1h"));
-    let z = Ziggurat::yaml(&format!(
-        "routes: [{{ match: {{ path: /mcp }}, upstream: tools }}]\n\
-         upstreams: {{ tools: {{ health: {{ interval: 30ms }}, endpoints: [{both}] }} }}\n"
-    ))
-    .await;
+    let both = [demo("idle: 1h"), demo("idle: 1h")].join(" }, { ");
+    let z = Ziggurat::yaml(&config("", "", "health: { interval: 30ms },", &both)).await;
     let asleep = async || {
         let report = z.report("upstreams").await;
         let endpoints = report[0]["endpoints"]
@@ -293,7 +266,7 @@ async fn an_endpoint_that_does_worse_than_the_others_is_left_alone_for_a_while()
     let (a, b, bad) = (good("a").await, good("b").await, breaking().await);
     let urls = [a.url("/mcp"), b.url("/mcp"), bad.url("/mcp")];
     let settings = "circuit: off, balance: round_robin, health: off, outlier: { consecutive: 3, base: 1h, max: 1h },";
-    let z = Ziggurat::yaml(&over("retry: off,", settings, &urls)).await;
+    let z = over(ONCE, settings, &urls).await;
     let caller = caller(&z);
     for id in 0..30 {
         caller.call(id, "echo", json!({})).await.last().await;
@@ -315,7 +288,7 @@ async fn what_a_call_may_wait_for_passes_an_open_breaker() {
     })
     .await;
     let settings = "circuit: { consecutive: 2, open: 1h, open_max: 1h }, ";
-    let z = Ziggurat::yaml(&over("retry: off,", settings, &[server.url("/mcp")])).await;
+    let z = over(ONCE, settings, &[server.url("/mcp")]).await;
     let caller = caller(&z);
     for id in 0..2 {
         caller.call(id, "write", json!({})).await;
@@ -332,15 +305,10 @@ async fn what_a_call_may_wait_for_passes_an_open_breaker() {
 
 #[tokio::test]
 async fn a_full_pool_of_children_is_no_failure_of_the_endpoint() {
-    let z = Ziggurat::yaml(&format!(
-        "routes: [{{ match: {{ path: /mcp }}, upstream: tools }}]\n\
-         upstreams: {{ tools: {{ circuit: {{ consecutive: 2 }}, endpoints: [{{ {} }}] }} }}\n",
-        demo("max: 1")
-    ))
-    .await;
+    let z = Ziggurat::yaml(&config("", "", SENSITIVE, &demo("max: 1"))).await;
     let session = z.target().session().await;
     for _ in 0..4 {
-        let body = crate::harness::mcp::initialize("2025-11-25").to_string();
+        let body = initialize(LEGACY).to_string();
         let refused = z.target().post("/mcp", &[], body).await.last().await;
         assert_eq!(error(&refused), ("server_busy", "not_sent"), "{refused}");
     }
@@ -350,12 +318,7 @@ async fn a_full_pool_of_children_is_no_failure_of_the_endpoint() {
 
 #[tokio::test]
 async fn a_tool_that_kills_its_server_takes_no_other_session_down() {
-    let z = Ziggurat::yaml(&format!(
-        "routes: [{{ match: {{ path: /mcp }}, upstream: tools, retry: off }}]\n\
-         upstreams: {{ tools: {{ circuit: {{ consecutive: 2 }}, endpoints: [{{ {} }}] }} }}\n",
-        demo("")
-    ))
-    .await;
+    let z = Ziggurat::yaml(&config("", ONCE, SENSITIVE, &demo(""))).await;
     let session = z.target().session().await;
     for _ in 0..4 {
         let clumsy = z.target().session().await;

@@ -2,14 +2,18 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Ziggurat,
+    Ziggurat, config, endpoints,
     mcp::Session,
+    until,
     upstream::{Received, Upstream, Wire},
 };
 
@@ -17,6 +21,8 @@ use crate::harness::{
 #[derive(Clone, Default)]
 struct Keeper {
     sessions: Arc<Mutex<BTreeSet<String>>>,
+    /// How many were ever begun: no id comes twice.
+    begun: Arc<AtomicUsize>,
 }
 
 impl Keeper {
@@ -52,9 +58,8 @@ impl Keeper {
     }
 
     fn begin(&self, name: &str) -> String {
-        let mut sessions = self.sessions.lock().unwrap();
-        let id = format!("{name}-{}", sessions.len());
-        sessions.insert(id.clone());
+        let id = format!("{name}-{}", self.begun.fetch_add(1, Ordering::SeqCst));
+        self.sessions.lock().unwrap().insert(id.clone());
         id
     }
 
@@ -66,17 +71,12 @@ impl Keeper {
 
 const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-fn over(route: &str, urls: &[String]) -> String {
-    let urls: Vec<_> = urls
-        .iter()
-        .map(|url| format!("{{ url: \"{url}\" }}"))
-        .collect();
-    format!(
-        "server: {{ session_keys: [{KEY}] }}\n\
-         routes: [{{ match: {{ path: /mcp }}, upstream: tools, {route} }}]\n\
-         upstreams: {{ tools: {{ health: off, balance: random, endpoints: [{}] }} }}\n",
-        urls.join(", ")
-    )
+/// Nothing but calls comes to the endpoints.
+const QUIET: &str = "health: off,";
+
+fn over(upstream: &str, urls: &[String]) -> String {
+    let server = format!("session_keys: [{KEY}]");
+    config(&server, "", upstream, &endpoints(urls))
 }
 
 /// Which session the upstream saw.
@@ -92,7 +92,9 @@ async fn seen(session: &Session, method: &str) -> Value {
 async fn a_session_stays_with_the_endpoint_that_began_it_and_its_id_tells_nothing() {
     let (a, b) = (Keeper::default(), Keeper::default());
     let (first, second) = (a.start("a").await, b.start("b").await);
-    let z = Ziggurat::yaml(&over("", &[first.url("/mcp"), second.url("/mcp")])).await;
+    let in_turn = format!("{QUIET} balance: round_robin,");
+    let urls = [first.url("/mcp"), second.url("/mcp")];
+    let z = Ziggurat::yaml(&over(&in_turn, &urls)).await;
     let mut homes = BTreeSet::new();
     for _ in 0..12 {
         let session = z.target().session().await;
@@ -129,7 +131,7 @@ async fn a_session_stays_with_the_endpoint_that_began_it_and_its_id_tells_nothin
 async fn a_session_outlives_a_restart_with_the_same_key() {
     let keeper = Keeper::default();
     let upstream = keeper.start("a").await;
-    let config = over("", &[upstream.url("/mcp")]);
+    let config = over(QUIET, &[upstream.url("/mcp")]);
     let z = Ziggurat::yaml(&config).await;
     let session = z.target().session().await;
     drop(z);
@@ -147,12 +149,12 @@ async fn a_session_outlives_a_restart_with_the_same_key() {
 async fn a_session_that_its_server_forgot_is_begun_anew_if_that_is_honest() {
     let keeper = Keeper::default();
     let upstream = keeper.start("a").await;
-    let z = Ziggurat::yaml(&over("", &[upstream.url("/mcp")])).await;
+    let z = Ziggurat::yaml(&over(QUIET, &[upstream.url("/mcp")])).await;
     let session = z.target().session().await;
     assert_eq!(seen(&session, "tools/list").await, "a-0");
     keeper.forget();
     let again = seen(&session, "tools/list").await;
-    assert_eq!(again, "a-0", "under the same id, in a new session");
+    assert_eq!(again, "a-1", "under the client's old id, in a new session");
     let begun = upstream.received();
     let begun = begun.iter().filter(|r| r.body.contains("\"initialize\""));
     assert_eq!(begun.count(), 2);
@@ -170,27 +172,23 @@ async fn a_session_that_its_server_forgot_is_begun_anew_if_that_is_honest() {
 async fn a_session_whose_endpoint_is_taken_out_moves_to_another() {
     let (a, b) = (Keeper::default(), Keeper::default());
     let (first, second) = (a.start("a").await, b.start("b").await);
-    let z = Ziggurat::yaml(&over("", &[first.url("/mcp")])).await;
+    let z = Ziggurat::yaml(&over(QUIET, &[first.url("/mcp")])).await;
     let session = z.target().session().await;
     assert_eq!(seen(&session, "tools/list").await, "a-0");
-    z.reload(&over("", &[second.url("/mcp")]));
-    crate::harness::until("it has moved", async || {
-        seen(&session, "tools/list").await == "b-0"
-    })
-    .await;
+    z.reload(&over(QUIET, &[second.url("/mcp")]), "ok").await;
+    assert_eq!(seen(&session, "tools/list").await, "b-0");
 }
 
 #[tokio::test]
 async fn a_heal_does_not_wait_for_the_place_that_its_own_refusal_holds() {
     let keeper = Keeper::default();
     let upstream = keeper.start("a").await;
-    let narrow =
-        over("", &[upstream.url("/mcp")]).replace("health: off,", "health: off, concurrency: 1,");
-    let z = Ziggurat::yaml(&narrow).await;
+    let narrow = format!("{QUIET} concurrency: 1,");
+    let z = Ziggurat::yaml(&over(&narrow, &[upstream.url("/mcp")])).await;
     let session = z.target().session().await;
     assert_eq!(seen(&session, "tools/list").await, "a-0");
     keeper.forget();
-    assert_eq!(seen(&session, "tools/list").await, "a-0");
+    assert_eq!(seen(&session, "tools/list").await, "a-1");
     let waits = z.metrics().await;
     assert_eq!(waits.sum("ziggurat_pool_wait_seconds_count", &[]), 0.0);
 }
@@ -200,13 +198,10 @@ async fn a_session_is_served_though_its_endpoint_fails_its_probes() {
     let keeper = Keeper::default();
     let upstream = keeper.start("a").await;
     // The probe speaks of itself and never gets what it wants: no such status.
-    let probed = over("", &[upstream.url("/mcp")]).replace(
-        "health: off,",
-        "health: { probe: http, http: { status: 299 }, interval: 30ms, fall: 1 },",
-    );
-    let z = Ziggurat::yaml(&probed).await;
+    let probed = "health: { probe: http, http: { status: 299 }, interval: 30ms, fall: 1 },";
+    let z = Ziggurat::yaml(&over(probed, &[upstream.url("/mcp")])).await;
     let session = z.target().session().await;
-    crate::harness::until("it is found sick", async || {
+    until("it is found sick", async || {
         let report = z.report("upstreams").await;
         report[0]["endpoints"][0]["state"] == "health"
     })

@@ -72,14 +72,7 @@ async fn progress_extends_the_deadline_up_to_its_cap() {
         .call_with_token(1, 1, "progress", json!({"steps": 18, "interval_ms": 100}))
         .await;
     assert_eq!(text(&fine.last().await), "18 steps done");
-    let endless = session
-        .call_with_token(
-            2,
-            2,
-            "progress",
-            json!({"steps": 100_000, "interval_ms": 100}),
-        )
-        .await;
+    let endless = session.endless(2).await;
     let last = endless.last().await;
     assert_eq!(last["error"]["data"]["kind"], "deadline_exceeded", "{last}");
     assert_eq!(last["id"], 2);
@@ -204,7 +197,7 @@ async fn an_initialize_that_takes_too_long_is_not_cancelled() {
 
 #[tokio::test]
 async fn one_failed_call_costs_no_session_over_http() {
-    let demo = Server::demo();
+    let demo = Server::demo().await;
     let endpoint = format!("url: \"http://{}/mcp\"", demo.address);
     let z = Ziggurat::yaml(&hasty("", &endpoint)).await;
     let session = z.target().session().await;

@@ -41,7 +41,10 @@ impl Fault {
         // On a busy machine it may work on for a while, until its main thread gets to see the signal.
         let pid = victim.pid().ok_or("the replica has ended")?;
         let patience = before.0 + Duration::from_secs(1);
-        while !usage::is_stopped(pid) && Instant::now() < patience {
+        while !usage::is_stopped(pid) {
+            if Instant::now() >= patience {
+                return Err("the replica was told to freeze, and works on".into());
+            }
             sleep(Duration::from_millis(1)).await;
         }
         Ok((Instant::now(), fleet.journal.mark()?))

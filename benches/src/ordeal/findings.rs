@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 use super::journal::{Entries, Mark};
 use super::trial::VICTIM;
-use crate::client::{Outcome, Record, percentile};
+use crate::client::{Outcome, Record, tally};
+use crate::load::percentile;
 
 /// So many safe calls in a row must succeed for the replica to count as ejected.
 const RUN: usize = 500;
@@ -120,6 +121,7 @@ impl Findings {
         let during = |record: &&Record| {
             record.is_good() && moments.fault <= record.start && record.start < moments.healed
         };
+        let bad = safe().filter(|record| !record.is_good());
         Self {
             under_way: UnderWay::at(moments.fault, records, journal, marks.fault),
             ejection,
@@ -135,7 +137,7 @@ impl Findings {
                 all: at_the_end().count(),
             },
             p99: percentile(safe().filter(during).map(Record::latency), 0.99),
-            safe_failures: tally(safe().filter(|record| !record.is_good())),
+            safe_failures: tally(bad.map(|record| record.ending.to_string())),
             rate: rate(records),
         }
     }
@@ -153,14 +155,6 @@ fn rate(records: &[Record]) -> f64 {
         (Some(begin), Some(end)) => records.len() as f64 / (end - begin).as_secs_f64(),
         _ => 0.0,
     }
-}
-
-fn tally<'a>(records: impl Iterator<Item = &'a Record>) -> BTreeMap<String, u64> {
-    let mut counts = BTreeMap::new();
-    for record in records {
-        *counts.entry(record.ending.to_string()).or_default() += 1;
-    }
-    counts
 }
 
 // === impl UnderWay ===
@@ -245,7 +239,7 @@ impl NotSafe {
             }
             found.denied += usize::from(record.is_denied() && times > 0);
         }
-        found.otherwise = tally(silent.into_iter());
+        found.otherwise = tally(silent.iter().map(|record| record.ending.to_string()));
         found
     }
 }

@@ -1,14 +1,14 @@
 //! The report as Markdown: a row for each load.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use super::{PLACES, Phase, Report, WORK};
-use crate::client::{Ending, Record, Refusal, percentile};
+use crate::client::{Ending, Record, tally};
+use crate::load::percentile;
 use crate::ordeal::listed;
 
-/// The share of its capacity that the server must still do at the highest load.
+/// The share that must be answered of what is asked, up to the server's capacity.
 const TARGET: f64 = 0.9;
 
 const HEADING: &str = "\
@@ -32,7 +32,8 @@ impl fmt::Display for Report {
                 ("refused", is_refusal as fn(&Record) -> bool),
                 ("ended otherwise", |of| !of.is_good() && !is_refusal(of)),
             ] {
-                let counts = tally(phase.records.iter().filter(|of| is_it(of)));
+                let records = phase.records.iter().filter(|of| is_it(of));
+                let counts = tally(records.map(|of| said(&of.ending)));
                 if !counts.is_empty() {
                     writeln!(f, "- {} ×, {what}: {}", phase.load, listed(&counts))?;
                 }
@@ -80,19 +81,10 @@ fn millis(time: Option<Duration>) -> String {
 }
 
 /// With all that a refusal says.
-fn tally<'a>(records: impl Iterator<Item = &'a Record>) -> BTreeMap<String, u64> {
-    let mut counts = BTreeMap::new();
-    for record in records {
-        let said = match &record.ending {
-            Ending::Refused(refusal) => said(refusal),
-            other => other.to_string(),
-        };
-        *counts.entry(said).or_default() += 1;
-    }
-    counts
-}
-
-fn said(refusal: &Refusal) -> String {
+fn said(ending: &Ending) -> String {
+    let Ending::Refused(refusal) = ending else {
+        return ending.to_string();
+    };
     let outcome = match refusal.outcome {
         Some(outcome) => outcome.as_str(),
         None => "no outcome",

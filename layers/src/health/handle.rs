@@ -243,11 +243,11 @@ impl Tenure {
         }
         inner.asleep = false;
         inner.last = Some((Instant::now(), took, result));
-        if let Err(error) = outcome {
-            inner.error = Some(error.to_string().into());
-        }
         if result == ProbeResult::Neutral {
             return;
+        }
+        if let Err(error) = outcome {
+            inner.error = Some(error.to_string().into());
         }
         let success = result == ProbeResult::Success;
         let Some(state) = inner.machine.observe(success, fall, rise) else {

@@ -22,7 +22,10 @@ use crate::{
     error::BoxError,
     exchange::Exchange,
     fault::Fault,
-    mcp::{CallFacts, Era, META_CAPABILITIES, META_VERSION, MODERN_VERSION, headers},
+    mcp::{
+        CLIENT, CallFacts, Era, INITIALIZED, LEGACY_VERSION, META_CAPABILITIES, META_VERSION,
+        MODERN_VERSION, headers, initialize_params,
+    },
 };
 
 /// The conversation with one server.
@@ -66,18 +69,7 @@ struct Initialized {
 
 const DISCOVER: &str = "server/discover";
 const INITIALIZE: &str = "initialize";
-const INITIALIZED: &str = "notifications/initialized";
 const PING: &str = "ping";
-
-/// How the proxy introduces itself.
-const CLIENT: &str = concat!(
-    r#"{"name":"ziggurat","version":""#,
-    env!("CARGO_PKG_VERSION"),
-    r#""}"#
-);
-
-/// The newest legacy revision.
-const LEGACY_VERSION: HeaderValue = HeaderValue::from_static("2025-11-25");
 
 // === impl Talk ===
 
@@ -212,11 +204,8 @@ impl Talk {
         S: Service<Request<Body>, Response = Response<Body>, Error = BoxError> + Clone + Send,
         S::Future: Send,
     {
-        let params = format!(
-            r#"{{"protocolVersion":"2025-11-25","capabilities":{{}},"clientInfo":{CLIENT}}}"#
-        );
         let id = self.next_id();
-        let request = post(&message(Some(id), INITIALIZE, &params));
+        let request = post(&message(Some(id), INITIALIZE, &initialize_params()));
         let (reply, session) = ask(service, request, id, limit).await?;
         Ok(match reply {
             Reply::Result(text) => {
@@ -225,7 +214,7 @@ impl Talk {
                     .and_then(|i: Initialized| HeaderValue::try_from(i.version).ok());
                 Step::Got(Session {
                     id: session,
-                    version: version.unwrap_or(LEGACY_VERSION),
+                    version: version.unwrap_or(HeaderValue::from_static(LEGACY_VERSION)),
                 })
             }
             Reply::Refused(status, _) if keeps_out(status) => Step::Alive,

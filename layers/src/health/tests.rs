@@ -369,6 +369,9 @@ async fn whoever_keeps_us_out_lives_and_our_own_limits_say_nothing() {
         let now = report(&handle);
         assert_eq!(now.last.map(|l| l.result), Some(result), "{mode:?}");
         assert_eq!(now.state, state, "{mode:?}");
+        if result == ProbeResult::Neutral {
+            assert_eq!(now.error, None, "{mode:?}");
+        }
         let error = now.error.unwrap_or_default();
         assert!(!error.contains("secret"), "{error}");
         drop(task);
@@ -505,10 +508,13 @@ async fn each_result_moves_its_metric() {
     }
     let text = recorder.handle().render();
     for result in ProbeResult::ALL {
-        let line = format!(
-            "ziggurat_health_probe_duration_seconds_count{{upstream=\"tools\",result=\"{}\"}}",
+        let series = format!(
+            "ziggurat_health_probe_duration_seconds_count{{upstream=\"tools\",result=\"{}\"}} ",
             result.as_str()
         );
-        assert!(text.contains(&line), "{line}: {text}");
+        // Each stands there from the beginning, at 0.
+        let count = text.lines().find_map(|line| line.strip_prefix(&series));
+        let count = count.unwrap_or_else(|| panic!("no {series}: {text}"));
+        assert_ne!(count, "0", "{series}");
     }
 }

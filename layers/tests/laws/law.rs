@@ -21,6 +21,8 @@ use super::{
     rows::PLACES,
 };
 
+/// What an error in an envelope says, of which no more is known.
+const CODE: &str = "\"code\":500";
 /// So long that whatever can go on has gone on.
 const MOMENT: Duration = Duration::from_millis(500);
 
@@ -288,12 +290,17 @@ pub(crate) async fn an_error_of_a_body_keeps_its_source(rig: &Rig) -> Verdict {
     rig.leaf.then([Act::FailInBody]);
     let answer = rig.call(rig.service.clone()).await;
     let mut body = answer.map_err(|e| e.to_string())?.into_body();
+    let mut said = Vec::new();
     let error = loop {
         match timeout(WHILE, body.frame()).await {
-            Ok(Some(Ok(_))) => {}
+            Ok(Some(Ok(frame))) => said.extend(frame.into_data().unwrap_or_default()),
             Ok(Some(Err(error))) => break error,
             // Its last event says so.
-            Ok(None) if rig.row.answers && rig.kind == Kind::Events => return Ok(()),
+            Ok(None) if rig.row.answers && rig.kind == Kind::Events => {
+                let said = String::from_utf8_lossy(&said);
+                ensure!(said.contains(CODE), "as if nothing were wrong: {said}");
+                return Ok(());
+            }
             Ok(None) => return Err("it ends as if nothing were wrong".into()),
             Err(_late) => return Err("it hangs".into()),
         }
@@ -317,7 +324,7 @@ async fn tells(rig: &Rig, answered: Answered) -> Verdict {
             let text = read.map_err(|e| e.to_string())?.to_bytes();
             let text = String::from_utf8_lossy(&text);
             let told = if rig.kind.has_id() {
-                status == StatusCode::OK && text.contains("\"code\":500")
+                status == StatusCode::OK && text.contains(CODE)
             } else {
                 status == StatusCode::INTERNAL_SERVER_ERROR
             };
@@ -396,8 +403,14 @@ async fn survives(rig: &Rig, act: Act) -> Verdict {
         Ok(Ok(Err::<_, BoxError>(error))) => return Err(error.to_string()),
         Ok(Ok(Ok((status, read)))) => {
             ensure!(rig.row.answers, "the panic is hidden");
-            let failed = status != StatusCode::CREATED || read.is_err();
-            ensure!(failed || rig.kind == Kind::Events, "as if nothing had been");
+            let failed = match read {
+                Err(_) => true,
+                Ok(whole) => {
+                    status == StatusCode::INTERNAL_SERVER_ERROR
+                        || String::from_utf8_lossy(&whole.to_bytes()).contains(CODE)
+                }
+            };
+            ensure!(failed, "as if nothing had been");
         }
     }
     rig.is_idle()?;

@@ -71,6 +71,16 @@ impl Target {
         session
     }
 
+    /// What asks a server that keeps no sessions.
+    pub(crate) fn stateless(&self, path: &str) -> Session {
+        Session {
+            target: self.clone(),
+            path: path.to_owned(),
+            id: String::new(),
+            version: LEGACY.to_owned(),
+        }
+    }
+
     /// Sends a modern request, with all that belongs to it.
     pub(crate) async fn modern(&self, id: impl Into<Value>, method: &str, params: Value) -> Answer {
         self.modern_with(id, method, params, &[]).await
@@ -164,6 +174,13 @@ impl Session {
         let mut params = call(tool, arguments);
         params["_meta"] = json!({"progressToken": token.into()});
         self.ask(id, "tools/call", params).await
+    }
+
+    /// Begins a call that says something again and again, for an hour and more.
+    pub(crate) async fn endless(&self, id: impl Into<Value>) -> Answer {
+        let arguments = json!({"steps": 100_000, "interval_ms": 50});
+        self.call_with_token(id, "endless", "progress", arguments)
+            .await
     }
 
     /// Tells something.

@@ -1,6 +1,13 @@
 //! Processes, as /proc shows them.
 
-use std::fs;
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+};
+
+use super::within;
 
 /// The state and the parent of a process.
 fn stat(pid: i32) -> Option<(char, i32)> {
@@ -77,35 +84,53 @@ pub(crate) fn signal(pid: i32, name: &str) {
     rustix::process::kill_process(pid, signal).unwrap();
 }
 
-/// A demo server over HTTP; dropping it kills it.
+/// A child that is killed, and buried, when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Server {
-    child: std::process::Child,
-    pub(crate) address: std::net::SocketAddr,
-}
+pub(crate) struct Owned(pub(crate) Child);
 
-impl Server {
-    pub(crate) fn demo() -> Self {
-        use std::io::BufRead;
-        let mut child = std::process::Command::new(super::BIN)
-            .args(["demo", "--http", "127.0.0.1:0"])
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        std::io::BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let said: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let address = said["listen"].as_str().unwrap().parse().unwrap();
-        Self { child, address }
+impl Owned {
+    /// The first line on its stdout, which is then read on: nothing may block on a full pipe, or fail on a closed one.
+    pub(crate) async fn first_line(&mut self) -> String {
+        let mut stdout = BufReader::new(self.0.stdout.take().unwrap());
+        let (send, line) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            let _read = stdout.read_line(&mut line);
+            let _unheard = send.send(line);
+            let _rest = std::io::copy(&mut stdout, &mut std::io::sink());
+        });
+        line.await.unwrap()
     }
 }
 
-impl Drop for Server {
+impl Drop for Owned {
     fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _status = self.child.wait();
+        let _gone = self.0.kill();
+        let _status = self.0.wait();
+    }
+}
+
+/// A demo server over HTTP; dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Server {
+    _child: Owned,
+    pub(crate) address: SocketAddr,
+}
+
+impl Server {
+    pub(crate) async fn demo() -> Self {
+        let mut command = Command::new(super::BIN);
+        command
+            .args(["demo", "--http", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut child = Owned(command.spawn().unwrap());
+        let line = within("the demo server says where it listens", child.first_line()).await;
+        let said: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let address = said["listen"].as_str().unwrap().parse().unwrap();
+        Self {
+            _child: child,
+            address,
+        }
     }
 }

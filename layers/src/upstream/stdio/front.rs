@@ -22,7 +22,7 @@ use super::{
 use crate::{
     error::BoxError,
     exchange::Exchange,
-    mcp::{CallFacts, Era, Kind, MessageFacts, Verb, headers, wire},
+    mcp::{CallFacts, Era, Kind, LEGACY_VERSION, MessageFacts, Verb, headers, wire},
 };
 
 type Answer = Result<Response<StdioBody>, BoxError>;
@@ -327,7 +327,7 @@ fn asked_version(request: &str) -> Option<&'static str> {
 }
 
 /// The revisions with a handshake.
-const LEGACY: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
+const LEGACY: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", LEGACY_VERSION];
 
 // === modern ===
 

@@ -14,12 +14,12 @@ use tokio::time::Instant;
 use super::{
     error::StdioError,
     message,
-    pool::{CLIENT, Modern, Pool},
+    pool::{Modern, Pool},
 };
 use crate::{
     error::BoxError,
     mcp::{
-        MODERN_VERSION,
+        CLIENT, MODERN_VERSION,
         headers::{self, HeaderMismatch, PARAM_PREFIX},
     },
 };

@@ -27,7 +27,7 @@ use super::{
     settings::{Isolation, StdioSettings},
 };
 use crate::{
-    mcp::{Era, MODERN_VERSION, envelope},
+    mcp::{Era, INITIALIZED, MODERN_VERSION, envelope, initialize_params},
     metrics::UpWhile,
 };
 
@@ -219,7 +219,8 @@ impl Pool {
         let child = self.start("shared", Era::Legacy, true).await?;
         let mut trial = Trial(Some(child.clone()));
         let request = format!(
-            r#"{{"jsonrpc":"2.0","id":0,"method":"initialize","params":{{"protocolVersion":"2025-11-25","capabilities":{{}},"clientInfo":{CLIENT}}}}}"#,
+            r#"{{"jsonrpc":"2.0","id":0,"method":"initialize","params":{}}}"#,
+            initialize_params()
         );
         let lease = self.question(&child, request)?;
         let answer = self
@@ -235,10 +236,8 @@ impl Pool {
             .inspect_err(|_| self.failed())?;
         self.came_up();
         let answer = Bytes::from(answer.message.into_parts().concat());
-        let ready = Message::One(Bytes::from_static(
-            br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#,
-        ));
-        child.tell(ready)?;
+        let ready = format!(r#"{{"jsonrpc":"2.0","method":"{INITIALIZED}"}}"#);
+        child.tell(Message::One(Bytes::from(ready)))?;
         trial.0 = None;
         Ok(self.shared.set(Shared { child, answer }))
     }
@@ -605,13 +604,6 @@ impl<T> Slot<T> {
         value
     }
 }
-
-/// How the proxy introduces itself.
-pub(super) const CLIENT: &str = concat!(
-    r#"{"name":"ziggurat","version":""#,
-    env!("CARGO_PKG_VERSION"),
-    r#""}"#
-);
 
 /// The revisions in the answer to `server/discover`, if it is one of the modern era.
 fn versions(item: &Item) -> Option<Vec<String>> {
