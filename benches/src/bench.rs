@@ -10,6 +10,8 @@
 //! | [`compare`] | starts each [`contender`], drives it with the load, and reports |
 //! | [`replica`] | one of several servers, which fails when told to |
 //! | [`ordeal`] | lets a replica fail behind each proxy, and reports what that cost the callers |
+//! | [`cutter`] | a server whose event streams are cut at random |
+//! | [`cuts`] | reports what the clients of that server notice |
 //! | [`overload`] | asks for more than the server can do, and reports what was done and how the rest was refused |
 //!
 //! [`client`] is the caller of the last two. [`rpc`] holds the messages that client and server exchange, [`serve`] the listener, and [`usage`] reads
@@ -27,6 +29,8 @@ mod bare_proxy;
 mod client;
 mod compare;
 mod contender;
+mod cuts;
+mod cutter;
 mod echo;
 mod echo_http;
 mod echo_stdio;
@@ -61,12 +65,16 @@ enum Command {
     Ordeal(ordeal::Options),
     /// Ask ziggurat for more than the server can do, and print what came of it
     Overload(overload::Options),
+    /// Cut the event streams of the server behind ziggurat at random, and print what its clients noticed
+    Cuts(cuts::Options),
     /// Put load on one URL and print what came of it
     Load(load::Options),
     /// An MCP server over HTTP that answers at once
     EchoHttp(Listen),
     /// The same server, taking its time, writing down what it executes, and failing when told to
     Replica(replica::Options),
+    /// A server of 2025-11-25 with an event store, whose streams are cut at random
+    Cutter(cutter::Options),
     /// The same server over stdio
     EchoStdio,
     /// A reverse proxy without features
@@ -113,7 +121,9 @@ fn start(command: Command) -> Result<(), BoxError> {
             Command::Compare(options) => compare::run(options).await,
             Command::Ordeal(options) => ordeal::run(options).await,
             Command::Overload(options) => overload::run(options).await,
+            Command::Cuts(options) => cuts::run(options).await,
             Command::Replica(options) => replica::run(options).await,
+            Command::Cutter(options) => cutter::run(options).await,
             Command::Load(options) => load::run(options).await,
             Command::EchoHttp(at) => echo_http::run(at.listen).await,
             // Blocks this thread, which has nothing else to do.

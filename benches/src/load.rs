@@ -17,8 +17,7 @@ mod caller;
 mod standing;
 mod window;
 
-use caller::Caller;
-pub(crate) use caller::{is_event_stream, open};
+pub(crate) use caller::{Caller, is_event_stream, open};
 use window::Window;
 
 /// How long callers may take to connect, and to end after the window.

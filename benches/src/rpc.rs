@@ -143,11 +143,23 @@ pub(crate) struct Events {
     unread: BytesMut,
     /// How much of `unread` is known to hold no end of an event.
     searched: usize,
+    id: Option<Bytes>,
 }
 
 impl Events {
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.unread.extend_from_slice(bytes);
+    }
+
+    /// The id of the newest event.
+    pub(crate) fn id(&self) -> Option<&str> {
+        std::str::from_utf8(self.id.as_ref()?).ok()
+    }
+
+    /// Drops what came of an event whose end will not: another stream follows, with the same ids.
+    pub(crate) fn forget(&mut self) {
+        self.unread.clear();
+        self.searched = 0;
     }
 
     /// The data of the next whole event. Comments and events without data are passed over.
@@ -159,6 +171,7 @@ impl Events {
             };
             let mut event = self.unread.split_to(self.searched + end + 2).freeze();
             self.searched = 0;
+            let mut found = None;
             while !event.is_empty() {
                 let line_end = memchr::memchr(b'\n', &event).unwrap_or(event.len());
                 let line = event.split_to(line_end);
@@ -166,9 +179,14 @@ impl Events {
                 if let Some(data) = line.strip_prefix(b"data:") {
                     let data = data.trim_ascii();
                     if !data.is_empty() {
-                        return Some(line.slice_ref(data));
+                        found = Some(line.slice_ref(data));
                     }
+                } else if let Some(id) = line.strip_prefix(b"id:") {
+                    self.id = Some(line.slice_ref(id.trim_ascii()));
                 }
+            }
+            if found.is_some() {
+                return found;
             }
         }
     }
@@ -192,6 +210,7 @@ mod tests {
                 }
             }
             assert_eq!(seen, [&b"{\"a\":1}"[..], b"{}"], "cut at {cut}");
+            assert_eq!(events.id(), Some("1"));
         }
     }
 

@@ -16,7 +16,7 @@ use super::{Era, Target};
 use crate::BoxError;
 use crate::rpc::{ENVELOPE, EVENT_STREAM, Events, JSON, LEGACY, MODERN, Reply, header};
 
-pub(super) struct Caller {
+pub(crate) struct Caller {
     target: Target,
     era: Era,
     /// What every request carries.
@@ -28,7 +28,7 @@ pub(super) struct Caller {
 impl Caller {
     /// Connects and, in the legacy era, opens a session. Ids begin far apart, so that an answer that went to
     /// the wrong caller is seen.
-    pub(super) async fn connect(target: Target, era: Era, number: u32) -> Result<Self, BoxError> {
+    pub(crate) async fn connect(target: Target, era: Era, number: u32) -> Result<Self, BoxError> {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, HeaderValue::from_str(&target.address.to_string())?);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
@@ -51,7 +51,7 @@ impl Caller {
     }
 
     /// A new connection after an error; the session goes on. Waits a moment when there is none to be had.
-    pub(super) async fn reconnect(&mut self) {
+    pub(crate) async fn reconnect(&mut self) {
         match open(self.target.address).await {
             Ok(connection) => self.connection = connection,
             Err(_not_now) => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -82,7 +82,7 @@ impl Caller {
     }
 
     /// Reads a progress stream to its end; `arrived` hears how many events each piece of it brought.
-    pub(super) async fn progress(
+    pub(crate) async fn progress(
         &mut self,
         steps: u64,
         mut arrived: impl FnMut(u64),
@@ -121,12 +121,14 @@ impl Caller {
         }
     }
 
-    /// Opens the standing stream of this caller's session.
-    pub(super) async fn listen(&mut self) -> Result<Incoming, BoxError> {
+    /// Opens the standing stream of this caller's session, or goes on with it after the event of this id.
+    pub(crate) async fn listen(&mut self, after: Option<&str>) -> Result<Incoming, BoxError> {
         let mut request = self.request(Method::GET, Bytes::new());
-        request
-            .headers_mut()
-            .insert(ACCEPT, HeaderValue::from_static(EVENT_STREAM));
+        let headers = request.headers_mut();
+        headers.insert(ACCEPT, HeaderValue::from_static(EVENT_STREAM));
+        if let Some(id) = after {
+            headers.insert("last-event-id", HeaderValue::from_str(id)?);
+        }
         let response = self.exchange(request).await?;
         match is_event_stream(&response) {
             true => Ok(response.into_body()),

@@ -88,7 +88,7 @@ impl Stream {
     async fn open(target: Target, number: u32) -> Result<Self, BoxError> {
         let mut caller = Caller::connect(target, Era::Legacy, number).await?;
         let mut stream = Self {
-            body: caller.listen().await?,
+            body: caller.listen(None).await?,
             _caller: caller,
             events: Events::default(),
         };
