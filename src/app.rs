@@ -106,7 +106,7 @@ fn describe() {
     metrics::describe_gauge!(names::DRAINING, "1 while the proxy is shutting down.");
     metrics::describe_gauge!(
         names::RELOAD_OK,
-        "Whether the config is as its file says: 0 if the newest reload was refused, else 1."
+        "Whether the newest config is in force: 0 if the newest reload was refused, else 1."
     );
     gauge(names::DRAINING, &[]).set(0.0);
     gauge(names::RELOAD_OK, &[]).set(1.0);
