@@ -26,9 +26,10 @@ fn page(name: &str) -> String {
 /// The fenced blocks of this language.
 fn blocks(page: &str, language: &str) -> Vec<String> {
     let fence = format!("```{language}\n");
-    let blocks = page.split(&fence).skip(1);
-    let texts = blocks.map(|rest| rest.split("```").next().unwrap().to_owned());
-    texts.collect()
+    page.split(&fence)
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap().to_owned())
+        .collect()
 }
 
 fn row(name: &str, kind: &str, labels: &BTreeSet<&str>, help: &str) -> String {
@@ -70,7 +71,7 @@ fn of_program(scrape: &str) -> String {
     }
     let mut table = BEGIN.to_owned();
     for (name, (kind, help, labels)) in found {
-        // A histogram's series have names of their own; only the layers have histograms.
+        // A histogram's series are under names that have no kind; only the layers have histograms.
         if !kind.is_empty() && ALL.iter().all(|metric| metric.name != name) {
             table += &row(name, kind, &labels, help);
         }
@@ -102,7 +103,11 @@ async fn the_reference_of_metrics_is_that_of_the_code() {
     for (is, should) in is.lines().zip(should.lines()) {
         assert_eq!(is, should, "run this test with {WRITE}=1 to mend the page");
     }
-    assert_eq!(is.lines().count(), should.lines().count(), "{WRITE}=1");
+    assert_eq!(
+        is.lines().count(),
+        should.lines().count(),
+        "as above: {WRITE}=1"
+    );
 }
 
 /// A folder with programs of these names, each of which is the demo server.
@@ -135,10 +140,7 @@ async fn to_commands(z: &Ziggurat) -> Vec<String> {
 
 async fn runs(page_name: &str) {
     let page = page(page_name);
-    let configs: Vec<_> = blocks(&page, "yaml")
-        .into_iter()
-        .filter(|block| block.contains("upstreams:"))
-        .collect();
+    let configs = blocks(&page, "yaml");
     assert!(!configs.is_empty(), "{page_name} has no config");
     let programs = programs(&["npx", "uvx", "tsx"]);
     let search = format!(

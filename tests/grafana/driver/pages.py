@@ -69,7 +69,7 @@ def check_names(report, where, expression, known):
     labels = set(ADDED)
     for name, chosen in selectors(expression):
         metric = name if RECORDED in name or name in known else family(name)
-        if name == "up" or not report(metric in known, f"{where} names a metric that there is", name):
+        if name == "up" or not report(metric in known, f"{where} names only metrics that there are", name):
             continue
         labels |= known[metric]
         report(chosen <= known[metric] | ADDED, f"{where} chooses {name} by labels that it has", chosen - known[metric] - ADDED)

@@ -29,7 +29,8 @@ class Prometheus:
 
     def is_up(self):
         try:
-            return bool(self.get("/api/v1/query", query="vector(1)"))
+            with urllib.request.urlopen(f"http://{self.address}/-/ready", timeout=10):
+                return True
         except OSError:
             return False
 
