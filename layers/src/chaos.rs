@@ -46,7 +46,7 @@ use tower::{Layer, Service};
 
 pub use self::{
     body::ChaosBody,
-    rules::{Abort, ChaosMatch, ChaosRule, ChaosSettings, Injection, Pattern, Point},
+    rules::{Abort, ChaosMatch, ChaosRule, ChaosSettings, Injection, Point},
 };
 use self::{body::Spoil, rules::Hit};
 use crate::{error::BoxError, exchange::Exchange};

@@ -31,7 +31,7 @@
 //! | | [`upstream`] | the upstream: over HTTP, or a child process |
 //!
 //! What all of them share is the floor: [`body`], [`error`], [`fault`], [`mcp`] (facts, headers, events), [`metrics`], [`waits`], [`ready`],
-//! [`gate`] (whether an endpoint takes calls), [`share`], [`attempt`] (where it may go) and [`verdict`] (how it went). One layer
+//! [`gate`] (whether an endpoint takes calls), [`share`], [`pattern`], [`attempt`] (where it may go) and [`verdict`] (how it went). One layer
 //! stands in no tower by default: [`chaos`], which injects faults for tests. Beside the endpoint terrace stands [`health`], whose probers ask
 //! the endpoints by themselves.
 
@@ -60,6 +60,7 @@ pub mod limit;
 pub mod mcp;
 pub mod metrics;
 pub mod observe;
+pub mod pattern;
 pub mod ready;
 pub mod record;
 pub mod rescue;

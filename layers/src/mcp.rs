@@ -11,6 +11,7 @@
 pub(crate) mod argument;
 pub mod envelope;
 pub mod headers;
+pub(crate) mod messages;
 pub mod peek;
 mod short;
 pub mod sse;

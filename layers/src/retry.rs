@@ -70,7 +70,7 @@ pub use self::{
     safe::is_safe,
 };
 use self::{attempts::Call, meters::Meters, replay::Replay, safe::SafeTools};
-use crate::{Body, body::Tracked, error::BoxError, exchange::Exchange};
+use crate::{Body, body::Tracked, error::BoxError, exchange::Exchange, pattern::Pattern};
 
 /// What is repeated, how often, and when.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,8 +85,8 @@ pub struct RetrySettings {
     pub retry_after: Duration,
     /// The most bytes of a request body that are kept. Default: 64 KiB.
     pub body_cap: usize,
-    /// Tools whose calls are safe to repeat; `*` stands for any text. Default: none.
-    pub safe_tools: Vec<String>,
+    /// Tools whose calls are safe to repeat. Default: none.
+    pub safe_tools: Vec<Pattern>,
     /// What the server says of its tools (`readOnlyHint`, `idempotentHint`) is believed. Default: no.
     pub trust_annotations: bool,
     /// The response statuses that are repeated for safe calls. Default: 502, 503, 504.

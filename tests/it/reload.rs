@@ -6,10 +6,11 @@ use tokio::io::AsyncWriteExt;
 use crate::harness::{
     Ziggurat,
     client::read_until,
-    demo,
+    config, demo,
     mcp::text,
     process, until,
     upstream::{Received, Upstream, Wire},
+    within,
 };
 
 async fn named(name: &'static str) -> Upstream {
@@ -108,4 +109,30 @@ async fn a_bad_config_is_refused_with_its_error_and_the_old_tower_stays() {
     z.reload(&both(&plain, ""), "ok").await;
     assert_eq!(in_force().await, 1.0);
     assert!(process::is_alive(z.pid()));
+}
+
+#[tokio::test]
+async fn a_raised_cap_lets_in_who_waits_and_keeps_the_server() {
+    let narrow = |calls: u32| {
+        let upstream = format!("concurrency: {calls}, balance: {{ queue_time: 1m }},");
+        config("", "", &upstream, &demo("isolation: shared"))
+    };
+    let z = Ziggurat::yaml(&narrow(1)).await;
+    let session = z.target().session().await;
+    let servers = z.servers();
+    let mut running = session.endless("first").await;
+    running.next().await;
+    let other = session.clone();
+    let waiting = tokio::spawn(async move {
+        let answer = other.call("second", "echo", json!({"text": "in"})).await;
+        text(&answer.last().await).to_owned()
+    });
+    until("a call waits", async || {
+        z.metrics().await.sum("ziggurat_pool_waiters", &[]) == 1.0
+    })
+    .await;
+    z.reload(&narrow(2), "ok").await;
+    assert_eq!(within("the call that waited", waiting).await.unwrap(), "in");
+    assert_eq!(z.servers(), servers);
+    running.next().await;
 }

@@ -8,7 +8,7 @@ use std::{
 use http::{Method, Request, StatusCode};
 
 use super::body::Spoil;
-use crate::{exchange::Exchange, share::Share};
+use crate::{exchange::Exchange, pattern::Pattern, share::Share};
 
 /// The seed and the rules.
 #[derive(Debug, Clone, Default)]
@@ -92,10 +92,6 @@ pub enum Point {
     /// After this many bytes.
     Bytes(u64),
 }
-
-/// A text to compare with, in which `*` stands for any run of characters.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pattern(Box<str>);
 
 /// What is to be done with one request.
 #[derive(Debug)]
@@ -182,33 +178,5 @@ impl Injection {
             Self::Drip { bytes, every } => Hit::Spoil(Spoil::drip(bytes, every)),
             Self::Garbage { one_in } => Hit::Spoil(Spoil::garbage(one_in, random.clone())),
         }
-    }
-}
-
-// === impl Pattern ===
-
-impl Pattern {
-    /// A pattern of this text.
-    pub fn new(text: &str) -> Self {
-        Self(text.into())
-    }
-
-    /// Whether `text` is like this.
-    pub fn fits(&self, text: &str) -> bool {
-        let Some((head, rest)) = self.0.split_once('*') else {
-            return &*self.0 == text;
-        };
-        let Some(mut text) = text.strip_prefix(head) else {
-            return false;
-        };
-        let (middle, tail) = rest.rsplit_once('*').unwrap_or(("", rest));
-        // The first place is as good as any other, since the tail is looked for at the end.
-        for piece in middle.split('*') {
-            let Some(at) = text.find(piece) else {
-                return false;
-            };
-            text = &text[at + piece.len()..];
-        }
-        text.ends_with(tail)
     }
 }

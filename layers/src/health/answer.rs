@@ -1,12 +1,15 @@
 //! Waits for the answer to one JSON-RPC request, whether it comes as JSON or on an event stream.
 
 use http::{Response, StatusCode};
-use http_body_util::BodyExt;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::probe::{LIMIT, ProbeError};
-use crate::{Body, mcp::sse::Scanner, observe::Media};
+use crate::{
+    Body,
+    mcp::messages::{Unread, find},
+    observe::Media,
+};
 
 /// What came.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,22 +40,31 @@ struct Code {
 /// Reads a response up to the answer to the request `id`. A status of 2xx alone is none.
 pub(super) async fn read(response: Response<Body>, id: u64) -> Result<Reply, ProbeError> {
     let (status, media) = (response.status(), Media::of(response.headers()));
-    let mut body = response.into_body();
-    match media {
-        Media::Json if !status.is_success() => {
-            let text = whole(&mut body).await.unwrap_or_default();
-            let message: Option<Message<'_>> = serde_json::from_slice(&text).ok();
-            let code = message.and_then(|m| m.error).map(|e| e.code);
-            Ok(Reply::Refused(status, code))
-        }
-        _ if !status.is_success() => Ok(Reply::Refused(status, None)),
-        Media::Json => {
-            let text = whole(&mut body).await?;
-            answer(&text, id).ok_or(ProbeError::NoAnswer)
-        }
-        Media::Events => events(&mut body, id).await,
-        Media::Other => Err(ProbeError::NoAnswer),
+    let body = response.into_body();
+    if !status.is_success() {
+        let code = |text: &[u8]| {
+            Some(
+                serde_json::from_slice::<Message<'_>>(text)
+                    .ok()?
+                    .error?
+                    .code,
+            )
+        };
+        let json = media == Media::Json;
+        let found = if json {
+            find(body, media, LIMIT, code).await
+        } else {
+            Ok(None)
+        };
+        return Ok(Reply::Refused(status, found.ok().flatten()));
     }
+    let found = find(body, media, LIMIT, |text| answer(text, id)).await;
+    found
+        .map_err(|error| match error {
+            Unread::Broken(error) => ProbeError::Call(error),
+            Unread::TooLong => ProbeError::TooLong,
+        })?
+        .ok_or(ProbeError::NoAnswer)
 }
 
 /// The answer to `id`, if this message is it.
@@ -65,57 +77,6 @@ fn answer(text: &[u8], id: u64) -> Option<Reply> {
         (Some(Code { code }), _) => Some(Reply::Error(code)),
         (None, result) => Some(Reply::Result(result?.get().into())),
     }
-}
-
-async fn whole(body: &mut Body) -> Result<Vec<u8>, ProbeError> {
-    let mut text = Vec::new();
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame.map_err(ProbeError::Call)?.into_data() {
-            text.extend_from_slice(&data);
-        }
-        if text.len() > LIMIT {
-            return Err(ProbeError::TooLong);
-        }
-    }
-    Ok(text)
-}
-
-async fn events(body: &mut Body, id: u64) -> Result<Reply, ProbeError> {
-    let (mut scanner, mut held) = (Scanner::plain(), Vec::new());
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(ProbeError::Call)?.into_data() else {
-            continue;
-        };
-        let whole = scanner.feed(&data, |_| {});
-        let end = held.len() + whole;
-        held.extend_from_slice(&data);
-        if whole > 0 {
-            let rest = held.split_off(end);
-            let events = std::mem::replace(&mut held, rest);
-            let mut messages = messages(&events);
-            if let Some(reply) = messages.find_map(|text| answer(text.as_bytes(), id)) {
-                return Ok(reply);
-            }
-        }
-        if held.len() > LIMIT {
-            return Err(ProbeError::TooLong);
-        }
-    }
-    Err(ProbeError::NoAnswer)
-}
-
-/// The data of these whole events.
-fn messages(events: &[u8]) -> impl Iterator<Item = String> {
-    let text = String::from_utf8_lossy(events)
-        .replace("\r\n", "\n")
-        .replace('\r', "\n");
-    let data = |event: &str| {
-        let lines = event.lines().filter_map(|line| line.strip_prefix("data:"));
-        let lines: Vec<_> = lines.map(|l| l.strip_prefix(' ').unwrap_or(l)).collect();
-        lines.join("\n")
-    };
-    let all: Vec<_> = text.split("\n\n").map(data).collect();
-    all.into_iter()
 }
 
 #[cfg(test)]

@@ -10,13 +10,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode};
+use http::{Response, StatusCode};
 use http_body::Frame;
 use serde::Deserialize;
 
 use crate::{
     body::{End, Track},
     exchange::Exchange,
+    mcp::messages::Messages,
     observe::Media,
 };
 
@@ -33,10 +34,8 @@ pub struct Learning(Option<Box<Learner>>);
 #[derive(Debug)]
 struct Learner {
     store: Annotations,
-    media: Media,
-    text: Vec<u8>,
-    /// There was more than is kept.
-    over: bool,
+    /// `None` once there was more than is kept.
+    messages: Option<Messages>,
 }
 
 #[derive(Deserialize)]
@@ -104,25 +103,16 @@ impl Annotations {
             .and_then(|call| call.request())
             .is_some_and(|request| request.is("tools/list"));
         let media = Media::of(response.headers());
-        if !lists || response.status() != StatusCode::OK || media == Media::Other {
+        if !lists || response.status() != StatusCode::OK {
             return Learning(None);
         }
-        Learning(Some(Box::new(Learner {
-            store: self.clone(),
-            media,
-            text: Vec::with_capacity(expected(response.headers())),
-            over: false,
-        })))
+        Learning(Messages::of(media, Self::MAX_ANSWER).map(|messages| {
+            Box::new(Learner {
+                store: self.clone(),
+                messages: Some(messages),
+            })
+        }))
     }
-}
-
-/// The length that the headers say, within bounds.
-fn expected(headers: &HeaderMap) -> usize {
-    let length = headers.get(http::header::CONTENT_LENGTH);
-    length
-        .and_then(|v| v.to_str().ok()?.parse::<usize>().ok())
-        .filter(|length| *length <= Annotations::MAX_ANSWER)
-        .unwrap_or_default()
 }
 
 // === impl Learning ===
@@ -132,58 +122,22 @@ impl Track for Learning {
         let (Some(learner), Some(data)) = (&mut self.0, frame.data_ref()) else {
             return;
         };
-        if learner.over || learner.text.len() + data.len() > Annotations::MAX_ANSWER {
-            learner.over = true;
-            learner.text = Vec::new();
-        } else {
-            learner.text.extend_from_slice(data);
+        let Learner { store, messages } = &mut **learner;
+        if let Some(reader) = messages
+            && reader.feed(data, |text| store.learn(text)).is_err()
+        {
+            *messages = None;
         }
     }
 
-    /// Also of a body that was dropped: clients leave a stream when they have their answer.
+    /// Also of a body that was dropped: clients leave when they have their answer.
     fn end(self, _end: End<'_>) {
-        if let Some(learner) = self.0 {
-            learner.finish();
+        if let Some(learner) = self.0
+            && let Some(messages) = learner.messages
+        {
+            messages.finish(|text| learner.store.learn(text));
         }
     }
-}
-
-impl Learner {
-    fn finish(&self) {
-        match self.media {
-            Media::Json => self.store.learn(&self.text),
-            Media::Events => {
-                for data in events(&self.text) {
-                    self.store.learn(&data);
-                }
-            }
-            Media::Other => {}
-        }
-    }
-}
-
-/// The data of each event of a stream (WHATWG HTML, 9.2.6), other fields left out.
-fn events(stream: &[u8]) -> Vec<Vec<u8>> {
-    let mut all = Vec::new();
-    let mut data = Vec::new();
-    // A CRLF ends one line, and the empty one that it seems to begin must not end the event.
-    let stream = stream.strip_prefix(b"\xef\xbb\xbf").unwrap_or(stream);
-    let mut lines = stream
-        .split_inclusive(|b| matches!(b, b'\n' | b'\r'))
-        .peekable();
-    while let Some(line) = lines.next() {
-        if line.ends_with(b"\r") {
-            lines.next_if_eq(&b"\n".as_slice());
-        }
-        let line = line.trim_ascii_end();
-        if line.is_empty() {
-            all.push(std::mem::take(&mut data));
-        } else if let Some(value) = line.strip_prefix(b"data:") {
-            data.extend_from_slice(value);
-            data.push(b'\n');
-        }
-    }
-    all
 }
 
 #[cfg(test)]
@@ -214,37 +168,30 @@ mod tests {
         assert_eq!(known(&store), [false, true, false, true]);
     }
 
+    /// What is learnt from a response of this kind that comes in these pieces.
+    fn learnt(media: Media, pieces: &[&[u8]]) -> [bool; 4] {
+        let store = Annotations::default();
+        let mut learning = Learning(Some(Box::new(Learner {
+            store: store.clone(),
+            messages: Messages::of(media, Annotations::MAX_ANSWER),
+        })));
+        for piece in pieces {
+            learning.frame(&Frame::data(Bytes::copy_from_slice(piece)));
+        }
+        learning.end(End::Dropped);
+        known(&store)
+    }
+
     #[test]
     fn an_event_stream_teaches_too() {
-        let one_line = LIST.replace('\n', " ");
-        let ends = ["\n", "\r\n", "\r"];
-        for end in ends {
-            let stream = [
-                "\u{feff}: hello",
-                "",
-                "event: message",
-                r#"data: {"method":"notifications/progress"}"#,
-                "",
-                &format!("data: {}", &one_line[..50]),
-                &format!("data:{}", &one_line[50..]),
-                "id: 7",
-                "",
-                "",
-            ]
-            .join(end);
-            let store = Annotations::default();
-            let mut learning = Learning(Some(Box::new(Learner {
-                store: store.clone(),
-                media: Media::Events,
-                text: Vec::new(),
-                over: false,
-            })));
-            for piece in stream.as_bytes().chunks(7) {
-                learning.frame(&Frame::data(Bytes::copy_from_slice(piece)));
-            }
-            learning.end(End::Dropped);
-            assert_eq!(known(&store), [true, true, false, false], "{end:?}");
-        }
+        let list = LIST.replace('\n', " ");
+        let stream = format!("data: {{\"method\":\"notifications/progress\"}}\n\ndata: {list}\n\n");
+        let pieces: Vec<_> = stream.as_bytes().chunks(7).collect();
+        assert_eq!(learnt(Media::Events, &pieces), [true, true, false, false]);
+        assert_eq!(
+            learnt(Media::Json, &[LIST.as_bytes()]),
+            [true, true, false, false]
+        );
     }
 
     #[test]
@@ -257,28 +204,15 @@ mod tests {
             store.safe.read().expect("not poisoned").len(),
             Annotations::MAX
         );
-        let store = Annotations::default();
-        let mut learning = Learning(Some(Box::new(Learner {
-            store: store.clone(),
-            media: Media::Json,
-            text: Vec::new(),
-            over: false,
-        })));
-        learning.frame(&Frame::data(Bytes::from(vec![
-            b' ';
-            Annotations::MAX_ANSWER
-        ])));
-        learning.frame(&Frame::data(Bytes::from_static(LIST.as_bytes())));
-        learning.frame(&Frame::data(Bytes::from_static(LIST.as_bytes())));
-        learning.end(End::Complete);
-        assert_eq!(known(&store), [false; 4]);
+        let long = vec![b' '; Annotations::MAX_ANSWER];
+        let pieces: [&[u8]; 3] = [&long, LIST.as_bytes(), LIST.as_bytes()];
+        assert_eq!(learnt(Media::Json, &pieces), [false; 4]);
     }
 
     proptest::proptest! {
         #[test]
         fn any_bytes_are_read_without_panic(bytes: Vec<u8>) {
             Annotations::default().learn(&bytes);
-            let _all = events(&bytes);
         }
     }
 }

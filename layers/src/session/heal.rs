@@ -8,7 +8,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header, request::Parts};
 use http_body::Body as HttpBody;
 use http_body_util::{BodyExt, Limited};
@@ -25,7 +25,9 @@ use crate::{
     mcp::{
         CallFacts, Kind, MessageFacts,
         headers::{self, LAST_EVENT_ID, PROTOCOL_VERSION, SESSION_ID},
+        messages,
     },
+    observe::Media,
     rescue::Row,
     retry::is_safe,
 };
@@ -193,7 +195,9 @@ where
             error => error,
         })?;
         let upstream_id = upstream_id(response.headers());
-        let revision = result(response).await.ok_or(NotHealed::NoResult)?;
+        let media = Media::of(response.headers());
+        let found = messages::find(response.into_body(), media, ANSWER, revision).await;
+        let revision = found.ok().flatten().ok_or(NotHealed::NoResult)?;
         let home = Home {
             endpoint: exchange
                 .endpoint()
@@ -296,31 +300,8 @@ where
 
 const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 
-/// Reads the answer to `initialize` as far as its result: the revision in it. It is JSON, or an event of a stream that may stay open.
-async fn result<B>(response: Response<B>) -> Option<String>
-where
-    B: HttpBody<Data = Bytes> + Send,
-    B::Error: Into<BoxError>,
-{
-    let mut body = std::pin::pin!(response.into_body());
-    let mut read = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.ok()?.into_data() else {
-            continue;
-        };
-        if read.len() + data.len() > ANSWER {
-            return None;
-        }
-        read.extend_from_slice(&data);
-        if let Some(revision) = str::from_utf8(&read).ok().and_then(revision) {
-            return Some(revision);
-        }
-    }
-    None
-}
-
-/// The revision in the result of an `initialize`: of a whole JSON body, or of an event that stands on one line.
-fn revision(text: &str) -> Option<String> {
+/// The revision in the result of an `initialize`.
+fn revision(text: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Answer {
         result: Initialized,
@@ -330,14 +311,8 @@ fn revision(text: &str) -> Option<String> {
         #[serde(rename = "protocolVersion")]
         version: String,
     }
-    let answer = |json: &str| serde_json::from_str::<Answer>(json).ok();
-    answer(text)
-        .or_else(|| {
-            text.lines()
-                .filter_map(|line| line.strip_prefix("data:"))
-                .find_map(answer)
-        })
-        .map(|answer| answer.result.version)
+    let answer: Answer = serde_json::from_slice(text).ok()?;
+    Some(answer.result.version)
 }
 
 #[cfg(test)]
@@ -345,15 +320,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_revision_is_read_from_json_and_from_events() {
+    fn the_revision_is_that_of_a_result() {
         let json = r#"{"jsonrpc":"2.0","id":0,"result":{"protocolVersion":"2025-11-25"}}"#;
-        let events = format!(": hello\n\nid: 1\ndata:\n\nevent: message\r\ndata: {json}\r\n\r\n");
-        for text in [json, &events] {
-            assert_eq!(revision(text).as_deref(), Some("2025-11-25"));
-        }
+        assert_eq!(revision(json.as_bytes()).as_deref(), Some("2025-11-25"));
         let error = r#"{"jsonrpc":"2.0","id":0,"error":{"code":-32602,"message":"no"}}"#;
-        for text in ["", "data: {", error, &json[..40]] {
-            assert_eq!(revision(text), None);
+        for text in ["", "{", error, &json[..40]] {
+            assert_eq!(revision(text.as_bytes()), None);
         }
     }
 }

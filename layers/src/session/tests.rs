@@ -6,7 +6,7 @@ use std::{
 };
 
 use self::channel::stream_of;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, header};
 use http_body_util::{BodyExt, StreamBody};
 use tokio::sync::mpsc;
 use tower::{Layer, ServiceExt, service_fn};
@@ -126,6 +126,8 @@ impl Server {
             endpoint: "a:1".into(),
         }));
         let mut response = Response::new(Body::full("{}"));
+        let json = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(header::CONTENT_TYPE, json);
         if body.contains("\"initialize\"") {
             let revision = script.revision.unwrap_or("2025-11-25");
             let result = format!(

@@ -8,6 +8,7 @@ use ziggurat_layers::balance::{BalanceSettings, HashKey, Policy};
 use ziggurat_layers::circuit::{CircuitSettings, SlowCalls};
 use ziggurat_layers::health::HttpProbe;
 use ziggurat_layers::health::outlier::{Factor, OutlierSettings, RateSettings};
+use ziggurat_layers::pattern::Pattern;
 use ziggurat_layers::retry::{Backoff, BudgetSettings, RetrySettings};
 use ziggurat_layers::verdict::Judge;
 
@@ -91,7 +92,11 @@ pub(super) fn retry(raw: RawRetry) -> RetrySettings {
         },
         retry_after: raw.retry_after.0,
         body_cap: usize::try_from(raw.body_cap.0).unwrap_or(usize::MAX),
-        safe_tools: raw.safe_tools.into_iter().map(|Word(tool)| tool).collect(),
+        safe_tools: raw
+            .safe_tools
+            .into_iter()
+            .map(|Word(tool)| Pattern::new(tool))
+            .collect(),
         trust_annotations: false,
         statuses: raw
             .statuses

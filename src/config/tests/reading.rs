@@ -201,7 +201,7 @@ fn the_settings_of_resilience_reach_the_config() {
     assert_eq!((retry.attempts.get(), retry.body_cap), (2, 1024));
     assert_eq!((retry.budget.share, retry.budget.floor), (0.1, 0.5));
     assert_eq!(retry.backoff.base, Duration::from_millis(10));
-    assert_eq!(retry.safe_tools, ["get_*"]);
+    assert_eq!(retry.safe_tools, ["get_*".into()]);
     assert_eq!(
         retry.statuses,
         [429, 503].map(|s| StatusCode::from_u16(s).unwrap())

@@ -433,7 +433,11 @@ async fn a_call_for_which_the_service_was_not_ready_did_nothing() {
     let service = rig.layer.layer(Unready);
     let request = rig.request(Method::POST, Some(&id), CALL);
     let mut service = service;
-    let error = service.call(request).await.err().expect("not ready");
+    let error = service
+        .call(request)
+        .await
+        .map(|_| ())
+        .expect_err("not ready");
     assert_eq!(error.to_string(), "not ready");
     assert_eq!(rig.ping(&id).await, Ok(200), "healed");
 }

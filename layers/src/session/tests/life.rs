@@ -124,7 +124,7 @@ async fn an_initialize_that_fails_or_is_dropped_gives_its_place_back() {
 #[tokio::test(start_paused = true)]
 async fn the_list_shows_no_id() {
     let rig = Rig::new(settings());
-    let id = rig.initialize().await;
+    rig.initialize().await;
     wait(60).await;
     let list = rig.list().await;
     assert_eq!(list.len(), 1);
