@@ -93,6 +93,8 @@ struct Current {
 pub mod names {
     /// Reloads of the config, by result.
     pub const RELOADS: &str = "ziggurat_config_reloads_total";
+    /// 0 from a reload that was refused to the next that is not.
+    pub const RELOAD_OK: &str = "ziggurat_config_last_reload_ok";
     /// 1 while draining.
     pub const DRAINING: &str = "ziggurat_draining";
 }
@@ -102,7 +104,16 @@ fn describe() {
     ziggurat_layers::metrics::names::describe();
     metrics::describe_counter!(names::RELOADS, "Reloads of the config: ok or refused.");
     metrics::describe_gauge!(names::DRAINING, "1 while the proxy is shutting down.");
+    metrics::describe_gauge!(
+        names::RELOAD_OK,
+        "Whether the newest config is in force: 0 if the newest reload was refused, else 1."
+    );
     gauge(names::DRAINING, &[]).set(0.0);
+    gauge(names::RELOAD_OK, &[]).set(1.0);
+    // A counter that is first seen at 1 has not risen, as Prometheus sees it.
+    for result in ["ok", "refused"] {
+        counter(names::RELOADS, &[("result", result)]).absolute(0);
+    }
 }
 
 /// Serves until a signal says stop; then drains.
@@ -302,7 +313,9 @@ impl App {
 
     /// Reads the config again. A bad one is refused, and the old tower stays.
     fn reload(&self) {
-        match self.try_reload() {
+        let reloaded = self.try_reload();
+        gauge(names::RELOAD_OK, &[]).set(f64::from(u8::from(reloaded.is_ok())));
+        match reloaded {
             Ok(()) => {
                 counter(names::RELOADS, &[("result", "ok")]).increment(1);
                 tracing::info!("the config was read again and is in force");

@@ -21,6 +21,7 @@ mod legacy;
 mod metrics;
 mod mistakes;
 mod modern;
+mod pages;
 mod plain;
 mod reload;
 mod resilience;

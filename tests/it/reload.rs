@@ -77,6 +77,11 @@ async fn an_upstream_that_was_removed_finishes_its_calls_and_ends() {
     z.reload(&without, "ok").await;
     assert_eq!(text(&running.last().await), "4 steps done");
     until("its child has ended", async || z.servers().is_empty()).await;
+    until("nobody looks for its endpoint", async || {
+        let ready = ["upstream=\"tools\""];
+        z.metrics().await.sum("ziggurat_endpoint_ready", &ready) == -1.0
+    })
+    .await;
     assert_eq!(
         session.ask(2, "ping", json!({})).await.text().await,
         "plain"
@@ -91,6 +96,8 @@ async fn a_bad_config_is_refused_with_its_error_and_the_old_tower_stays() {
     for bad in ["routes: [", "routs: []\n", &both(&plain, "deadlin: 1s")] {
         z.reload(bad, "refused").await;
     }
+    let in_force = async || z.metrics().await.sum("ziggurat_config_last_reload_ok", &[]);
+    assert_eq!(in_force().await, 0.0);
     let log = z.log();
     assert!(log.contains("the old one stays"), "{log}");
     assert!(
@@ -99,6 +106,8 @@ async fn a_bad_config_is_refused_with_its_error_and_the_old_tower_stays() {
     );
     assert_eq!(session.ask(2, "ping", json!({})).await.status, 200);
     assert_eq!(z.target().get("/").await.text().await, "plain");
+    z.reload(&both(&plain, ""), "ok").await;
+    assert_eq!(in_force().await, 1.0);
     assert!(process::is_alive(z.pid()));
 }
 

@@ -66,6 +66,9 @@ struct Inner {
     cost: Gauge,
 }
 
+/// What `ziggurat_endpoint_ready` says of an endpoint that does not exist any more, so that nobody is called for it.
+const GONE: f64 = -1.0;
+
 const HELD: u64 = 0;
 /// It has taken calls for so long that nobody needs to know since when.
 const WARM: u64 = 1;
@@ -217,7 +220,10 @@ impl Endpoint {
         time * load.penalty(now) * (1.0 + load.in_hand() / f64::from(self.weight()))
     }
 
-    pub(super) fn show_load(&self, now: Instant) {
+    /// Sets its metrics to what is so now: also where one of the same name, which had the same gauges, went later than this came.
+    pub(super) fn publish(&self, now: Instant) {
+        let held = matches!(self.observe(), Look::Held { .. });
+        self.inner.ready.set(if held { 0.0 } else { 1.0 });
         self.inner.cost.set(self.cost(now));
     }
 
@@ -231,5 +237,12 @@ impl Endpoint {
 
     pub(super) fn queue(&self) -> &Arc<Queue> {
         &self.inner.queue
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.ready.set(GONE);
+        self.cost.set(0.0);
     }
 }

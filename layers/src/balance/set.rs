@@ -126,8 +126,7 @@ impl<S: Clone> EndpointSet<S> {
     pub fn publish(&self) {
         let now = tokio::time::Instant::now();
         for member in self.load().iter() {
-            member.endpoint.observe();
-            member.endpoint.show_load(now);
+            member.endpoint.publish(now);
         }
     }
 

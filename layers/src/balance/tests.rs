@@ -477,4 +477,16 @@ async fn its_metrics_move() {
     set.publish();
     has(&format!("ziggurat_endpoint_load{labels} 3"));
     has(&format!("ziggurat_endpoint_ready{labels} 0"));
+
+    // The gauges belong to the name: another endpoint may have it before the last clone of this one goes.
+    let other = EndpointSet::new("u");
+    let newcomer = ::metrics::with_local_recorder(&recorder, || member(&other, "a"));
+    other.insert(newcomer);
+    drop((set, balance, endpoint, second));
+    has(&format!("ziggurat_endpoint_ready{labels} -1"));
+    has(&format!("ziggurat_endpoint_load{labels} 0"));
+    other.publish();
+    has(&format!("ziggurat_endpoint_ready{labels} 1"));
+    drop(other);
+    has(&format!("ziggurat_endpoint_ready{labels} -1"));
 }

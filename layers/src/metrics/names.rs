@@ -57,7 +57,7 @@ metrics! {
     INFLIGHT = Gauge "ziggurat_inflight" ["upstream"]
         "Calls that an upstream is working on, standing streams left out.";
     ENDPOINT_READY = Gauge "ziggurat_endpoint_ready" ["upstream", "endpoint"]
-        "Whether an endpoint takes calls: 1 if nothing holds it back.";
+        "Whether an endpoint takes calls: 1 if nothing holds it back, 0 if something does, -1 once it was taken out of the config.";
     ENDPOINT_LOAD = Gauge "ziggurat_endpoint_load" ["upstream", "endpoint"]
         "What a call costs at an endpoint, as the balancer sees it: seconds to the response head, times calls in hand, times a penalty for failures.";
     POOL_WAITERS = Gauge "ziggurat_pool_waiters" ["upstream"]

@@ -16,6 +16,7 @@ const NOT_HELD: &[&str] = &[
     "tokio_global_queue_depth",
     "ziggurat_stdio_resident_memory_bytes",
     "ziggurat_build_info",
+    "ziggurat_config_last_reload_ok",
     "ziggurat_endpoint_load",
     "ziggurat_retry_budget_ratio",
 ];
