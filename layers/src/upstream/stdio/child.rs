@@ -5,11 +5,15 @@
 //! supervisor, which waits for the end. On the wire the proxy's own ids and progress tokens are used: a number for each
 //! call, and the same number as its token.
 
+mod desk;
 mod input;
+mod lease;
+mod lines;
 mod tasks;
 
+pub(super) use self::lease::Lease;
+
 use std::{
-    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -17,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::Extensions;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit},
@@ -25,6 +29,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::desk::{Desk, Detached, Pending};
 use super::{
     call::{Call, Item},
     error::{Gone, StdioError},
@@ -34,7 +39,6 @@ use super::{
     settings::StdioSettings,
 };
 use crate::{
-    deadline::ExpiresAt,
     mcp::{Era, Id, MessageFacts, wire},
     metrics::UpWhile,
 };
@@ -58,65 +62,9 @@ pub(super) struct Child {
     used: AtomicU64,
 }
 
-/// What is under the lock.
-#[derive(Debug, Default)]
-struct Desk {
-    next: u64,
-    calls: HashMap<u64, Pending>,
-    sessions: HashMap<u64, Arc<Session>>,
-    /// What came before there was a session to take it.
-    early: VecDeque<Message>,
-    out: BytesMut,
-    /// The newest request that the writer has taken.
-    taken: u64,
-    /// Requests that were cancelled, and until when their server may still be at them.
-    ghosts: VecDeque<(u64, Instant)>,
-    /// It has closed its stdin.
-    deaf: bool,
-    /// Why it ends, once it does.
-    end: Option<&'static str>,
-    gone: Option<Gone>,
-    /// The gauge of its state.
-    stage: Option<UpWhile>,
-}
-
-/// A request on the wire.
-#[derive(Debug)]
-struct Pending {
-    call: Arc<Call>,
-    id: Id,
-    token: Option<Id>,
-    session: Option<Arc<Session>>,
-    initialize: bool,
-    /// A subscription, or a request of the proxy's own: nothing but what bears its id belongs to it.
-    quiet: bool,
-    /// Since when its client is gone, and what is kept for it (permits, the exchange).
-    detached: Option<Detached>,
-    _gauge: UpWhile,
-}
-
-#[derive(Debug)]
-struct Detached {
-    until: Instant,
-    _extensions: Extensions,
-}
-
-/// How long a call whose client has gone is kept, if it has no deadline.
-const DETACHED: Duration = Duration::from_secs(3600);
-
 /// How long a server may still be at a call that was cancelled, unless it answers before. Servers that heed a cancellation never answer,
 /// so that this is how long a cancellation keeps log messages from everybody else.
 const GHOST: Duration = Duration::from_millis(500);
-
-/// A request that was handed over, for as long as somebody waits for it. Dropping it before its end says so to the child, or
-/// leaves the call with the child, as era and reason have it.
-#[derive(Debug)]
-pub(super) struct Lease {
-    pub(super) child: Arc<Child>,
-    pub(super) call: Arc<Call>,
-    pub(super) wires: Vec<u64>,
-    pub(super) extensions: Extensions,
-}
 
 /// Who a request comes from.
 #[derive(Debug, Clone, Default)]
@@ -530,72 +478,5 @@ impl Child {
             }),
             (None, None) => Ok(desk),
         }
-    }
-}
-
-impl Desk {
-    fn remove(&mut self, wire: u64) -> Option<Pending> {
-        let pending = self.calls.remove(&wire)?;
-        if let Some(session) = &pending.session {
-            session.finish();
-        }
-        Some(pending)
-    }
-
-    /// The server may be at a call that was cancelled.
-    fn is_haunted(&mut self) -> bool {
-        let now = Instant::now();
-        while self.ghosts.front().is_some_and(|(_, until)| *until <= now) {
-            self.ghosts.pop_front();
-        }
-        !self.ghosts.is_empty()
-    }
-}
-
-impl Lease {
-    /// Every answer has been read.
-    pub(super) fn is_done(&self) -> bool {
-        self.call.is_drained()
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let exchange = self.extensions.get::<Arc<crate::exchange::Exchange>>();
-        let why = exchange.and_then(|e| e.gave_up());
-        let standing = exchange
-            .and_then(|e| e.call())
-            .is_some_and(|c| c.is_standing());
-        let extensions = std::mem::take(&mut self.extensions);
-        let mut desk = self.child.desk();
-        self.wires.retain(|wire| desk.calls.contains_key(wire));
-        if self.wires.is_empty() {
-            drop(desk);
-            return;
-        }
-        self.call.detach();
-        let modern = self.child.era == Era::Modern || standing;
-        let reason = why.map(|why| why.as_str());
-        let mut over = Vec::new();
-        if let Some(reason) = reason.or(modern.then_some("the client went away")) {
-            for wire in &self.wires {
-                over.extend(self.child.cancel(&mut desk, *wire, reason));
-            }
-        } else {
-            // Legacy: going away is not a cancel. The child goes on, and so does what the call holds.
-            let until = extensions
-                .get::<ExpiresAt>()
-                .map_or_else(|| Instant::now() + DETACHED, |e| e.0);
-            for wire in &self.wires {
-                if let Some(pending) = desk.calls.get_mut(wire) {
-                    pending.detached = Some(Detached {
-                        until,
-                        _extensions: extensions.clone(),
-                    });
-                }
-            }
-        }
-        drop(desk);
-        self.child.write.notify_one();
     }
 }

@@ -1,5 +1,8 @@
 //! The HTTP side: what a Streamable HTTP server of each era answers to which request.
 
+mod modern;
+mod shared;
+
 use std::{pin::pin, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
@@ -8,21 +11,20 @@ use http::{Extensions, HeaderMap, HeaderValue, Request, Response, StatusCode, he
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 
+use self::shared::answer_again;
 use super::{
     body::{Standing, StdioBody},
     call::{Call, Item},
     child::{Lease, Origin},
     error::StdioError,
-    message::{Message, one_line, result, result_member, splice},
-    params,
+    message::{Message, one_line},
     pool::{Place, Pool, Shared},
-    session::level,
     settings::Isolation,
 };
 use crate::{
     error::BoxError,
     exchange::Exchange,
-    mcp::{CallFacts, Era, Kind, LEGACY_VERSION, MessageFacts, Verb, headers, wire},
+    mcp::{CallFacts, Era, Kind, LEGACY_VERSION, MessageFacts, Verb, headers},
 };
 
 type Answer = Result<Response<StdioBody>, BoxError>;
@@ -209,48 +211,6 @@ impl Incoming {
         place.child.tell(Message::One(line)).map_err(ended)
     }
 
-    /// What the proxy itself knows for a client of a shared child.
-    fn answer_for_shared(
-        &self,
-        place: &Place,
-        requests: &[&MessageFacts],
-    ) -> Result<Option<Message>, StdioError> {
-        let [request] = requests else { return Ok(None) };
-        let (Some(id), session) = (request.id(), &place.session) else {
-            return Ok(None);
-        };
-        let name = request.name.as_deref().unwrap_or_default();
-        if request.is("resources/subscribe") {
-            if !session.subscribe(name) {
-                return Err(StdioError::Full {
-                    limit: super::session::SUBSCRIPTIONS,
-                    what: "subscriptions",
-                });
-            }
-        } else if request.is("resources/unsubscribe") {
-            session.unsubscribe(name);
-            if place.child.sessions().iter().any(|s| s.is_subscribed(name)) {
-                return Ok(Some(Message::One(wire::empty_result(id))));
-            }
-        } else if request.is("logging/setLevel") {
-            let Some(level) = level(&self.body[request.span.clone()]) else {
-                return Ok(None);
-            };
-            session.set_level(level);
-            // The child logs at the lowest level that anybody wants: this one changes nothing if another's is lower.
-            let lowest = place
-                .child
-                .sessions()
-                .iter()
-                .filter_map(|s| s.level())
-                .min();
-            if lowest.is_some_and(|lowest| lowest < level) {
-                return Ok(Some(Message::One(wire::empty_result(id))));
-            }
-        }
-        Ok(None)
-    }
-
     fn stream(self, facts: &CallFacts) -> Answer {
         if facts
             .version
@@ -290,99 +250,10 @@ fn ended(error: StdioError) -> StdioError {
     }
 }
 
-/// The answer to a later `initialize` of a shared child: the first one's result, with this client's id and, where it asked
-/// for an earlier revision, with that.
-fn answer_again(first: &Bytes, request: &MessageFacts, body: &Bytes) -> Message {
-    let text = std::str::from_utf8(first).unwrap_or_default();
-    let result = result(text).unwrap_or("{}");
-    let id = request.id().map_or("null", |id| id.as_json());
-    let head = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"#);
-    let asked = std::str::from_utf8(&body[request.span.clone()])
-        .ok()
-        .and_then(asked_version);
-    let whole = Bytes::from(format!("{head}{result}}}"));
-    let text = std::str::from_utf8(&whole).unwrap_or_default();
-    match (asked, result_member(text, "protocolVersion")) {
-        (Some(asked), Some((negotiated, span))) if *asked < *negotiated.trim_matches('"') => {
-            splice(&whole, &[(span, &format!("\"{asked}\""))])
-        }
-        _ => Message::One(whole),
-    }
-}
-
-/// The legacy revision that an `initialize` asks for, if it is a known one.
-fn asked_version(request: &str) -> Option<&'static str> {
-    #[derive(serde::Deserialize)]
-    struct Request {
-        params: Params,
-    }
-    #[derive(serde::Deserialize)]
-    struct Params {
-        #[serde(rename = "protocolVersion")]
-        version: String,
-    }
-    let request: Request = serde_json::from_str(request).ok()?;
-    let asked = request.params.version;
-    LEGACY.into_iter().find(|known| **known == *asked)
-}
-
 /// The revisions with a handshake.
 const LEGACY: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", LEGACY_VERSION];
 
-// === modern ===
-
-impl Incoming {
-    async fn modern(self, facts: &CallFacts) -> Answer {
-        let Some(message) = facts.request() else {
-            let response = facts.messages().iter().any(|m| m.kind == Kind::Response);
-            if response || facts.batch {
-                let text = "a client of this revision sends single requests and notifications only";
-                return Err(StdioError::Misplaced(text).into());
-            }
-            // A cancellation over HTTP names nobody: who sent it is not known. Nothing else is defined.
-            return Ok(accepted());
-        };
-        headers::check(facts, &self.headers)?;
-        // A child would take this for the beginning of a legacy session.
-        if message.is("initialize") {
-            return Err(StdioError::NoSuchMethod.into());
-        }
-        if message.version.is_none() {
-            return Err(StdioError::MetaMissing(crate::mcp::META_VERSION).into());
-        }
-        if !message.client_said {
-            return Err(StdioError::MetaMissing(crate::mcp::META_CAPABILITIES).into());
-        }
-        let mut extensions = self.extensions;
-        // A child may end just when it is asked; nothing was sent then, and the next one is asked.
-        for last in [false, true] {
-            let modern = self.pool.modern().await?;
-            if let Some(version) = &message.version
-                && !modern.versions.iter().any(|known| **known == **version)
-            {
-                return Err(StdioError::UnsupportedVersion {
-                    requested: version.to_string(),
-                    supported: modern.versions.clone(),
-                }
-                .into());
-            }
-            if let Some(tool) = message.tool() {
-                let text = std::str::from_utf8(&self.body).unwrap_or_default();
-                params::check(&self.pool, &modern, tool, text, &self.headers).await?;
-            }
-            let call = Arc::new(Call::new(1, self.pool.settings.buffer));
-            let (child, origin) = (&modern.child, Origin::default());
-            match child.call(&self.body, &[message], call, &origin, &mut extensions) {
-                Ok(lease) => {
-                    return respond(lease, &self.headers, &self.pool, Vec::new(), facts).await;
-                }
-                Err(StdioError::Gone { sent: false, .. }) if !last => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(StdioError::Closing.into())
-    }
-}
+// === responses ===
 
 /// The status of an answer that is JSON: revision 2026-07-28 gives some errors one of their own.
 fn status(era: Era, error: Option<i64>) -> StatusCode {
@@ -392,8 +263,6 @@ fn status(era: Era, error: Option<i64>) -> StatusCode {
         _ => StatusCode::OK,
     }
 }
-
-// === responses ===
 
 /// Waits for the first thing that comes, and answers in the form that it asks for.
 async fn respond(

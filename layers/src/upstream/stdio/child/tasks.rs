@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{Child, Gone, StdioError, UpWhile, input::Lines};
+use super::{Child, Gone, StdioError, UpWhile, lines::Lines};
 use crate::upstream::stdio::process::{Pipes, Process, drain};
 
 /// How long a child that closed its stdout has to say how it ended, and one that ended to have its last words read.
