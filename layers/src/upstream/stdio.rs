@@ -69,11 +69,23 @@ pub struct StdioUpstream {
 }
 
 impl StdioUpstream {
-    /// An upstream with these settings. Nothing is started before the first request.
+    /// An upstream with these settings. Nothing is started before the first request, or [`warm_up`](Self::warm_up).
     pub fn new(settings: StdioSettings) -> Self {
         Self {
             pool: Arc::new(Pool::new(settings)),
         }
+    }
+
+    /// Starts what is to be started ahead of need ([`StdioSettings::warm`]), now rather than at the first request, and keeps it so. To be
+    /// called within a tokio runtime.
+    pub fn warm_up(&self) {
+        self.pool.keep_from_now_on();
+    }
+
+    /// Changes the settings, while children and sessions live on. What the process *is* stays as it was: name, command, variables, folder,
+    /// isolation. Buffers, limits of lines and the steps of stopping are those that a child was started with.
+    pub fn set(&self, settings: StdioSettings) {
+        self.pool.set(settings);
     }
 
     /// Whether a request that needs a new child would get one now: not while it is left alone after failing to start.

@@ -8,14 +8,15 @@
 mod desk;
 mod input;
 mod lease;
+mod life;
 mod lines;
 mod tasks;
 
-pub(super) use self::lease::Lease;
+pub(super) use self::{lease::Lease, life::Stage};
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -23,18 +24,16 @@ use std::{
 
 use bytes::Bytes;
 use http::Extensions;
-use tokio::{
-    sync::{Notify, OwnedSemaphorePermit},
-    time::Instant,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::desk::{Desk, Detached, Pending};
+use self::desk::{Desk, Detached, Held, Pending};
 use super::{
     call::{Call, Item},
     error::{Gone, StdioError},
-    message::{Message, one_line, splice, unsubscribe},
+    message::{Message, one_line, set_level, splice, unsubscribe},
     meters::{Meters, Noise},
+    pool::Seat,
     session::Session,
     settings::StdioSettings,
 };
@@ -46,10 +45,10 @@ use crate::{
 /// A child process with everything that was handed to it.
 #[derive(Debug)]
 pub(super) struct Child {
-    pub(super) era: Era,
-    /// Several clients share it, so nothing is guessed.
-    shared: bool,
+    /// What it is for; nothing yet for one that was started ahead of need.
+    role: OnceLock<Role>,
     pid: i32,
+    /// Those that it was started with.
     settings: Arc<StdioSettings>,
     meters: Arc<Meters>,
     desk: Mutex<Desk>,
@@ -57,6 +56,8 @@ pub(super) struct Child {
     write: Notify,
     /// Asks the supervisor to stop the process.
     stop: CancellationToken,
+    /// Wakes whoever keeps the children, when it ends or is to be replaced.
+    wake: Arc<Notify>,
     started: Instant,
     /// Milliseconds from `started` to the newest use.
     used: AtomicU64,
@@ -65,6 +66,23 @@ pub(super) struct Child {
 /// How long a server may still be at a call that was cancelled, unless it answers before. Servers that heed a cancellation never answer,
 /// so that this is how long a cancellation keeps log messages from everybody else.
 const GHOST: Duration = Duration::from_millis(500);
+
+/// What a child is for. A server keeps to the era of its first request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Role {
+    pub(super) era: Era,
+    /// Several clients share it, so nothing is guessed.
+    pub(super) shared: bool,
+}
+
+/// What the children of a pool have in common.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub(super) meters: Arc<Meters>,
+    /// Owns their supervisors.
+    pub(super) tasks: TaskTracker,
+    pub(super) wake: Arc<Notify>,
+}
 
 /// Who a request comes from.
 #[derive(Debug, Clone, Default)]
@@ -75,41 +93,69 @@ pub(super) struct Origin {
 }
 
 impl Child {
-    /// Starts a process.
+    /// Starts a process that holds a seat, perhaps ahead of need.
     pub(super) fn start(
         settings: &Arc<StdioSettings>,
-        meters: &Arc<Meters>,
-        era: Era,
-        shared: bool,
-        owner: &tokio_util::task::TaskTracker,
-        place: OwnedSemaphorePermit,
+        common: &Common,
+        ahead: bool,
+        seat: Seat,
     ) -> Result<Arc<Self>, StdioError> {
         let begin = Instant::now();
         let (process, pipes) = super::process::spawn(settings)?;
-        meters.spawn_time.record(begin.elapsed().as_secs_f64());
+        common
+            .meters
+            .spawn_time
+            .record(begin.elapsed().as_secs_f64());
         let child = Arc::new(Self {
-            era,
-            shared,
+            role: OnceLock::new(),
             pid: process.pid(),
             settings: settings.clone(),
-            meters: meters.clone(),
-            desk: Mutex::new(Desk {
-                stage: Some(UpWhile::new(&meters.starting)),
-                ..Desk::default()
-            }),
+            meters: common.meters.clone(),
+            desk: Mutex::new(Desk::new(ahead)),
             write: Notify::new(),
             stop: CancellationToken::new(),
+            wake: common.wake.clone(),
             started: begin,
             used: AtomicU64::new(0),
         });
+        // The gauge of its state begins.
+        drop(child.desk());
         tracing::debug!(
             upstream = &*settings.name,
             pid = child.pid,
-            era = era.as_str(),
+            ahead,
             "started a server"
         );
-        tasks::start(&child, process, pipes, owner, place);
+        tasks::start(&child, process, pipes, &common.tasks, seat);
         Ok(child)
+    }
+
+    /// Says what it is for, and whether that is still ahead of need. False if it takes no requests any more.
+    pub(super) fn assign(&self, role: Role, ahead: bool) -> bool {
+        let mut desk = self.desk();
+        if desk.life.end().is_some() || desk.deaf {
+            return false;
+        }
+        let _first = self.role.set(role);
+        if role.shared {
+            // What it said before it was greeted is for nobody in particular.
+            desk.early.clear();
+        }
+        if !ahead {
+            desk.life.taken();
+        }
+        drop(desk);
+        self.touch();
+        true
+    }
+
+    pub(super) fn era(&self) -> Era {
+        self.role.get().map_or(Era::Legacy, |role| role.era)
+    }
+
+    /// Several clients share it.
+    pub(super) fn is_shared(&self) -> bool {
+        self.role.get().is_some_and(|role| role.shared)
     }
 
     pub(super) fn pid(&self) -> i32 {
@@ -119,40 +165,84 @@ impl Child {
     /// It takes requests.
     pub(super) fn is_open(&self) -> bool {
         let desk = self.desk();
-        desk.end.is_none() && desk.gone.is_none() && !desk.deaf
+        desk.life.end().is_none() && !desk.deaf
     }
 
     /// It is being stopped.
     pub(super) fn is_leaving(&self) -> bool {
-        let desk = self.desk();
-        (desk.end.is_some() || desk.gone.is_some()) && desk.stage.is_some()
+        self.stage() == Some(Stage::Stopping)
+    }
+
+    /// What it is at; nothing once it is over.
+    pub(super) fn stage(&self) -> Option<Stage> {
+        self.desk().stage()
+    }
+
+    /// Whether it ends of itself or was asked to, if it ends.
+    fn ends_by_itself(&self) -> Option<bool> {
+        let why = self.desk().life.end()?;
+        Some(matches!(why, "exited" | "closed" | "stuck"))
+    }
+
+    /// It has ended, or is about to, and nobody asked it to.
+    pub(super) fn has_died(&self) -> bool {
+        self.ends_by_itself() == Some(true)
+    }
+
+    /// It was asked to end.
+    pub(super) fn was_stopped(&self) -> bool {
+        self.ends_by_itself() == Some(false)
+    }
+
+    pub(super) fn age(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// It has answered its first request.
     pub(super) fn ready(&self) {
-        let mut desk = self.desk();
-        if desk.gone.is_none() {
-            desk.stage = Some(UpWhile::new(&self.meters.ready));
+        self.desk().life.greeted();
+    }
+
+    /// Why another should take its place, if one should.
+    pub(super) fn is_tired(&self, settings: &StdioSettings) -> Option<&'static str> {
+        let desk = self.desk();
+        if desk.life.end().is_some() || desk.life.is_retired() {
+            return None;
+        }
+        let (age, served) = (self.age(), desk.life.served());
+        if settings.lifetime.is_some_and(|most| age >= most) {
+            Some("lifetime")
+        } else if settings.recycle.is_some_and(|most| served >= most.get()) {
+            Some("recycled")
+        } else {
+            None
         }
     }
 
-    /// Stops it if it has neither sessions nor calls, and has had none for `idle` or is older than `lifetime`.
-    pub(super) fn stop_unused(&self, idle: Duration, lifetime: Option<Duration>) {
+    /// It ends as soon as it has neither sessions nor calls.
+    pub(super) fn retire(&self, why: &'static str) {
+        self.desk().life.retire(why);
+    }
+
+    /// How long nobody has used it, if nobody does now. One that was started ahead of need waits for its first use.
+    pub(super) fn unused(&self) -> Option<Duration> {
+        if self.stage() != Some(Stage::Idle) {
+            return None;
+        }
+        let used = Duration::from_millis(self.used.load(Ordering::Relaxed));
+        Some(self.age().saturating_sub(used))
+    }
+
+    /// Stops it if nobody uses it. False if somebody does.
+    pub(super) fn stop_unused(&self, why: &'static str) -> bool {
         let mut desk = self.desk();
-        if !desk.calls.is_empty() || !desk.sessions.is_empty() || desk.end.is_some() {
-            return;
+        if desk.leases() > 0 {
+            return false;
         }
-        let age = self.started.elapsed();
-        let unused = age.saturating_sub(Duration::from_millis(self.used.load(Ordering::Relaxed)));
-        if unused >= idle {
-            desk.end = Some("idle");
-        } else if lifetime.is_some_and(|most| age >= most) {
-            desk.end = Some("lifetime");
-        } else {
-            return;
-        }
+        desk.life.stop(why);
         drop(desk);
         self.stop.cancel();
+        true
     }
 
     /// Requests that have no answer yet.
@@ -222,6 +312,10 @@ impl Child {
             );
             wires.push(wire);
         }
+        let client = !origin.own && !requests.iter().any(|m| m.is("initialize"));
+        if client && self.is_worn(desk.life.serve(wires.len())) {
+            self.wake.notify_one();
+        }
         drop(desk);
         self.touch();
         self.write.notify_one();
@@ -231,6 +325,13 @@ impl Child {
             wires,
             extensions: std::mem::take(extensions),
         })
+    }
+
+    /// It has just had as many requests as it may have.
+    fn is_worn(&self, served: u64) -> bool {
+        self.settings
+            .recycle
+            .is_some_and(|most| served >= most.get())
     }
 
     /// Sends a message that has no answer.
@@ -286,6 +387,7 @@ impl Child {
         let mut desk = self.open_desk()?;
         let early = std::mem::take(&mut desk.early);
         desk.sessions.insert(session.serial, session.clone());
+        desk.life.taken();
         drop(desk);
         for message in early {
             session.deliver(message, self.settings.buffer);
@@ -328,6 +430,9 @@ impl Child {
                 self.unsubscribe(&mut desk, &uri);
             }
         }
+        if self.is_shared() {
+            self.settle_level(&mut desk);
+        }
         drop(desk);
         drop(over);
         self.write.notify_one();
@@ -335,15 +440,44 @@ impl Child {
 
     /// Tells the child that nobody wants a resource's updates any more.
     fn unsubscribe(&self, desk: &mut Desk, uri: &str) {
-        if desk.end.is_some() || desk.gone.is_some() {
+        self.ask_quietly(desk, |wire| unsubscribe(wire, uri));
+    }
+
+    /// Whether a client's wish for this log level is to be sent on. The child logs at the lowest level that anybody wants: if that is
+    /// another one, the child hears of that.
+    pub(super) fn wants_level(&self, level: u8) -> bool {
+        let mut desk = self.desk();
+        let forward = desk.lowest_level().is_none_or(|lowest| lowest == level);
+        if forward {
+            desk.level = Some(level);
+        } else {
+            self.settle_level(&mut desk);
+        }
+        drop(desk);
+        self.write.notify_one();
+        forward
+    }
+
+    /// Has the child log at the lowest level that anybody wants, if it logs at another one.
+    fn settle_level(&self, desk: &mut Desk) {
+        let Some(lowest) = desk.lowest_level() else {
             return;
+        };
+        if desk.level.is_some_and(|now| now != lowest)
+            && self.ask_quietly(desk, |wire| set_level(wire, lowest))
+        {
+            desk.level = Some(lowest);
+        }
+    }
+
+    /// Asks the child something whose answer nobody waits for. False if there is no room.
+    fn ask_quietly(&self, desk: &mut Desk, line: impl FnOnce(u64) -> Bytes) -> bool {
+        if desk.life.end().is_some() {
+            return false;
         }
         let wire = desk.next + 1;
-        if self
-            .put(desk, Message::One(unsubscribe(wire, uri)))
-            .is_err()
-        {
-            return;
+        if self.put(desk, Message::One(line(wire))).is_err() {
+            return false;
         }
         desk.next = wire;
         desk.calls.insert(
@@ -355,7 +489,6 @@ impl Child {
                 session: None,
                 initialize: false,
                 quiet: true,
-                // Nobody waits for the answer.
                 detached: Some(Detached {
                     until: Instant::now() + self.settings.handshake,
                     _extensions: Extensions::new(),
@@ -363,6 +496,7 @@ impl Child {
                 _gauge: UpWhile::new(&self.meters.pending),
             },
         );
+        true
     }
 
     /// Sessions that are there.
@@ -373,9 +507,7 @@ impl Child {
     /// Stops the process, for this reason.
     pub(super) fn stop(&self, why: &'static str) {
         let mut desk = self.desk();
-        if desk.end.is_none() {
-            desk.end = Some(why);
-        }
+        desk.life.stop(why);
         drop(desk);
         self.stop.cancel();
     }
@@ -407,7 +539,7 @@ impl Child {
         self.touch();
         pending.call.forgo();
         self.haunt(desk, wire, &pending);
-        if !pending.initialize && desk.end.is_none() && desk.gone.is_none() {
+        if !pending.initialize && desk.life.end().is_none() {
             let line = Message::One(wire::cancelled(&Id::from_number(wire), reason));
             if self.put(desk, line).is_err() {
                 tracing::debug!(pid = self.pid, "a cancellation found no room");
@@ -420,7 +552,7 @@ impl Child {
     /// call is the only one then.
     fn haunt(&self, desk: &mut Desk, wire: u64, pending: &Pending) {
         const MOST: usize = 256;
-        if !self.shared || pending.quiet {
+        if !self.is_shared() || pending.quiet {
             return;
         }
         if desk.ghosts.len() >= MOST {
@@ -459,24 +591,22 @@ impl Child {
         self.meters.write_queue.increment(len as f64);
     }
 
-    fn desk(&self) -> MutexGuard<'_, Desk> {
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    fn desk(&self) -> Held<'_> {
+        let desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
+        Held::new(desk, self)
     }
 
     /// The desk, if requests are still taken.
-    fn open_desk(&self) -> Result<MutexGuard<'_, Desk>, StdioError> {
+    fn open_desk(&self) -> Result<Held<'_>, StdioError> {
         let desk = self.desk();
-        match (desk.gone, desk.end) {
-            (Some(how), _) => Err(StdioError::Gone { how, sent: false }),
-            (None, Some(_)) => Err(StdioError::Gone {
-                how: Gone::Stopped,
-                sent: false,
-            }),
-            (None, None) if desk.deaf => Err(StdioError::Gone {
-                how: Gone::Stuck,
-                sent: false,
-            }),
-            (None, None) => Ok(desk),
+        let gone = match (desk.gone, desk.life.end()) {
+            (Some(how), _) => Some(how),
+            (None, Some(_)) => Some(Gone::Stopped),
+            (None, None) => desk.deaf.then_some(Gone::Stuck),
+        };
+        match gone {
+            Some(how) => Err(StdioError::Gone { how, sent: false }),
+            None => Ok(desk),
         }
     }
 }

@@ -11,15 +11,14 @@ use http::{Extensions, HeaderMap, HeaderValue, Request, Response, StatusCode, he
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 
-use self::shared::answer_again;
+use self::shared::{answer_again, answer_with_id};
 use super::{
     body::{Standing, StdioBody},
     call::{Call, Item},
     child::{Lease, Origin},
     error::StdioError,
     message::{Message, one_line},
-    pool::{Place, Pool, Shared},
-    settings::Isolation,
+    pool::{Place, Pool, Shared, Way, Who},
 };
 use crate::{
     error::BoxError,
@@ -32,9 +31,18 @@ type Answer = Result<Response<StdioBody>, BoxError>;
 /// A request with its body read.
 struct Incoming {
     pool: Arc<Pool>,
+    principal: Option<Arc<str>>,
     headers: HeaderMap,
     extensions: Extensions,
     body: Bytes,
+}
+
+/// How an `initialize` went.
+enum Begun {
+    /// There is a session, and the answer.
+    Session(Place, Message),
+    /// The server has answered with an error.
+    Refused(Message),
 }
 
 /// Answers one request.
@@ -48,12 +56,13 @@ where
     B::Error: Into<BoxError>,
 {
     let (parts, body) = request.into_parts();
-    let body = read(body, pool.settings.line_limit).await?;
+    let body = read(body, pool.settings().line_limit).await?;
     if exchange.call().is_none() {
         exchange.set_call(CallFacts::read(&parts.method, &parts.headers, &body)?);
     }
     let request = Incoming {
         pool,
+        principal: exchange.principal().cloned(),
         headers: parts.headers,
         extensions: parts.extensions,
         body,
@@ -114,12 +123,17 @@ impl Incoming {
             let text = "the MCP-Protocol-Version is none that is known";
             return Err(StdioError::Misplaced(text).into());
         }
+        // It may have begun with what the command had answered before.
+        place.session.wait().await;
+        if place.session.is_ended() {
+            return Err(StdioError::SessionGone.into());
+        }
         place.session.touch();
         let origin = Origin {
             session: Some(place.session.clone()),
             own: false,
         };
-        let shared = self.pool.settings.isolation == Isolation::Shared;
+        let shared = place.child.is_shared();
         for message in facts.messages().iter().filter(|m| m.kind != Kind::Request) {
             self.tell(&place, message, shared)?;
         }
@@ -130,7 +144,7 @@ impl Incoming {
         if shared && let Some(answer) = self.answer_for_shared(&place, &requests)? {
             return Ok(json(StatusCode::OK, answer));
         }
-        let call = Arc::new(Call::new(requests.len(), self.pool.settings.buffer));
+        let call = Arc::new(Call::new(requests.len(), self.pool.settings().buffer));
         let mut extensions = self.extensions;
         let lease = place
             .child
@@ -149,29 +163,23 @@ impl Incoming {
     fn place(&self) -> Result<Place, StdioError> {
         let id = headers::single(&self.headers, &headers::SESSION_ID)
             .ok_or(StdioError::SessionRequired)?;
-        self.pool.session(id)
+        self.pool.session(id, self.principal.as_ref())
     }
 
     async fn initialize(self, facts: &CallFacts) -> Answer {
         let Some(message) = facts.request() else {
             return Err(StdioError::Misplaced("initialize must be a request").into());
         };
-        let (place, answer) = if self.pool.settings.isolation == Isolation::Shared {
-            let (place, shared) = self.begin_shared().await?;
-            (place, answer_again(&shared.answer, message, &self.body))
-        } else {
-            let (child, item) = self
-                .pool
-                .initialize(&self.body, message, self.extensions)
-                .await?;
-            if !matches!(item.answer, Some(None)) {
-                return Ok(json(StatusCode::OK, item.message));
+        let begun = match self.pool.way(self.principal.as_ref()) {
+            Way::Own => self.begin(message).await?,
+            Way::Shared(who) => {
+                let (place, shared) = self.begin_shared(who).await?;
+                Begun::Session(place, answer_again(&shared.answer, message, &self.body))
             }
-            let place = self
-                .pool
-                .begin(&child)
-                .inspect_err(|_| child.stop("refused"))?;
-            (place, item.message)
+        };
+        let (place, answer) = match begun {
+            Begun::Session(place, answer) => (place, answer),
+            Begun::Refused(answer) => return Ok(json(StatusCode::OK, answer)),
         };
         let mut response = json(StatusCode::OK, answer);
         if let Ok(id) = HeaderValue::from_str(&place.session.id) {
@@ -180,14 +188,39 @@ impl Incoming {
         Ok(response)
     }
 
+    /// Begins a session with a child of its own.
+    async fn begin(&self, message: &MessageFacts) -> Result<Begun, StdioError> {
+        let pool = &self.pool;
+        let request = &self.body[message.span.clone()];
+        let principal = self.principal.clone();
+        if let Some(known) = pool.known(request) {
+            let answer = answer_with_id(&known.answer, message);
+            let (body, extensions) = (&self.body, self.extensions.clone());
+            let place = pool.begin_swiftly(known, body, message, principal, extensions);
+            return Ok(Begun::Session(place.await?, Message::One(answer)));
+        }
+        let first = pool.initialize(&self.body, message, &self.extensions);
+        let (child, item) = first.await?;
+        if item.answer != Some(None) {
+            return Ok(Begun::Refused(item.message));
+        }
+        let place = pool
+            .begin(&child, principal, true)
+            .inspect_err(|_| child.stop("refused"))?;
+        pool.learn(request, &item.message);
+        Ok(Begun::Session(place, item.message))
+    }
+
     /// Begins a session with the shared child; with the next one, if it ends just then.
-    async fn begin_shared(&self) -> Result<(Place, Arc<Shared>), StdioError> {
-        let shared = self.pool.shared().await?;
-        match self.pool.begin(&shared.child) {
+    async fn begin_shared(&self, who: Who) -> Result<(Place, Arc<Shared>), StdioError> {
+        let principal = || self.principal.clone();
+        let shared = self.pool.shared(who.clone()).await?;
+        match self.pool.begin(&shared.child, principal(), true) {
             Ok(place) => Ok((place, shared)),
             Err(StdioError::Gone { .. }) => {
-                let shared = self.pool.shared().await?;
-                Ok((self.pool.begin(&shared.child)?, shared))
+                let shared = self.pool.shared(who).await?;
+                let place = self.pool.begin(&shared.child, principal(), true)?;
+                Ok((place, shared))
             }
             Err(error) => Err(error),
         }
@@ -223,7 +256,7 @@ impl Incoming {
             return Err(StdioError::NotAcceptable.into());
         }
         let place = self.place()?;
-        let call = place.session.open_stream(self.pool.settings.buffer);
+        let call = place.session.open_stream(self.pool.settings().buffer);
         let session = place.session;
         Ok(events(StdioBody::standing(Standing { call, session })))
     }
@@ -280,7 +313,7 @@ async fn respond(
     loop {
         let next = poll_fn(|cx| lease.call.poll_next(cx));
         let first = if streams {
-            match tokio::time::timeout(pool.settings.silence, next).await {
+            match tokio::time::timeout(pool.settings().silence, next).await {
                 Ok(first) => first,
                 Err(_silence) => return Ok(events(StdioBody::events([], lease))),
             }
@@ -298,7 +331,7 @@ async fn respond(
                 return Ok(events(StdioBody::events([message], lease)));
             }
             // Whoever takes JSON alone gets the answers alone.
-            Some(Ok(item)) => answers.add(item, pool.settings.buffer)?,
+            Some(Ok(item)) => answers.add(item, pool.settings().buffer)?,
             Some(Err(error)) => return Err(error.into()),
             // Cancelled: there is no answer, and there will be none.
             None => {

@@ -1,9 +1,13 @@
 //! Children and sessions: who has which, when they start, and when they end.
 
+mod ahead;
 mod backoff;
 mod common;
+mod keeper;
+mod seats;
+mod snapshot;
 mod start;
-mod sweep;
+mod swift;
 
 use std::{
     collections::HashMap,
@@ -12,40 +16,50 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Semaphore, time::Instant};
+use arc_swap::ArcSwap;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(super) use self::common::{Modern, Shared};
-use self::{backoff::Backoff, common::Slot};
+use self::{ahead::Ahead, backoff::Backoff, common::Bench, seats::Seats, snapshot::Snapshots};
+pub(super) use self::{
+    common::{Modern, Shared, Way, Who},
+    seats::Seat,
+    snapshot::Key,
+};
 use super::{
-    child::Child,
+    child::{self, Child, Stage},
     error::StdioError,
     meters::Meters,
     session::Session,
-    settings::{Isolation, StdioSettings},
+    settings::StdioSettings,
 };
 use crate::metrics::UpWhile;
 
 /// Everything that belongs to one stdio upstream.
 pub(super) struct Pool {
-    pub(super) settings: Arc<StdioSettings>,
-    pub(super) meters: Arc<Meters>,
-    places: Arc<Semaphore>,
-    tasks: TaskTracker,
+    settings: ArcSwap<StdioSettings>,
+    /// What its children have of it.
+    common: child::Common,
+    seats: Arc<Seats>,
     closing: CancellationToken,
     state: Mutex<State>,
-    modern: Slot<Modern>,
-    shared: Slot<Shared>,
+    snapshots: Mutex<Snapshots>,
 }
 
 #[derive(Default)]
 struct State {
     sessions: HashMap<Box<str>, Place>,
     children: Vec<Weak<Child>>,
+    /// The children that many use: of everybody, or of each principal.
+    benches: HashMap<Who, Arc<Bench>>,
     backoff: Backoff,
+    /// What is started ahead of need.
+    ahead: Ahead,
     /// The command is known to speak the legacy era only, until then.
     legacy_until: Option<Instant>,
-    sweeping: bool,
+    /// It has spoken the modern era.
+    modern: bool,
+    kept: bool,
 }
 
 /// A session and the child that it is with.
@@ -66,39 +80,66 @@ impl fmt::Debug for Pool {
 
 impl Pool {
     pub(super) fn new(settings: StdioSettings) -> Self {
-        let most = settings.max_children.get().min(Semaphore::MAX_PERMITS);
+        let wake = Arc::new(Notify::new());
         Self {
-            meters: Arc::new(Meters::new(&settings.name)),
-            settings: Arc::new(settings),
-            places: Arc::new(Semaphore::new(most)),
-            tasks: TaskTracker::new(),
+            common: child::Common {
+                meters: Arc::new(Meters::new(&settings.name)),
+                tasks: TaskTracker::new(),
+                wake: wake.clone(),
+            },
+            settings: ArcSwap::from_pointee(settings),
+            seats: Seats::new(wake),
             closing: CancellationToken::new(),
             state: Mutex::default(),
-            modern: Slot::default(),
-            shared: Slot::default(),
+            snapshots: Mutex::default(),
         }
     }
 
-    /// The session of this id, if it lives.
-    pub(super) fn session(&self, id: &str) -> Result<Place, StdioError> {
+    /// The settings as they are now.
+    pub(super) fn settings(&self) -> Arc<StdioSettings> {
+        self.settings.load_full()
+    }
+
+    /// Other settings for the same process.
+    pub(super) fn set(&self, settings: StdioSettings) {
+        let settings = settings.of(&self.settings());
+        self.settings.store(Arc::new(settings));
+        self.common.wake.notify_one();
+    }
+
+    fn meters(&self) -> &Meters {
+        &self.common.meters
+    }
+
+    /// The session of this id, if it lives and is this client's.
+    pub(super) fn session(
+        &self,
+        id: &str,
+        principal: Option<&Arc<str>>,
+    ) -> Result<Place, StdioError> {
         let mut state = self.state();
-        let place = state
-            .sessions
-            .get(id)
-            .cloned()
+        let place = state.sessions.get(id).cloned();
+        // Somebody else's is told from none at all by nobody.
+        let place = place
+            .filter(|place| place.session.principal.as_ref() == principal)
             .ok_or(StdioError::SessionGone)?;
         if place.session.is_ended() || !place.child.is_open() {
             state.sessions.remove(id);
             drop(state);
-            self.meters.evict("exit");
+            self.meters().evict("exit");
             return Err(StdioError::SessionGone);
         }
         Ok(place)
     }
 
-    /// Begins a session with a child that has answered `initialize`.
-    pub(super) fn begin(self: &Arc<Self>, child: &Arc<Child>) -> Result<Place, StdioError> {
-        let limit = self.settings.max_sessions.get();
+    /// Begins a session with a child that has answered `initialize` (`up`), or is about to.
+    pub(super) fn begin(
+        &self,
+        child: &Arc<Child>,
+        principal: Option<Arc<str>>,
+        up: bool,
+    ) -> Result<Place, StdioError> {
+        let limit = self.settings().max_sessions.get();
         let mut state = self.state();
         if state.sessions.len() >= limit {
             return Err(StdioError::Full {
@@ -107,10 +148,8 @@ impl Pool {
             });
         }
         let id: Box<str> = random_id().into();
-        let session = Arc::new(Session::new(
-            id.clone(),
-            UpWhile::new(&self.meters.sessions),
-        ));
+        let gauge = UpWhile::new(&self.meters().sessions);
+        let session = Arc::new(Session::new(id.clone(), principal, up, gauge));
         let place = Place {
             session,
             child: child.clone(),
@@ -131,11 +170,11 @@ impl Pool {
             return;
         }
         if let Some(reason) = reason {
-            self.meters.evict(reason);
+            self.meters().evict(reason);
         }
         place.child.leave(&place.session);
         place.session.end();
-        if self.settings.isolation == Isolation::PerSession {
+        if !place.child.is_shared() {
             place.child.stop(reason.unwrap_or("delete"));
         }
     }
@@ -147,7 +186,9 @@ impl Pool {
 
     /// A child has come up.
     fn came_up(&self) {
-        self.state().backoff.came_up();
+        let mut state = self.state();
+        state.backoff.came_up();
+        state.ahead.backoff.came_up();
     }
 
     /// A child could not be started, or did not come up.
@@ -156,6 +197,12 @@ impl Pool {
         state.backoff.failed(Instant::now(), fastrand::f64());
         // That it did not answer as a modern server does says nothing, if it does not answer as a legacy one either.
         state.legacy_until = None;
+    }
+
+    fn snapshots(&self) -> MutexGuard<'_, Snapshots> {
+        self.snapshots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn children(&self) -> Vec<Arc<Child>> {
@@ -170,6 +217,8 @@ impl Pool {
     pub(super) fn report(&self) -> Report {
         let children = self.children();
         let backoff = self.backoff();
+        let count = |stage| children.iter().filter(|c| c.stage() == Some(stage)).count();
+        let states = Stage::ALL.map(|stage| (stage.as_str(), count(stage)));
         let state = self.state();
         let places = state.sessions.values();
         Report {
@@ -178,6 +227,7 @@ impl Pool {
                 .filter(|c| c.is_open())
                 .map(|c| c.pid())
                 .collect(),
+            states,
             sessions: state.sessions.len(),
             streams: places.filter(|place| place.session.has_stream()).count(),
             pending: children.iter().map(|c| c.pending()).sum(),
@@ -196,8 +246,8 @@ impl Pool {
     /// Stops all children, and waits for their end.
     pub(super) async fn close(&self) {
         self.stop_all("drain");
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.common.tasks.close();
+        self.common.tasks.wait().await;
     }
 
     fn stop_all(&self, reason: &'static str) {
@@ -208,7 +258,7 @@ impl Pool {
         let places = std::mem::take(&mut self.state().sessions);
         for place in places.values() {
             let ended = place.session.is_ended();
-            self.meters.evict(if ended { "exit" } else { reason });
+            self.meters().evict(if ended { "exit" } else { reason });
         }
     }
 
@@ -222,6 +272,8 @@ impl Pool {
 pub struct Report {
     /// The process ids of the children that work.
     pub children: Vec<i32>,
+    /// How many children are in each state: `starting`, `warm`, `idle`, `leased`, `stopping`.
+    pub states: [(&'static str, usize); 5],
     /// How many sessions there are.
     pub sessions: usize,
     /// How many of them have their standing stream open.

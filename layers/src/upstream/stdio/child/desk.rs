@@ -2,14 +2,18 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    ops::{Deref, DerefMut},
+    sync::{Arc, MutexGuard},
 };
 
 use bytes::BytesMut;
 use http::Extensions;
 use tokio::time::Instant;
 
-use super::{Call, Gone, Id, Message, Session, UpWhile};
+use super::{
+    Call, Child, Gone, Id, Message, Session, UpWhile,
+    life::{Life, Stage},
+};
 
 /// What is under the lock.
 #[derive(Debug, Default)]
@@ -26,11 +30,13 @@ pub(super) struct Desk {
     pub(super) ghosts: VecDeque<(u64, Instant)>,
     /// It has closed its stdin.
     pub(super) deaf: bool,
-    /// Why it ends, once it does.
-    pub(super) end: Option<&'static str>,
+    /// How it ended, or is made to.
     pub(super) gone: Option<Gone>,
-    /// The gauge of its state.
-    pub(super) stage: Option<UpWhile>,
+    /// The log level that a shared child was told last.
+    pub(super) level: Option<u8>,
+    pub(super) life: Life,
+    /// The state that the gauges show.
+    stage: Option<(Stage, UpWhile)>,
 }
 
 /// A request on the wire.
@@ -54,13 +60,40 @@ pub(super) struct Detached {
     pub(super) _extensions: Extensions,
 }
 
+/// The desk in somebody's hands. When they let go the books are settled, so that no change of a lease is forgotten.
+pub(super) struct Held<'a> {
+    desk: MutexGuard<'a, Desk>,
+    child: &'a Child,
+}
+
 impl Desk {
+    pub(super) fn new(ahead: bool) -> Self {
+        Self {
+            life: Life::new(ahead),
+            ..Self::default()
+        }
+    }
+
+    /// How many leases there are.
+    pub(super) fn leases(&self) -> usize {
+        self.calls.len() + self.sessions.len()
+    }
+
+    pub(super) fn stage(&self) -> Option<Stage> {
+        self.life.stage(self.leases())
+    }
+
     pub(super) fn remove(&mut self, wire: u64) -> Option<Pending> {
         let pending = self.calls.remove(&wire)?;
         if let Some(session) = &pending.session {
             session.finish();
         }
         Some(pending)
+    }
+
+    /// The lowest log level that a session wants.
+    pub(super) fn lowest_level(&self) -> Option<u8> {
+        self.sessions.values().filter_map(|s| s.level()).min()
     }
 
     /// The server may be at a call that was cancelled.
@@ -70,5 +103,43 @@ impl Desk {
             self.ghosts.pop_front();
         }
         !self.ghosts.is_empty()
+    }
+}
+
+impl<'a> Held<'a> {
+    pub(super) fn new(desk: MutexGuard<'a, Desk>, child: &'a Child) -> Self {
+        Self { desk, child }
+    }
+}
+
+impl Deref for Held<'_> {
+    type Target = Desk;
+
+    fn deref(&self) -> &Desk {
+        &self.desk
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut Desk {
+        &mut self.desk
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let desk = &mut *self.desk;
+        let leases = desk.leases();
+        if desk.life.settle(leases) {
+            self.child.stop.cancel();
+        }
+        let stage = desk.life.stage(leases);
+        if stage == desk.stage.as_ref().map(|(stage, _)| *stage) {
+            return;
+        }
+        desk.stage = stage.map(|stage| (stage, UpWhile::new(self.child.meters.stage(stage))));
+        if matches!(stage, Some(Stage::Stopping) | None) {
+            self.child.wake.notify_one();
+        }
     }
 }

@@ -12,10 +12,7 @@ use super::{
 };
 use crate::{
     mcp::{Kind, MessageFacts, envelope, peek::Seen, wire},
-    upstream::stdio::{
-        message::{one_line, subscription},
-        session::level,
-    },
+    upstream::stdio::message::{level, one_line, subscription},
 };
 
 impl Child {
@@ -80,7 +77,7 @@ impl Child {
             "the server wrote a line that is too long"
         );
         match &skimmed.seen {
-            Some(Seen::Request { id, .. }) if self.era == Era::Legacy => {
+            Some(Seen::Request { id, .. }) if self.era() == Era::Legacy => {
                 self.reply(wire::error(
                     Some(id),
                     -32603,
@@ -165,7 +162,7 @@ impl Child {
 
     /// The server takes back a request of its own, or ends a subscription (modern).
     fn cancelled(&self, line: &Bytes, facts: &MessageFacts) {
-        if self.era == Era::Modern {
+        if self.era() == Era::Modern {
             let mut desk = self.desk();
             let ended = facts
                 .cancels
@@ -177,13 +174,13 @@ impl Child {
                 self.touch();
                 pending.call.forgo();
             }
-        } else if !self.shared {
+        } else if !self.is_shared() {
             self.unsolicited(line.clone(), true);
         }
     }
 
     fn notification(&self, line: Bytes, facts: &MessageFacts) {
-        if self.era == Era::Modern {
+        if self.era() == Era::Modern {
             self.modern_notification(&line);
             return;
         }
@@ -193,7 +190,7 @@ impl Child {
                 || method == "notifications/resources/updated"
                 || method == "notifications/elicitation/complete"
         });
-        if self.shared {
+        if self.is_shared() {
             self.shared_notification(line, facts, general);
         } else {
             self.unsolicited(line, !general);
@@ -244,12 +241,12 @@ impl Child {
     }
 
     fn request(&self, line: Bytes, facts: &MessageFacts) {
-        if self.era == Era::Legacy && !self.shared {
+        if self.era() == Era::Legacy && !self.is_shared() {
             self.unsolicited(line, true);
             return;
         }
         // A modern server must not ask, and is not to be answered.
-        if self.era == Era::Modern {
+        if self.era() == Era::Modern {
             self.meters.noise(Noise::Nobody);
             tracing::debug!(
                 upstream = &*self.settings.name,
@@ -300,13 +297,13 @@ impl Child {
     /// client has gone counts as well: what the server says may be about that.
     fn only_call(&self) -> Option<(Arc<Call>, Option<Arc<Session>>)> {
         let mut desk = self.desk();
-        if self.shared && desk.is_haunted() {
+        if self.is_shared() && desk.is_haunted() {
             return None;
         }
         let mut calls = desk
             .calls
             .values()
-            .filter(|p| !p.initialize && !p.quiet && (self.shared || p.call.is_live()));
+            .filter(|p| !p.initialize && !p.quiet && (self.is_shared() || p.call.is_live()));
         match (calls.next(), calls.next()) {
             (Some(p), None) if p.call.is_live() => Some((p.call.clone(), p.session.clone())),
             _ => None,
@@ -334,7 +331,7 @@ impl Child {
 
     /// The place of a subscription's id in an answer, and the client's id for it.
     fn subscription(&self, line: &Bytes, pending: &Pending) -> Option<(crate::mcp::Span, String)> {
-        if self.era != Era::Modern {
+        if self.era() != Era::Modern {
             return None;
         }
         let (_, span) = subscription(std::str::from_utf8(line).ok()?)?;

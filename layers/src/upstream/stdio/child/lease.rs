@@ -43,7 +43,7 @@ impl Drop for Lease {
             return;
         }
         self.call.detach();
-        let modern = self.child.era == Era::Modern || standing;
+        let modern = self.child.era() == Era::Modern || standing;
         let reason = why.map(|why| why.as_str());
         let mut over = Vec::new();
         if let Some(reason) = reason.or(modern.then_some("the client went away")) {

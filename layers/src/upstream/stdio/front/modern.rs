@@ -33,7 +33,7 @@ impl Incoming {
         let mut extensions = self.extensions;
         // A child may end just when it is asked; nothing was sent then, and the next one is asked.
         for last in [false, true] {
-            let modern = self.pool.modern().await?;
+            let modern = self.pool.modern(self.principal.as_ref()).await?;
             if let Some(version) = &message.version
                 && !modern.versions.iter().any(|known| **known == **version)
             {
@@ -47,7 +47,7 @@ impl Incoming {
                 let text = std::str::from_utf8(&self.body).unwrap_or_default();
                 params::check(&self.pool, &modern, tool, text, &self.headers).await?;
             }
-            let call = Arc::new(Call::new(1, self.pool.settings.buffer));
+            let call = Arc::new(Call::new(1, self.pool.settings().buffer));
             let (child, origin) = (&modern.child, Origin::default());
             match child.call(&self.body, &[message], call, &origin, &mut extensions) {
                 Ok(lease) => {

@@ -7,9 +7,9 @@ use crate::{
     mcp::{MessageFacts, wire},
     upstream::stdio::{
         error::StdioError,
-        message::{Message, result, result_member, splice},
+        message::{Message, level, result, result_member, splice},
         pool::Place,
-        session::{SUBSCRIPTIONS, level},
+        session::SUBSCRIPTIONS,
     },
 };
 
@@ -42,14 +42,7 @@ impl Incoming {
                 return Ok(None);
             };
             session.set_level(level);
-            // The child logs at the lowest level that anybody wants: this one changes nothing if another's is lower.
-            let lowest = place
-                .child
-                .sessions()
-                .iter()
-                .filter_map(|s| s.level())
-                .min();
-            if lowest.is_some_and(|lowest| lowest < level) {
+            if !place.child.wants_level(level) {
                 return Ok(Some(Message::One(wire::empty_result(id))));
             }
         }
@@ -60,14 +53,10 @@ impl Incoming {
 /// The answer to a later `initialize` of a shared child: the first one's result, with this client's id and, where it asked
 /// for an earlier revision, with that.
 pub(super) fn answer_again(first: &Bytes, request: &MessageFacts, body: &Bytes) -> Message {
-    let text = std::str::from_utf8(first).unwrap_or_default();
-    let result = result(text).unwrap_or("{}");
-    let id = request.id().map_or("null", |id| id.as_json());
-    let head = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"#);
     let asked = std::str::from_utf8(&body[request.span.clone()])
         .ok()
         .and_then(asked_version);
-    let whole = Bytes::from(format!("{head}{result}}}"));
+    let whole = answer_with_id(first, request);
     let text = std::str::from_utf8(&whole).unwrap_or_default();
     match (asked, result_member(text, "protocolVersion")) {
         (Some(asked), Some((negotiated, span))) if *asked < *negotiated.trim_matches('"') => {
@@ -75,6 +64,16 @@ pub(super) fn answer_again(first: &Bytes, request: &MessageFacts, body: &Bytes) 
         }
         _ => Message::One(whole),
     }
+}
+
+/// An answer from before, for this request.
+pub(super) fn answer_with_id(first: &Bytes, request: &MessageFacts) -> Bytes {
+    let text = std::str::from_utf8(first).unwrap_or_default();
+    let result = result(text).unwrap_or("{}");
+    let id = request.id().map_or("null", |id| id.as_json());
+    Bytes::from(format!(
+        r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#
+    ))
 }
 
 /// The legacy revision that an `initialize` asks for, if it is a known one.
