@@ -27,3 +27,4 @@ mod resilience;
 mod sessions;
 mod timeouts;
 mod tls;
+mod warm;

@@ -32,6 +32,7 @@ impl Pool {
                 let again = pool.keep(&mut swept);
                 drop(pool);
                 tokio::select! {
+                    biased;
                     () = closing.cancelled() => break,
                     () = wake.notified() => {}
                     () = tokio::time::sleep_until(again) => {}
@@ -50,10 +51,10 @@ impl Pool {
             *swept = now;
             self.sweep(&settings);
         }
-        self.renew(&settings);
+        let renewed = self.renew(&settings);
         let stocked = self.stock(&settings);
-        let next = *swept + every;
-        stocked.map_or(next, |again| again.min(next))
+        let again = renewed.into_iter().chain(stocked);
+        again.fold(*swept + every, Instant::min)
     }
 
     fn sweep(&self, settings: &StdioSettings) {
@@ -120,54 +121,67 @@ impl Pool {
         legacy.into_iter().chain(modern).collect()
     }
 
-    /// Starts the children that many use where they are to be ready ahead of need, and those that take the place of another.
-    fn renew(self: &Arc<Self>, settings: &StdioSettings) {
+    /// Starts the children that many use where they are to be ready ahead of need, and those that take the place of another. Returns when to
+    /// look again if one has to wait for its turn.
+    fn renew(self: &Arc<Self>, settings: &StdioSettings) -> Option<Instant> {
+        const TURN: Duration = Duration::from_secs(1);
         let (legacy, modern) = self.keeps(settings);
-        if (legacy || modern) && self.bench(None).is_err() {
-            return;
+        if legacy || modern {
+            // Where it is missing it is made; there is always room for everybody's.
+            let _bench = self.bench(None);
         }
+        let mut waits = false;
         let benches: Vec<Arc<Bench>> = self.state().benches.values().cloned().collect();
         for bench in benches {
             let everybodys = bench.who.is_none();
             let (pool, of) = (self.clone(), bench.clone());
             let start = move |need| async move { pool.start_shared(&of, need).await.map(drop) };
-            self.renew_one(&bench.legacy, settings, legacy && everybodys, start);
+            waits |= self.renew_one(&bench.legacy, settings, legacy && everybodys, start);
             let (pool, of) = (self.clone(), bench.clone());
             let start = move |need| async move { pool.start_modern(&of, need).await.map(drop) };
-            self.renew_one(&bench.modern, settings, modern && everybodys, start);
+            waits |= self.renew_one(&bench.modern, settings, modern && everybodys, start);
         }
+        waits.then(|| Instant::now() + TURN)
     }
 
+    /// Looks after one of them. True if it has to wait for its turn.
     fn renew_one<T: Many, F>(
         self: &Arc<Self>,
         slot: &Slot<T>,
         settings: &StdioSettings,
         kept: bool,
         start: impl FnOnce(Need) -> F,
-    ) where
+    ) -> bool
+    where
         F: Future<Output = Result<(), StdioError>> + Send + 'static,
     {
         let need = if kept { Need::Ahead } else { Need::Successor };
         let Some(child) = slot.open().map(|many| many.child().clone()) else {
-            if kept && self.may_start_ahead(settings) && self.has_room(settings) {
+            let wanted = kept && self.has_room(settings);
+            if wanted && self.may_start_ahead(settings) {
                 self.start_behind(slot, None, start(need));
+                return false;
             }
-            return;
+            return wanted;
         };
         if !kept && child.stage() == Some(Stage::Warm) {
             child.stop_unused("surplus");
-            return;
+            return false;
         }
         let Some(why) = child.is_tired(settings) else {
-            return;
+            return false;
         };
         // With nobody there nobody has to wait for another; with no room for another there is none.
         let alone = !kept && child.unused().is_some();
         if alone || !self.has_room(settings) {
             child.retire(why);
-        } else if self.may_start_ahead(settings) {
+            return false;
+        }
+        let turn = self.may_start_ahead(settings);
+        if turn {
             self.start_behind(slot, Some((child, why)), start(need));
         }
+        !turn
     }
 
     fn has_room(&self, settings: &StdioSettings) -> bool {

@@ -43,7 +43,7 @@ async fn modern_calls_move_on_and_none_fails() {
         rig.reply(modern_tool(calls, "echo", 0)).await.json();
     }
     // The first child has one call that it still holds; nobody else can release it.
-    assert_eq!(rig.upstream.report().pending, 1);
+    rig.pending(1).await;
     rig.until("the second has ended", |rig| rig.exited("recycled") >= 1)
         .await;
     held.abort();

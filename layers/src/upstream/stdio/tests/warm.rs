@@ -57,7 +57,8 @@ async fn what_waits_counts_and_keeps_nobody_out() {
     assert_eq!(rig.noted("starts").len(), 3);
     rig.reply(delete(&first)).await;
     rig.until("one waits", |rig| rig.at("warm") == 1).await;
-    assert_eq!(rig.noted("starts").len(), 4);
+    rig.until("the fourth", |rig| rig.noted("starts").len() == 4)
+        .await;
 }
 
 #[tokio::test]
