@@ -10,6 +10,8 @@ mod input;
 mod lease;
 mod life;
 mod lines;
+mod sessions;
+mod state;
 mod tasks;
 
 pub(super) use self::{lease::Lease, life::Stage};
@@ -27,11 +29,11 @@ use http::Extensions;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::desk::{Desk, Detached, Held, Pending};
+use self::desk::{Desk, Held, Pending};
 use super::{
     call::{Call, Item},
     error::{Gone, StdioError},
-    message::{Message, one_line, set_level, splice, unsubscribe},
+    message::{Message, one_line, splice},
     meters::{Meters, Noise},
     pool::Seat,
     session::Session,
@@ -173,78 +175,6 @@ impl Child {
         self.stage() == Some(Stage::Stopping)
     }
 
-    /// What it is at; nothing once it is over.
-    pub(super) fn stage(&self) -> Option<Stage> {
-        self.desk().stage()
-    }
-
-    /// Whether it ends of itself or was asked to, if it ends.
-    fn ends_by_itself(&self) -> Option<bool> {
-        let why = self.desk().life.end()?;
-        Some(matches!(why, "exited" | "closed" | "stuck"))
-    }
-
-    /// It has ended, or is about to, and nobody asked it to.
-    pub(super) fn has_died(&self) -> bool {
-        self.ends_by_itself() == Some(true)
-    }
-
-    /// It was asked to end.
-    pub(super) fn was_stopped(&self) -> bool {
-        self.ends_by_itself() == Some(false)
-    }
-
-    pub(super) fn age(&self) -> Duration {
-        self.started.elapsed()
-    }
-
-    /// It has answered its first request.
-    pub(super) fn ready(&self) {
-        self.desk().life.greeted();
-    }
-
-    /// Why another should take its place, if one should.
-    pub(super) fn is_tired(&self, settings: &StdioSettings) -> Option<&'static str> {
-        let desk = self.desk();
-        if desk.life.end().is_some() || desk.life.is_retired() {
-            return None;
-        }
-        let (age, served) = (self.age(), desk.life.served());
-        if settings.lifetime.is_some_and(|most| age >= most) {
-            Some("lifetime")
-        } else if settings.recycle.is_some_and(|most| served >= most.get()) {
-            Some("recycled")
-        } else {
-            None
-        }
-    }
-
-    /// It ends as soon as it has neither sessions nor calls.
-    pub(super) fn retire(&self, why: &'static str) {
-        self.desk().life.retire(why);
-    }
-
-    /// How long nobody has used it, if nobody does now. One that was started ahead of need waits for its first use.
-    pub(super) fn unused(&self) -> Option<Duration> {
-        if self.stage() != Some(Stage::Idle) {
-            return None;
-        }
-        let used = Duration::from_millis(self.used.load(Ordering::Relaxed));
-        Some(self.age().saturating_sub(used))
-    }
-
-    /// Stops it if nobody uses it. False if somebody does.
-    pub(super) fn stop_unused(&self, why: &'static str) -> bool {
-        let mut desk = self.desk();
-        if desk.leases() > 0 {
-            return false;
-        }
-        desk.life.stop(why);
-        drop(desk);
-        self.stop.cancel();
-        true
-    }
-
     /// Requests that have no answer yet.
     pub(super) fn pending(&self) -> usize {
         self.desk().calls.len()
@@ -380,128 +310,6 @@ impl Child {
         }
         // Nothing more is to be sent for it (MCP, cancellation): its response ends without an answer.
         pending.call.forgo();
-    }
-
-    /// Adds a session, whose client gets what belongs to no call.
-    pub(super) fn join(&self, session: Arc<Session>) -> Result<(), StdioError> {
-        let mut desk = self.open_desk()?;
-        let early = std::mem::take(&mut desk.early);
-        desk.sessions.insert(session.serial, session.clone());
-        desk.life.taken();
-        drop(desk);
-        for message in early {
-            session.deliver(message, self.settings.buffer);
-        }
-        Ok(())
-    }
-
-    /// Keeps a message for the session that is about to begin.
-    fn early(&self, message: Message) {
-        const MOST: usize = 64;
-        let mut desk = self.desk();
-        if desk.early.len() < MOST {
-            desk.early.push_back(message.compact());
-        } else {
-            self.meters.noise(Noise::Nobody);
-        }
-    }
-
-    /// Takes a session away: its calls fail, and so end its subscriptions at a shared child.
-    pub(super) fn leave(&self, session: &Session) {
-        let serial = session.serial;
-        let mut desk = self.desk();
-        desk.sessions.remove(&serial);
-        let theirs: Vec<u64> = desk
-            .calls
-            .iter()
-            .filter(|(_, p)| p.session.as_ref().is_some_and(|s| s.serial == serial))
-            .map(|(wire, _)| *wire)
-            .collect();
-        let over: Vec<Pending> = theirs
-            .into_iter()
-            .filter_map(|wire| {
-                let pending = desk.calls.get(&wire)?;
-                pending.call.fail(StdioError::SessionGone);
-                self.cancel(&mut desk, wire, "the session has ended")
-            })
-            .collect();
-        for uri in session.subscriptions() {
-            if !desk.sessions.values().any(|s| s.is_subscribed(&uri)) {
-                self.unsubscribe(&mut desk, &uri);
-            }
-        }
-        if self.is_shared() {
-            self.settle_level(&mut desk);
-        }
-        drop(desk);
-        drop(over);
-        self.write.notify_one();
-    }
-
-    /// Tells the child that nobody wants a resource's updates any more.
-    fn unsubscribe(&self, desk: &mut Desk, uri: &str) {
-        self.ask_quietly(desk, |wire| unsubscribe(wire, uri));
-    }
-
-    /// Whether a client's wish for this log level is to be sent on. The child logs at the lowest level that anybody wants: if that is
-    /// another one, the child hears of that.
-    pub(super) fn wants_level(&self, level: u8) -> bool {
-        let mut desk = self.desk();
-        let forward = desk.lowest_level().is_none_or(|lowest| lowest == level);
-        if forward {
-            desk.level = Some(level);
-        } else {
-            self.settle_level(&mut desk);
-        }
-        drop(desk);
-        self.write.notify_one();
-        forward
-    }
-
-    /// Has the child log at the lowest level that anybody wants, if it logs at another one.
-    fn settle_level(&self, desk: &mut Desk) {
-        let Some(lowest) = desk.lowest_level() else {
-            return;
-        };
-        if desk.level.is_some_and(|now| now != lowest)
-            && self.ask_quietly(desk, |wire| set_level(wire, lowest))
-        {
-            desk.level = Some(lowest);
-        }
-    }
-
-    /// Asks the child something whose answer nobody waits for. False if there is no room.
-    fn ask_quietly(&self, desk: &mut Desk, line: impl FnOnce(u64) -> Bytes) -> bool {
-        if desk.life.end().is_some() {
-            return false;
-        }
-        let wire = desk.next + 1;
-        if self.put(desk, Message::One(line(wire))).is_err() {
-            return false;
-        }
-        desk.next = wire;
-        desk.calls.insert(
-            wire,
-            Pending {
-                call: Arc::new(Call::new(1, 0)),
-                id: Id::from_number(0),
-                token: None,
-                session: None,
-                initialize: false,
-                quiet: true,
-                detached: Some(Detached {
-                    until: Instant::now() + self.settings.handshake,
-                    _extensions: Extensions::new(),
-                }),
-                _gauge: UpWhile::new(&self.meters.pending),
-            },
-        );
-        true
-    }
-
-    /// Sessions that are there.
-    pub(super) fn sessions(&self) -> Vec<Arc<Session>> {
-        self.desk().sessions.values().cloned().collect()
     }
 
     /// Stops the process, for this reason.
