@@ -154,6 +154,7 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
     let data = bind(config.listen.address).await?;
     let admin = bind(config.admin).await?;
     let addresses = (data.local_addr()?, admin.local_addr()?);
+    app.current().upstreams.warm_up();
     let token = crate::admin::random_token()?;
     let admin_service = app.admin(&metrics, token.clone());
     let settings = ServeSettings {
@@ -346,6 +347,7 @@ impl App {
             tracing::warn!("listen, admin and TLS take effect at the next start only");
         }
         self.live.swap(tower);
+        upstreams.warm_up();
         let gone = current.upstreams.without(&upstreams);
         let limit = config.server.drain.limit;
         // The new probers take over before the old ones go, so that no endpoint forgets its state.

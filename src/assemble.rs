@@ -76,8 +76,7 @@ fn stack_endpoints(upstream: &Upstream, pool: &Pool, tools: &Tools) {
             calls: upstream.concurrency,
             streams: None,
         });
-        core.endpoint.set_weight(replica.weight);
-        core.endpoint.set_priority(replica.priority);
+        core.set(upstream, replica);
         let settings = EndpointSettings::new(upstream, pool, core, tools.clone());
         let service = match core.service.clone() {
             CoreService::Http(http) => stack::endpoint(&settings, http),

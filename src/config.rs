@@ -331,12 +331,20 @@ pub struct StdioEndpoint {
     pub idle: Duration,
     /// How long a child may live at most.
     pub lifetime: Option<Duration>,
+    /// After how many calls a child that several clients share is replaced.
+    pub recycle: Option<NonZeroUsize>,
     /// How many children may run.
     pub max: NonZeroUsize,
+    /// How many children are kept ready before anybody asks for one.
+    pub warm: Option<NonZeroUsize>,
+    /// How many of those may be starting at a time.
+    pub starting: NonZeroUsize,
     /// How many sessions may use a shared child.
     pub sessions: NonZeroUsize,
     /// How long the child may take to answer the first message.
     pub handshake: Duration,
+    /// Whether a client is told what the command has answered before, while its own child is starting.
+    pub snapshot: bool,
     /// The longest line that the child may write, in bytes.
     pub line_limit: u64,
     /// How long a waiting call may be silent before its answer turns into an event stream.
@@ -352,6 +360,8 @@ pub enum Isolation {
     PerSession,
     /// One child for everybody.
     Shared,
+    /// One child for each principal.
+    PerPrincipal,
 }
 
 /// How a child is ended: its stdin is closed, then SIGTERM, then SIGKILL.
@@ -380,6 +390,16 @@ impl Choice {
 
 // === impl StdioEndpoint ===
 
+impl StdioEndpoint {
+    /// Whether both start the same process for the same clients: then its children serve on when the rest changes.
+    pub fn is_same_process(&self, other: &Self) -> bool {
+        self.command == other.command
+            && self.env == other.env
+            && self.cwd == other.cwd
+            && self.isolation == other.isolation
+    }
+}
+
 /// Shows the names of the variables, never their values: settings end up in logs.
 impl fmt::Debug for StdioEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -391,9 +411,13 @@ impl fmt::Debug for StdioEndpoint {
             .field("isolation", &self.isolation)
             .field("idle", &self.idle)
             .field("lifetime", &self.lifetime)
+            .field("recycle", &self.recycle)
             .field("max", &self.max)
+            .field("warm", &self.warm)
+            .field("starting", &self.starting)
             .field("sessions", &self.sessions)
             .field("handshake", &self.handshake)
+            .field("snapshot", &self.snapshot)
             .field("line_limit", &self.line_limit)
             .field("silence", &self.silence)
             .field("stop", &self.stop)

@@ -1,6 +1,10 @@
 //! What the layers are told: the config, in their terms.
 
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    num::{NonZeroU64, NonZeroUsize},
+    sync::Arc,
+    time::Duration,
+};
 
 use ziggurat_layers::{
     balance,
@@ -317,9 +321,16 @@ pub(crate) fn stdio(name: &str, endpoint: &StdioEndpoint) -> StdioSettings {
         isolation: match endpoint.isolation {
             Isolation::PerSession => stdio::Isolation::PerSession,
             Isolation::Shared => stdio::Isolation::Shared,
+            Isolation::PerPrincipal => stdio::Isolation::PerPrincipal,
         },
         idle: endpoint.idle,
         lifetime: endpoint.lifetime,
+        recycle: endpoint
+            .recycle
+            .and_then(|calls| NonZeroU64::new(calls.get() as u64)),
+        warm: endpoint.warm.map_or(0, NonZeroUsize::get),
+        starting: endpoint.starting,
+        snapshot: endpoint.snapshot,
         max_children: endpoint.max,
         max_sessions: endpoint.sessions,
         // Calls have their cap above, which may change while the children live; this bounds what passes it.

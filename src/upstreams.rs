@@ -77,7 +77,7 @@ pub(crate) enum CoreService {
 }
 
 /// What decides whether a core lives on after a reload.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 struct Identity {
     name: String,
     endpoint: Endpoint,
@@ -122,6 +122,16 @@ impl Upstreams {
 
     fn cores(&self) -> impl Iterator<Item = &Core> {
         self.pools.values().flat_map(|pool| &pool.cores)
+    }
+
+    /// Starts the children that are to be ready before anybody asks for one.
+    pub(crate) fn warm_up(&self) {
+        for service in self.all() {
+            match service {
+                CoreService::Http(_) => {}
+                CoreService::Stdio(stdio) => stdio.warm_up(),
+            }
+        }
     }
 
     /// All services.
@@ -238,6 +248,17 @@ impl Core {
         })
     }
 
+    /// Takes over what may change while the service lives on.
+    pub(crate) fn set(&self, upstream: &Upstream, replica: &Replica) {
+        self.endpoint.set_weight(replica.weight);
+        self.endpoint.set_priority(replica.priority);
+        if let (CoreService::Stdio(stdio), Endpoint::Stdio(endpoint)) =
+            (&self.service, &replica.endpoint)
+        {
+            stdio.set(settings::stdio(&upstream.name, endpoint));
+        }
+    }
+
     fn is_usable(&self) -> bool {
         let held = matches!(self.endpoint.gate().look(), Look::Held { .. });
         !held && self.service.is_usable()
@@ -284,6 +305,17 @@ impl Identity {
     }
 }
 
+/// A command is known by the process that it starts; its other settings change beneath its children.
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        let same = match (&self.endpoint, &other.endpoint) {
+            (Endpoint::Stdio(one), Endpoint::Stdio(other)) => one.is_same_process(other),
+            (one, other) => one == other,
+        };
+        same && self.name == other.name && self.connect == other.connect
+    }
+}
+
 impl CoreService {
     fn new(upstream: &Upstream, replica: &Replica) -> Result<Self, SettingsError> {
         let name = &upstream.name;
@@ -316,6 +348,7 @@ impl CoreService {
                 let _late = tokio::time::timeout(limit, http.close()).await;
             }
             Self::Stdio(stdio) => {
+                stdio.cool_down();
                 let idle = async {
                     while stdio.report().pending > 0 {
                         tokio::time::sleep(LOOK).await;

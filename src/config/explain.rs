@@ -310,9 +310,13 @@ fn stdio(section: &mut Section<'_>, endpoint: &StdioEndpoint) {
     section.word("isolation", endpoint.isolation);
     section.clock("idle", endpoint.idle);
     section.bare_or_off("lifetime", endpoint.lifetime.map(duration));
+    section.bare_or_off("recycle", endpoint.recycle);
     section.bare("max", endpoint.max);
+    section.bare_or_off("warm", endpoint.warm);
+    section.bare("starting", endpoint.starting);
     section.bare("sessions", endpoint.sessions);
     section.clock("handshake", endpoint.handshake);
+    section.bare("snapshot", endpoint.snapshot);
     section.bare("line_limit", size(endpoint.line_limit));
     section.clock("silence", endpoint.silence);
     section.section("stop", |section| {

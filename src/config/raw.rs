@@ -381,18 +381,26 @@ section! {
         env: Option<Dict<VariableName, Word>>,
         /// The folder that it runs in, seen from the folder of this file.
         cwd: Option<At<PathBuf>>,
-        /// Who shares a process: `per_session` starts one for each session, `shared` has one for everybody.
-        isolation: Isolation = "per_session",
+        /// Who shares a process: `per_session` starts one for each session, `shared` has one for everybody, `per_principal` one for all that an authenticated client does (and one for each session of a client that is not).
+        isolation: At<Isolation> = "per_session",
         /// How long a process, or a session of a shared one, may go unused before it ends.
         idle: Clock = "10m",
         /// How long a process may live at most.
         lifetime: OrOff<Clock> = "off",
+        /// After how many calls a process that several clients share is replaced; another is there before it goes.
+        recycle: OrOff<Count> = "off",
         /// How many processes may run.
         max: Count = 32,
+        /// How many processes are kept ready before anybody asks for one. They count in `max`.
+        warm: At<OrOff<Count>> = "off",
+        /// How many of those may be starting at a time.
+        starting: Count = 2,
         /// How many sessions may use a shared process.
         sessions: Count = 10000,
         /// How long it may take from its start to its answer to the first message; the first start of a package runner downloads.
         handshake: Clock = "60s",
+        /// Whether a client is told at once what the same command has answered to the same `initialize` before, while its own process is still starting. If that one then answers otherwise, the session ends and the client begins anew.
+        snapshot: At<Switch> = false,
         /// The longest line that it may write.
         line_limit: Size = "16MiB",
         /// How long a waiting call may be silent before its answer turns into an event stream, so that nothing in between gives up.

@@ -1,5 +1,7 @@
 //! What the admin API says of an endpoint.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use ziggurat_layers::{
@@ -55,6 +57,7 @@ impl Core {
                 json!({
                     "kind": "stdio",
                     "children": report.children,
+                    "states": report.states.into_iter().collect::<BTreeMap<_, _>>(),
                     "sessions": report.sessions,
                     "pending": report.pending,
                     "backoff_ms": report.backoff.map(millis),

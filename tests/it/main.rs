@@ -28,3 +28,4 @@ mod resilience;
 mod sessions;
 mod timeouts;
 mod tls;
+mod warm;

@@ -102,7 +102,7 @@ async fn every_metric_is_moved_by_real_traffic() {
          narrow: {{ concurrency: 1, balance: {{ queue_time: 300ms }}, endpoints: [{{ url: \"{url}\" }}] }}\n  \
          sick: {{ circuit: {{ consecutive: 4 }}, health: {{ probe: tcp, interval: 100ms }}, endpoints: [{{ url: \"{url}\" }}] }}\n  \
          worse: {{ circuit: off, outlier: {{ consecutive: 1 }}, balance: round_robin, endpoints: [{{ url: \"{url}/fine\" }}, {{ url: \"{url}/broken\" }}] }}\n",
-        demo("idle: 2s, stop: { stdin: 50ms, term: 50ms }"),
+        demo("idle: 2s, snapshot: on, stop: { stdin: 50ms, term: 50ms }"),
         url = upstream.url("/x")
     ))
     .await;

@@ -97,13 +97,15 @@ metrics! {
     STDIO_SESSIONS = Gauge "ziggurat_stdio_sessions" ["upstream"]
         "Sessions that the stdio servers of an upstream have.";
     STDIO_SESSION_EVICTIONS = Counter "ziggurat_stdio_session_evictions_total" ["upstream", "reason"]
-        "Sessions of stdio servers that ended other than by DELETE: idle, lifetime, exit, drain.";
+        "Sessions of stdio servers that ended other than by DELETE: idle, lifetime, exit, snapshot (its server answered otherwise), drain.";
+    STDIO_SNAPSHOTS = Counter "ziggurat_stdio_snapshots_total" ["upstream", "outcome"]
+        "Sessions that began with what the command had answered before: confirmed by the session's own server, not so (differs), or that server did not come up (failed).";
     STDIO_PROCESSES = Gauge "ziggurat_stdio_processes" ["upstream", "state"]
-        "Child processes: starting, ready, stopping.";
+        "Child processes: starting, warm (started ahead of need, unused yet), idle, leased (with a session or a call), stopping.";
     STDIO_SPAWNS = Counter "ziggurat_stdio_spawns_total" ["upstream", "reason"]
-        "Child processes that were started: for a session, for modern calls, to be shared, or as a probe.";
+        "Child processes that were started: for a session, for modern calls, to be shared, for a principal, or ahead of need (warm).";
     STDIO_EXITS = Counter "ziggurat_stdio_exits_total" ["upstream", "reason"]
-        "Child processes that ended: exited, closed, stuck, refused, idle, lifetime, delete, drain.";
+        "Child processes that ended: exited, closed, stuck, refused, idle, lifetime, recycled, surplus, room (for another), snapshot, delete, drain.";
     STDIO_SPAWN = Histogram "ziggurat_stdio_spawn_duration_seconds" ["upstream", "phase"]
         "Time to start a child (spawn), and until it first answered (handshake).";
     STDIO_PENDING = Gauge "ziggurat_stdio_pending_requests" ["upstream"]

@@ -2,8 +2,8 @@
 //!
 //! [`StdioUpstream`] is a `Service` like the HTTP upstream: requests and responses are those of Streamable HTTP, in the era that
 //! the client speaks; on the inside it speaks newline-delimited JSON-RPC with persistent child processes. A child is never
-//! started for a request: a legacy session has its child ([`Isolation::PerSession`]) or shares one ([`Isolation::Shared`]),
-//! and all modern calls share one. Many calls are in flight at once on a child, under ids of the proxy's own; ids, progress tokens,
+//! started for a request: a legacy session has its child ([`Isolation::PerSession`]) or shares one, with everybody ([`Isolation::Shared`])
+//! or with its principal's other sessions ([`Isolation::PerPrincipal`]), and so do modern calls. Many calls are in flight at once on a child, under ids of the proxy's own; ids, progress tokens,
 //! cancellations and subscription ids are mapped back, value and JSON type.
 //!
 //! - An answer that comes first is JSON; if something else comes first, or nothing for [`StdioSettings::silence`], it is an event stream.
@@ -12,6 +12,9 @@
 //!   up for a reason ([`GiveUp`](crate::exchange::GiveUp)) is cancelled in both eras, but for `initialize`.
 //! - A child that crashes fails its calls at once; its legacy sessions end (404); it is started again when next needed, with backoff
 //!   (200 ms to 30 s, with jitter) if it does not come up.
+//! - Some may be started ahead of need ([`StdioSettings::warm`]), and a session may begin with what the command has answered before, while its
+//!   own child is starting ([`StdioSettings::snapshot`]). A shared child that is too old, or has served its calls, is followed by another.
+//! - A child is starting, warm, idle, leased, or stopping, at each moment one of these, until its process and its group are gone.
 //! - Children are stopped in steps (stdin, SIGTERM, SIGKILL, to the whole process group), and by a reaper when the proxy is killed hard.
 //!
 //! Place: the leaf of an endpoint. Readiness: always ready. Errors: [`StdioError`], and
@@ -69,11 +72,32 @@ pub struct StdioUpstream {
 }
 
 impl StdioUpstream {
-    /// An upstream with these settings. Nothing is started before the first request.
+    /// An upstream with these settings. Nothing is started before the first request, or [`warm_up`](Self::warm_up).
     pub fn new(settings: StdioSettings) -> Self {
         Self {
             pool: Arc::new(Pool::new(settings)),
         }
+    }
+
+    /// Starts what is to be started ahead of need ([`StdioSettings::warm`]), now rather than at the first request, and keeps it so. To be
+    /// called within a tokio runtime.
+    pub fn warm_up(&self) {
+        self.pool.keep_from_now_on();
+    }
+
+    /// Changes the settings, while children and sessions live on. What the process *is* stays as it was: name, command, variables, folder,
+    /// isolation. Buffers, limits of lines and the steps of stopping are those that a child was started with.
+    pub fn set(&self, settings: StdioSettings) {
+        self.pool.set(settings);
+    }
+
+    /// Keeps nothing ready ahead of need any more: for an upstream that is about to close once its calls are over.
+    pub fn cool_down(&self) {
+        let settings = StdioSettings::clone(&self.pool.settings());
+        self.pool.set(StdioSettings {
+            warm: 0,
+            ..settings
+        });
     }
 
     /// Whether a request that needs a new child would get one now: not while it is left alone after failing to start.

@@ -11,7 +11,7 @@ use crate::config::raw::{RawClientTls, RawHttp, RawStdio};
 use crate::config::read::At;
 use crate::config::secret::MASK;
 use crate::config::value::{Count, HeaderText, Word};
-use crate::config::{ClientTls, Endpoint, HttpEndpoint, Replica, StdioEndpoint, Stop};
+use crate::config::{ClientTls, Endpoint, HttpEndpoint, Isolation, Replica, StdioEndpoint, Stop};
 
 pub(super) fn is_command(raw: &RawEndpoint) -> bool {
     matches!(raw, RawEndpoint::Stdio(_))
@@ -166,6 +166,7 @@ fn stdio(
     context: &Context<'_>,
     mistakes: &mut Mistakes,
 ) -> StdioEndpoint {
+    check_sharing(&raw, mistakes);
     let At {
         value: command,
         place: command_place,
@@ -201,18 +202,41 @@ fn stdio(
             }
             folder
         }),
-        isolation: raw.isolation,
+        isolation: raw.isolation.value,
         idle: raw.idle.0,
         lifetime: raw.lifetime.map(|clock| clock.0),
+        recycle: raw.recycle.map(|calls| calls.0),
         max: raw.max.0,
+        warm: raw.warm.value.map(|count| count.0),
+        starting: raw.starting.0,
         sessions: raw.sessions.0,
         handshake: raw.handshake.0,
+        snapshot: raw.snapshot.value.0,
         line_limit: raw.line_limit.0,
         silence: raw.silence.0,
         stop: Stop {
             stdin: raw.stop.stdin.0,
             term: raw.stop.term.0,
         },
+    }
+}
+
+/// What is set of the pool and cannot be, or does nothing.
+fn check_sharing(raw: &RawStdio, mistakes: &mut Mistakes) {
+    let warm = raw.warm.value.clone().map(|count| count.0);
+    if warm.is_some_and(|warm| warm > raw.max.0) {
+        let message = "more processes are to be ready than `max` lets run";
+        mistakes.error(&raw.warm.place, message, "lower `warm`, or raise `max`");
+    }
+    if raw.snapshot.value.0 && raw.isolation.value == Isolation::Shared {
+        let message = "with `isolation: shared` nobody waits for a process of their own, so `snapshot` does nothing";
+        mistakes.warning(&raw.snapshot.place, message, "remove `snapshot`");
+    }
+    if raw.isolation.value == Isolation::PerPrincipal {
+        let message =
+            "this version of ziggurat authenticates nobody, so each session gets a process";
+        let cure = "write `per_session`, which says so";
+        mistakes.warning(&raw.isolation.place, message, cure);
     }
 }
 

@@ -105,13 +105,18 @@ fn a_key_of_another_version_is_named_as_such() {
         &["endpoints[0].isolation: there is no such key"],
     );
     says(
-        &with_endpoint("command: [a]\nisolation: per_principal"),
-        &["`per_principal` is not in this version"],
-    );
-    says(
         &with_endpoint("command: [a]\nisolation: per_sesion"),
         &["did you mean `per_session`?"],
     );
+}
+
+#[test]
+fn no_more_processes_are_ready_than_may_run() {
+    says(
+        &with_endpoint("command: [a]\nmax: 2\nwarm: 3"),
+        &["endpoints[0].warm", "lower `warm`, or raise `max`"],
+    );
+    good(&with_endpoint("command: [a]\nmax: 2\nwarm: 2"));
 }
 
 #[test]
@@ -230,6 +235,10 @@ fn what_works_but_is_likely_not_meant_is_a_warning() {
     let open = with_top("listen: 0.0.0.0:80\ninsecure_bind: true");
     assert!(warnings(&open).contains("`server.hosts` has only the names of this one"));
     assert!(warnings(&with_endpoint("command: [npx -y thing]")).contains("has spaces in it"));
+    let principals = with_endpoint("command: [a]\nisolation: per_principal");
+    assert!(warnings(&principals).contains("authenticates nobody"));
+    let known = with_endpoint("command: [a]\nisolation: shared\nsnapshot: on");
+    assert!(warnings(&known).contains("endpoints[0].snapshot: with `isolation: shared`"));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What a file says becomes settings.
 
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroUsize};
 
 use http::{HeaderName, StatusCode};
 use ziggurat_layers::balance::HashKey;
@@ -111,7 +111,9 @@ fn a_command_gets_its_defaults() {
     assert_eq!(endpoint.isolation, Isolation::PerSession);
     assert_eq!((endpoint.max.get(), endpoint.sessions.get()), (32, 10_000));
     assert_eq!(endpoint.idle, Duration::from_secs(600));
-    assert_eq!(endpoint.lifetime, None);
+    assert_eq!((endpoint.lifetime, endpoint.recycle), (None, None));
+    assert_eq!((endpoint.warm, endpoint.starting.get()), (None, 2));
+    assert!(!endpoint.snapshot);
     assert_eq!(endpoint.handshake, Duration::from_secs(60));
     assert_eq!(endpoint.line_limit, 16 * 1024 * 1024);
     assert_eq!(endpoint.silence, Duration::from_secs(15));
@@ -169,6 +171,15 @@ fn every_setting_reaches_the_config() {
     assert_eq!(files.command[3..], ["/srv", "--token=s3cr3t-files"]);
     assert_eq!(files.isolation, Isolation::Shared);
     assert_eq!(files.lifetime, Some(Duration::from_secs(24 * 3600)));
+    let ready = (files.recycle, files.warm, Some(files.starting));
+    assert_eq!(
+        ready,
+        (
+            NonZeroUsize::new(500),
+            NonZeroUsize::new(3),
+            NonZeroUsize::new(1)
+        )
+    );
     assert_eq!(
         files.stop,
         Stop {

@@ -13,9 +13,6 @@ pub(in crate::config) trait Worded: Copy + PartialEq + 'static {
     /// The words, and what they mean.
     const WORDS: &'static [(&'static str, Self)];
 
-    /// Words that another version has.
-    const ELSEWHERE: &'static [&'static str] = &[];
-
     /// The word of this value.
     fn word(self) -> &'static str {
         let mut words = Self::WORDS.iter();
@@ -34,12 +31,7 @@ impl<T: Worded> FromText for T {
         if let Some((_, value)) = T::WORDS.iter().find(|(word, _)| *word == text) {
             return Ok(*value);
         }
-        let wrong = Wrong::choice(text, &T::words());
-        Err(if T::ELSEWHERE.contains(&text) {
-            Wrong::new("is not in this version of ziggurat", wrong.cure)
-        } else {
-            wrong
-        })
+        Err(Wrong::choice(text, &T::words()))
     }
 
     fn describe() -> Schema {
@@ -57,9 +49,11 @@ impl Worded for Errors {
 }
 
 impl Worded for Isolation {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("per_session", Self::PerSession), ("shared", Self::Shared)];
-    const ELSEWHERE: &'static [&'static str] = &["per_principal"];
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("per_session", Self::PerSession),
+        ("shared", Self::Shared),
+        ("per_principal", Self::PerPrincipal),
+    ];
 }
 
 impl Worded for Choice {

@@ -5,36 +5,41 @@
 //! supervisor, which waits for the end. On the wire the proxy's own ids and progress tokens are used: a number for each
 //! call, and the same number as its token.
 
+mod desk;
 mod input;
+mod lease;
+mod life;
+mod lines;
+mod sessions;
+mod state;
 mod tasks;
 
+pub(super) use self::{lease::Lease, life::Stage};
+
 use std::{
-    collections::{HashMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::Extensions;
-use tokio::{
-    sync::{Notify, OwnedSemaphorePermit},
-    time::Instant,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::desk::{Desk, Held, Pending};
 use super::{
     call::{Call, Item},
     error::{Gone, StdioError},
-    message::{Message, one_line, splice, unsubscribe},
+    message::{Message, one_line, splice},
     meters::{Meters, Noise},
+    pool::Seat,
     session::Session,
     settings::StdioSettings,
 };
 use crate::{
-    deadline::ExpiresAt,
     mcp::{Era, Id, MessageFacts, wire},
     metrics::UpWhile,
 };
@@ -42,10 +47,10 @@ use crate::{
 /// A child process with everything that was handed to it.
 #[derive(Debug)]
 pub(super) struct Child {
-    pub(super) era: Era,
-    /// Several clients share it, so nothing is guessed.
-    shared: bool,
+    /// What it is for; nothing yet for one that was started ahead of need.
+    role: OnceLock<Role>,
     pid: i32,
+    /// Those that it was started with.
     settings: Arc<StdioSettings>,
     meters: Arc<Meters>,
     desk: Mutex<Desk>,
@@ -53,69 +58,32 @@ pub(super) struct Child {
     write: Notify,
     /// Asks the supervisor to stop the process.
     stop: CancellationToken,
+    /// Wakes whoever keeps the children, when it ends or is to be replaced.
+    wake: Arc<Notify>,
     started: Instant,
     /// Milliseconds from `started` to the newest use.
     used: AtomicU64,
 }
 
-/// What is under the lock.
-#[derive(Debug, Default)]
-struct Desk {
-    next: u64,
-    calls: HashMap<u64, Pending>,
-    sessions: HashMap<u64, Arc<Session>>,
-    /// What came before there was a session to take it.
-    early: VecDeque<Message>,
-    out: BytesMut,
-    /// The newest request that the writer has taken.
-    taken: u64,
-    /// Requests that were cancelled, and until when their server may still be at them.
-    ghosts: VecDeque<(u64, Instant)>,
-    /// It has closed its stdin.
-    deaf: bool,
-    /// Why it ends, once it does.
-    end: Option<&'static str>,
-    gone: Option<Gone>,
-    /// The gauge of its state.
-    stage: Option<UpWhile>,
-}
-
-/// A request on the wire.
-#[derive(Debug)]
-struct Pending {
-    call: Arc<Call>,
-    id: Id,
-    token: Option<Id>,
-    session: Option<Arc<Session>>,
-    initialize: bool,
-    /// A subscription, or a request of the proxy's own: nothing but what bears its id belongs to it.
-    quiet: bool,
-    /// Since when its client is gone, and what is kept for it (permits, the exchange).
-    detached: Option<Detached>,
-    _gauge: UpWhile,
-}
-
-#[derive(Debug)]
-struct Detached {
-    until: Instant,
-    _extensions: Extensions,
-}
-
-/// How long a call whose client has gone is kept, if it has no deadline.
-const DETACHED: Duration = Duration::from_secs(3600);
-
 /// How long a server may still be at a call that was cancelled, unless it answers before. Servers that heed a cancellation never answer,
 /// so that this is how long a cancellation keeps log messages from everybody else.
 const GHOST: Duration = Duration::from_millis(500);
 
-/// A request that was handed over, for as long as somebody waits for it. Dropping it before its end says so to the child, or
-/// leaves the call with the child, as era and reason have it.
+/// What a child is for. A server keeps to the era of its first request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Role {
+    pub(super) era: Era,
+    /// Several clients share it, so nothing is guessed.
+    pub(super) shared: bool,
+}
+
+/// What the children of a pool have in common.
 #[derive(Debug)]
-pub(super) struct Lease {
-    pub(super) child: Arc<Child>,
-    pub(super) call: Arc<Call>,
-    pub(super) wires: Vec<u64>,
-    pub(super) extensions: Extensions,
+pub(super) struct Common {
+    pub(super) meters: Arc<Meters>,
+    /// Owns their supervisors.
+    pub(super) tasks: TaskTracker,
+    pub(super) wake: Arc<Notify>,
 }
 
 /// Who a request comes from.
@@ -127,41 +95,69 @@ pub(super) struct Origin {
 }
 
 impl Child {
-    /// Starts a process.
+    /// Starts a process that holds a seat, perhaps ahead of need.
     pub(super) fn start(
         settings: &Arc<StdioSettings>,
-        meters: &Arc<Meters>,
-        era: Era,
-        shared: bool,
-        owner: &tokio_util::task::TaskTracker,
-        place: OwnedSemaphorePermit,
+        common: &Common,
+        ahead: bool,
+        seat: Seat,
     ) -> Result<Arc<Self>, StdioError> {
         let begin = Instant::now();
         let (process, pipes) = super::process::spawn(settings)?;
-        meters.spawn_time.record(begin.elapsed().as_secs_f64());
+        common
+            .meters
+            .spawn_time
+            .record(begin.elapsed().as_secs_f64());
         let child = Arc::new(Self {
-            era,
-            shared,
+            role: OnceLock::new(),
             pid: process.pid(),
             settings: settings.clone(),
-            meters: meters.clone(),
-            desk: Mutex::new(Desk {
-                stage: Some(UpWhile::new(&meters.starting)),
-                ..Desk::default()
-            }),
+            meters: common.meters.clone(),
+            desk: Mutex::new(Desk::new(ahead)),
             write: Notify::new(),
             stop: CancellationToken::new(),
+            wake: common.wake.clone(),
             started: begin,
             used: AtomicU64::new(0),
         });
+        // The gauge of its state begins.
+        drop(child.desk());
         tracing::debug!(
             upstream = &*settings.name,
             pid = child.pid,
-            era = era.as_str(),
+            ahead,
             "started a server"
         );
-        tasks::start(&child, process, pipes, owner, place);
+        tasks::start(&child, process, pipes, &common.tasks, seat);
         Ok(child)
+    }
+
+    /// Says what it is for, and whether that is still ahead of need. False if it takes no requests any more.
+    pub(super) fn assign(&self, role: Role, ahead: bool) -> bool {
+        let mut desk = self.desk();
+        if desk.life.end().is_some() || desk.deaf {
+            return false;
+        }
+        let _first = self.role.set(role);
+        if role.shared {
+            // What it said before it was greeted is for nobody in particular.
+            desk.early.clear();
+        }
+        if !ahead {
+            desk.life.taken();
+        }
+        drop(desk);
+        self.touch();
+        true
+    }
+
+    pub(super) fn era(&self) -> Era {
+        self.role.get().map_or(Era::Legacy, |role| role.era)
+    }
+
+    /// Several clients share it.
+    pub(super) fn is_shared(&self) -> bool {
+        self.role.get().is_some_and(|role| role.shared)
     }
 
     pub(super) fn pid(&self) -> i32 {
@@ -171,40 +167,12 @@ impl Child {
     /// It takes requests.
     pub(super) fn is_open(&self) -> bool {
         let desk = self.desk();
-        desk.end.is_none() && desk.gone.is_none() && !desk.deaf
+        desk.life.end().is_none() && !desk.deaf
     }
 
     /// It is being stopped.
     pub(super) fn is_leaving(&self) -> bool {
-        let desk = self.desk();
-        (desk.end.is_some() || desk.gone.is_some()) && desk.stage.is_some()
-    }
-
-    /// It has answered its first request.
-    pub(super) fn ready(&self) {
-        let mut desk = self.desk();
-        if desk.gone.is_none() {
-            desk.stage = Some(UpWhile::new(&self.meters.ready));
-        }
-    }
-
-    /// Stops it if it has neither sessions nor calls, and has had none for `idle` or is older than `lifetime`.
-    pub(super) fn stop_unused(&self, idle: Duration, lifetime: Option<Duration>) {
-        let mut desk = self.desk();
-        if !desk.calls.is_empty() || !desk.sessions.is_empty() || desk.end.is_some() {
-            return;
-        }
-        let age = self.started.elapsed();
-        let unused = age.saturating_sub(Duration::from_millis(self.used.load(Ordering::Relaxed)));
-        if unused >= idle {
-            desk.end = Some("idle");
-        } else if lifetime.is_some_and(|most| age >= most) {
-            desk.end = Some("lifetime");
-        } else {
-            return;
-        }
-        drop(desk);
-        self.stop.cancel();
+        self.stage() == Some(Stage::Stopping)
     }
 
     /// Requests that have no answer yet.
@@ -274,6 +242,10 @@ impl Child {
             );
             wires.push(wire);
         }
+        let client = !origin.own && !requests.iter().any(|m| m.is("initialize"));
+        if client && self.is_worn(desk.life.serve(wires.len())) {
+            self.wake.notify_one();
+        }
         drop(desk);
         self.touch();
         self.write.notify_one();
@@ -283,6 +255,13 @@ impl Child {
             wires,
             extensions: std::mem::take(extensions),
         })
+    }
+
+    /// It has just had as many requests as it may have.
+    fn is_worn(&self, served: u64) -> bool {
+        self.settings
+            .recycle
+            .is_some_and(|most| served >= most.get())
     }
 
     /// Sends a message that has no answer.
@@ -333,101 +312,10 @@ impl Child {
         pending.call.forgo();
     }
 
-    /// Adds a session, whose client gets what belongs to no call.
-    pub(super) fn join(&self, session: Arc<Session>) -> Result<(), StdioError> {
-        let mut desk = self.open_desk()?;
-        let early = std::mem::take(&mut desk.early);
-        desk.sessions.insert(session.serial, session.clone());
-        drop(desk);
-        for message in early {
-            session.deliver(message, self.settings.buffer);
-        }
-        Ok(())
-    }
-
-    /// Keeps a message for the session that is about to begin.
-    fn early(&self, message: Message) {
-        const MOST: usize = 64;
-        let mut desk = self.desk();
-        if desk.early.len() < MOST {
-            desk.early.push_back(message.compact());
-        } else {
-            self.meters.noise(Noise::Nobody);
-        }
-    }
-
-    /// Takes a session away: its calls fail, and so end its subscriptions at a shared child.
-    pub(super) fn leave(&self, session: &Session) {
-        let serial = session.serial;
-        let mut desk = self.desk();
-        desk.sessions.remove(&serial);
-        let theirs: Vec<u64> = desk
-            .calls
-            .iter()
-            .filter(|(_, p)| p.session.as_ref().is_some_and(|s| s.serial == serial))
-            .map(|(wire, _)| *wire)
-            .collect();
-        let over: Vec<Pending> = theirs
-            .into_iter()
-            .filter_map(|wire| {
-                let pending = desk.calls.get(&wire)?;
-                pending.call.fail(StdioError::SessionGone);
-                self.cancel(&mut desk, wire, "the session has ended")
-            })
-            .collect();
-        for uri in session.subscriptions() {
-            if !desk.sessions.values().any(|s| s.is_subscribed(&uri)) {
-                self.unsubscribe(&mut desk, &uri);
-            }
-        }
-        drop(desk);
-        drop(over);
-        self.write.notify_one();
-    }
-
-    /// Tells the child that nobody wants a resource's updates any more.
-    fn unsubscribe(&self, desk: &mut Desk, uri: &str) {
-        if desk.end.is_some() || desk.gone.is_some() {
-            return;
-        }
-        let wire = desk.next + 1;
-        if self
-            .put(desk, Message::One(unsubscribe(wire, uri)))
-            .is_err()
-        {
-            return;
-        }
-        desk.next = wire;
-        desk.calls.insert(
-            wire,
-            Pending {
-                call: Arc::new(Call::new(1, 0)),
-                id: Id::from_number(0),
-                token: None,
-                session: None,
-                initialize: false,
-                quiet: true,
-                // Nobody waits for the answer.
-                detached: Some(Detached {
-                    until: Instant::now() + self.settings.handshake,
-                    _extensions: Extensions::new(),
-                }),
-                _gauge: UpWhile::new(&self.meters.pending),
-            },
-        );
-    }
-
-    /// Sessions that are there.
-    pub(super) fn sessions(&self) -> Vec<Arc<Session>> {
-        self.desk().sessions.values().cloned().collect()
-    }
-
     /// Stops the process, for this reason.
     pub(super) fn stop(&self, why: &'static str) {
         let mut desk = self.desk();
-        if desk.end.is_none() {
-            desk.end = Some(why);
-        }
+        desk.life.stop(why);
         drop(desk);
         self.stop.cancel();
     }
@@ -459,7 +347,7 @@ impl Child {
         self.touch();
         pending.call.forgo();
         self.haunt(desk, wire, &pending);
-        if !pending.initialize && desk.end.is_none() && desk.gone.is_none() {
+        if !pending.initialize && desk.life.end().is_none() {
             let line = Message::One(wire::cancelled(&Id::from_number(wire), reason));
             if self.put(desk, line).is_err() {
                 tracing::debug!(pid = self.pid, "a cancellation found no room");
@@ -472,7 +360,7 @@ impl Child {
     /// call is the only one then.
     fn haunt(&self, desk: &mut Desk, wire: u64, pending: &Pending) {
         const MOST: usize = 256;
-        if !self.shared || pending.quiet {
+        if !self.is_shared() || pending.quiet {
             return;
         }
         if desk.ghosts.len() >= MOST {
@@ -511,91 +399,22 @@ impl Child {
         self.meters.write_queue.increment(len as f64);
     }
 
-    fn desk(&self) -> MutexGuard<'_, Desk> {
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    fn desk(&self) -> Held<'_> {
+        let desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
+        Held::new(desk, self)
     }
 
     /// The desk, if requests are still taken.
-    fn open_desk(&self) -> Result<MutexGuard<'_, Desk>, StdioError> {
+    fn open_desk(&self) -> Result<Held<'_>, StdioError> {
         let desk = self.desk();
-        match (desk.gone, desk.end) {
-            (Some(how), _) => Err(StdioError::Gone { how, sent: false }),
-            (None, Some(_)) => Err(StdioError::Gone {
-                how: Gone::Stopped,
-                sent: false,
-            }),
-            (None, None) if desk.deaf => Err(StdioError::Gone {
-                how: Gone::Stuck,
-                sent: false,
-            }),
-            (None, None) => Ok(desk),
+        let gone = match (desk.gone, desk.life.end()) {
+            (Some(how), _) => Some(how),
+            (None, Some(_)) => Some(Gone::Stopped),
+            (None, None) => desk.deaf.then_some(Gone::Stuck),
+        };
+        match gone {
+            Some(how) => Err(StdioError::Gone { how, sent: false }),
+            None => Ok(desk),
         }
-    }
-}
-
-impl Desk {
-    fn remove(&mut self, wire: u64) -> Option<Pending> {
-        let pending = self.calls.remove(&wire)?;
-        if let Some(session) = &pending.session {
-            session.finish();
-        }
-        Some(pending)
-    }
-
-    /// The server may be at a call that was cancelled.
-    fn is_haunted(&mut self) -> bool {
-        let now = Instant::now();
-        while self.ghosts.front().is_some_and(|(_, until)| *until <= now) {
-            self.ghosts.pop_front();
-        }
-        !self.ghosts.is_empty()
-    }
-}
-
-impl Lease {
-    /// Every answer has been read.
-    pub(super) fn is_done(&self) -> bool {
-        self.call.is_drained()
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let exchange = self.extensions.get::<Arc<crate::exchange::Exchange>>();
-        let why = exchange.and_then(|e| e.gave_up());
-        let standing = exchange
-            .and_then(|e| e.call())
-            .is_some_and(|c| c.is_standing());
-        let extensions = std::mem::take(&mut self.extensions);
-        let mut desk = self.child.desk();
-        self.wires.retain(|wire| desk.calls.contains_key(wire));
-        if self.wires.is_empty() {
-            drop(desk);
-            return;
-        }
-        self.call.detach();
-        let modern = self.child.era == Era::Modern || standing;
-        let reason = why.map(|why| why.as_str());
-        let mut over = Vec::new();
-        if let Some(reason) = reason.or(modern.then_some("the client went away")) {
-            for wire in &self.wires {
-                over.extend(self.child.cancel(&mut desk, *wire, reason));
-            }
-        } else {
-            // Legacy: going away is not a cancel. The child goes on, and so does what the call holds.
-            let until = extensions
-                .get::<ExpiresAt>()
-                .map_or_else(|| Instant::now() + DETACHED, |e| e.0);
-            for wire in &self.wires {
-                if let Some(pending) = desk.calls.get_mut(wire) {
-                    pending.detached = Some(Detached {
-                        until,
-                        _extensions: extensions.clone(),
-                    });
-                }
-            }
-        }
-        drop(desk);
-        self.child.write.notify_one();
     }
 }

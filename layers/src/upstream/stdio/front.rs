@@ -1,5 +1,8 @@
 //! The HTTP side: what a Streamable HTTP server of each era answers to which request.
 
+mod modern;
+mod shared;
+
 use std::{pin::pin, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
@@ -8,21 +11,19 @@ use http::{Extensions, HeaderMap, HeaderValue, Request, Response, StatusCode, he
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 
+use self::shared::{answer_again, answer_with_id};
 use super::{
     body::{Standing, StdioBody},
     call::{Call, Item},
     child::{Lease, Origin},
     error::StdioError,
-    message::{Message, one_line, result, result_member, splice},
-    params,
-    pool::{Place, Pool, Shared},
-    session::level,
-    settings::Isolation,
+    message::{Message, one_line},
+    pool::{Place, Pool, Shared, Way, Who},
 };
 use crate::{
     error::BoxError,
     exchange::Exchange,
-    mcp::{CallFacts, Era, Kind, LEGACY_VERSION, MessageFacts, Verb, headers, wire},
+    mcp::{CallFacts, Era, Kind, LEGACY_VERSION, MessageFacts, Verb, headers},
 };
 
 type Answer = Result<Response<StdioBody>, BoxError>;
@@ -30,9 +31,18 @@ type Answer = Result<Response<StdioBody>, BoxError>;
 /// A request with its body read.
 struct Incoming {
     pool: Arc<Pool>,
+    principal: Option<Arc<str>>,
     headers: HeaderMap,
     extensions: Extensions,
     body: Bytes,
+}
+
+/// How an `initialize` went.
+enum Begun {
+    /// There is a session, and the answer.
+    Session(Place, Message),
+    /// The server has answered with an error.
+    Refused(Message),
 }
 
 /// Answers one request.
@@ -46,12 +56,13 @@ where
     B::Error: Into<BoxError>,
 {
     let (parts, body) = request.into_parts();
-    let body = read(body, pool.settings.line_limit).await?;
+    let body = read(body, pool.settings().line_limit).await?;
     if exchange.call().is_none() {
         exchange.set_call(CallFacts::read(&parts.method, &parts.headers, &body)?);
     }
     let request = Incoming {
         pool,
+        principal: exchange.principal().cloned(),
         headers: parts.headers,
         extensions: parts.extensions,
         body,
@@ -112,12 +123,17 @@ impl Incoming {
             let text = "the MCP-Protocol-Version is none that is known";
             return Err(StdioError::Misplaced(text).into());
         }
+        // It may have begun with what the command had answered before.
+        place.session.wait().await;
+        if place.session.is_ended() {
+            return Err(StdioError::SessionGone.into());
+        }
         place.session.touch();
         let origin = Origin {
             session: Some(place.session.clone()),
             own: false,
         };
-        let shared = self.pool.settings.isolation == Isolation::Shared;
+        let shared = place.child.is_shared();
         for message in facts.messages().iter().filter(|m| m.kind != Kind::Request) {
             self.tell(&place, message, shared)?;
         }
@@ -128,7 +144,7 @@ impl Incoming {
         if shared && let Some(answer) = self.answer_for_shared(&place, &requests)? {
             return Ok(json(StatusCode::OK, answer));
         }
-        let call = Arc::new(Call::new(requests.len(), self.pool.settings.buffer));
+        let call = Arc::new(Call::new(requests.len(), self.pool.settings().buffer));
         let mut extensions = self.extensions;
         let lease = place
             .child
@@ -147,29 +163,23 @@ impl Incoming {
     fn place(&self) -> Result<Place, StdioError> {
         let id = headers::single(&self.headers, &headers::SESSION_ID)
             .ok_or(StdioError::SessionRequired)?;
-        self.pool.session(id)
+        self.pool.session(id, self.principal.as_ref())
     }
 
     async fn initialize(self, facts: &CallFacts) -> Answer {
         let Some(message) = facts.request() else {
             return Err(StdioError::Misplaced("initialize must be a request").into());
         };
-        let (place, answer) = if self.pool.settings.isolation == Isolation::Shared {
-            let (place, shared) = self.begin_shared().await?;
-            (place, answer_again(&shared.answer, message, &self.body))
-        } else {
-            let (child, item) = self
-                .pool
-                .initialize(&self.body, message, self.extensions)
-                .await?;
-            if !matches!(item.answer, Some(None)) {
-                return Ok(json(StatusCode::OK, item.message));
+        let begun = match self.pool.way(self.principal.as_ref()) {
+            Way::Own => self.begin(message).await?,
+            Way::Shared(who) => {
+                let (place, shared) = self.begin_shared(who).await?;
+                Begun::Session(place, answer_again(&shared.answer, message, &self.body))
             }
-            let place = self
-                .pool
-                .begin(&child)
-                .inspect_err(|_| child.stop("refused"))?;
-            (place, item.message)
+        };
+        let (place, answer) = match begun {
+            Begun::Session(place, answer) => (place, answer),
+            Begun::Refused(answer) => return Ok(json(StatusCode::OK, answer)),
         };
         let mut response = json(StatusCode::OK, answer);
         if let Ok(id) = HeaderValue::from_str(&place.session.id) {
@@ -178,14 +188,39 @@ impl Incoming {
         Ok(response)
     }
 
+    /// Begins a session with a child of its own.
+    async fn begin(&self, message: &MessageFacts) -> Result<Begun, StdioError> {
+        let pool = &self.pool;
+        let request = &self.body[message.span.clone()];
+        let principal = self.principal.clone();
+        if let Some(known) = pool.known(request) {
+            let answer = answer_with_id(&known.answer, message);
+            let (body, extensions) = (&self.body, self.extensions.clone());
+            let place = pool.begin_swiftly(known, body, message, principal, extensions);
+            return Ok(Begun::Session(place.await?, Message::One(answer)));
+        }
+        let first = pool.initialize(&self.body, message, &self.extensions);
+        let (child, item) = first.await?;
+        if item.answer != Some(None) {
+            return Ok(Begun::Refused(item.message));
+        }
+        let place = pool
+            .begin(&child, principal, true)
+            .inspect_err(|_| child.stop("refused"))?;
+        pool.learn(request, &item.message);
+        Ok(Begun::Session(place, item.message))
+    }
+
     /// Begins a session with the shared child; with the next one, if it ends just then.
-    async fn begin_shared(&self) -> Result<(Place, Arc<Shared>), StdioError> {
-        let shared = self.pool.shared().await?;
-        match self.pool.begin(&shared.child) {
+    async fn begin_shared(&self, who: Who) -> Result<(Place, Arc<Shared>), StdioError> {
+        let principal = || self.principal.clone();
+        let shared = self.pool.shared(who.clone()).await?;
+        match self.pool.begin(&shared.child, principal(), true) {
             Ok(place) => Ok((place, shared)),
             Err(StdioError::Gone { .. }) => {
-                let shared = self.pool.shared().await?;
-                Ok((self.pool.begin(&shared.child)?, shared))
+                let shared = self.pool.shared(who).await?;
+                let place = self.pool.begin(&shared.child, principal(), true)?;
+                Ok((place, shared))
             }
             Err(error) => Err(error),
         }
@@ -209,48 +244,6 @@ impl Incoming {
         place.child.tell(Message::One(line)).map_err(ended)
     }
 
-    /// What the proxy itself knows for a client of a shared child.
-    fn answer_for_shared(
-        &self,
-        place: &Place,
-        requests: &[&MessageFacts],
-    ) -> Result<Option<Message>, StdioError> {
-        let [request] = requests else { return Ok(None) };
-        let (Some(id), session) = (request.id(), &place.session) else {
-            return Ok(None);
-        };
-        let name = request.name.as_deref().unwrap_or_default();
-        if request.is("resources/subscribe") {
-            if !session.subscribe(name) {
-                return Err(StdioError::Full {
-                    limit: super::session::SUBSCRIPTIONS,
-                    what: "subscriptions",
-                });
-            }
-        } else if request.is("resources/unsubscribe") {
-            session.unsubscribe(name);
-            if place.child.sessions().iter().any(|s| s.is_subscribed(name)) {
-                return Ok(Some(Message::One(wire::empty_result(id))));
-            }
-        } else if request.is("logging/setLevel") {
-            let Some(level) = level(&self.body[request.span.clone()]) else {
-                return Ok(None);
-            };
-            session.set_level(level);
-            // The child logs at the lowest level that anybody wants: this one changes nothing if another's is lower.
-            let lowest = place
-                .child
-                .sessions()
-                .iter()
-                .filter_map(|s| s.level())
-                .min();
-            if lowest.is_some_and(|lowest| lowest < level) {
-                return Ok(Some(Message::One(wire::empty_result(id))));
-            }
-        }
-        Ok(None)
-    }
-
     fn stream(self, facts: &CallFacts) -> Answer {
         if facts
             .version
@@ -263,7 +256,7 @@ impl Incoming {
             return Err(StdioError::NotAcceptable.into());
         }
         let place = self.place()?;
-        let call = place.session.open_stream(self.pool.settings.buffer);
+        let call = place.session.open_stream(self.pool.settings().buffer);
         let session = place.session;
         Ok(events(StdioBody::standing(Standing { call, session })))
     }
@@ -290,99 +283,10 @@ fn ended(error: StdioError) -> StdioError {
     }
 }
 
-/// The answer to a later `initialize` of a shared child: the first one's result, with this client's id and, where it asked
-/// for an earlier revision, with that.
-fn answer_again(first: &Bytes, request: &MessageFacts, body: &Bytes) -> Message {
-    let text = std::str::from_utf8(first).unwrap_or_default();
-    let result = result(text).unwrap_or("{}");
-    let id = request.id().map_or("null", |id| id.as_json());
-    let head = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"#);
-    let asked = std::str::from_utf8(&body[request.span.clone()])
-        .ok()
-        .and_then(asked_version);
-    let whole = Bytes::from(format!("{head}{result}}}"));
-    let text = std::str::from_utf8(&whole).unwrap_or_default();
-    match (asked, result_member(text, "protocolVersion")) {
-        (Some(asked), Some((negotiated, span))) if *asked < *negotiated.trim_matches('"') => {
-            splice(&whole, &[(span, &format!("\"{asked}\""))])
-        }
-        _ => Message::One(whole),
-    }
-}
-
-/// The legacy revision that an `initialize` asks for, if it is a known one.
-fn asked_version(request: &str) -> Option<&'static str> {
-    #[derive(serde::Deserialize)]
-    struct Request {
-        params: Params,
-    }
-    #[derive(serde::Deserialize)]
-    struct Params {
-        #[serde(rename = "protocolVersion")]
-        version: String,
-    }
-    let request: Request = serde_json::from_str(request).ok()?;
-    let asked = request.params.version;
-    LEGACY.into_iter().find(|known| **known == *asked)
-}
-
 /// The revisions with a handshake.
 const LEGACY: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", LEGACY_VERSION];
 
-// === modern ===
-
-impl Incoming {
-    async fn modern(self, facts: &CallFacts) -> Answer {
-        let Some(message) = facts.request() else {
-            let response = facts.messages().iter().any(|m| m.kind == Kind::Response);
-            if response || facts.batch {
-                let text = "a client of this revision sends single requests and notifications only";
-                return Err(StdioError::Misplaced(text).into());
-            }
-            // A cancellation over HTTP names nobody: who sent it is not known. Nothing else is defined.
-            return Ok(accepted());
-        };
-        headers::check(facts, &self.headers)?;
-        // A child would take this for the beginning of a legacy session.
-        if message.is("initialize") {
-            return Err(StdioError::NoSuchMethod.into());
-        }
-        if message.version.is_none() {
-            return Err(StdioError::MetaMissing(crate::mcp::META_VERSION).into());
-        }
-        if !message.client_said {
-            return Err(StdioError::MetaMissing(crate::mcp::META_CAPABILITIES).into());
-        }
-        let mut extensions = self.extensions;
-        // A child may end just when it is asked; nothing was sent then, and the next one is asked.
-        for last in [false, true] {
-            let modern = self.pool.modern().await?;
-            if let Some(version) = &message.version
-                && !modern.versions.iter().any(|known| **known == **version)
-            {
-                return Err(StdioError::UnsupportedVersion {
-                    requested: version.to_string(),
-                    supported: modern.versions.clone(),
-                }
-                .into());
-            }
-            if let Some(tool) = message.tool() {
-                let text = std::str::from_utf8(&self.body).unwrap_or_default();
-                params::check(&self.pool, &modern, tool, text, &self.headers).await?;
-            }
-            let call = Arc::new(Call::new(1, self.pool.settings.buffer));
-            let (child, origin) = (&modern.child, Origin::default());
-            match child.call(&self.body, &[message], call, &origin, &mut extensions) {
-                Ok(lease) => {
-                    return respond(lease, &self.headers, &self.pool, Vec::new(), facts).await;
-                }
-                Err(StdioError::Gone { sent: false, .. }) if !last => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(StdioError::Closing.into())
-    }
-}
+// === responses ===
 
 /// The status of an answer that is JSON: revision 2026-07-28 gives some errors one of their own.
 fn status(era: Era, error: Option<i64>) -> StatusCode {
@@ -392,8 +296,6 @@ fn status(era: Era, error: Option<i64>) -> StatusCode {
         _ => StatusCode::OK,
     }
 }
-
-// === responses ===
 
 /// Waits for the first thing that comes, and answers in the form that it asks for.
 async fn respond(
@@ -411,7 +313,7 @@ async fn respond(
     loop {
         let next = poll_fn(|cx| lease.call.poll_next(cx));
         let first = if streams {
-            match tokio::time::timeout(pool.settings.silence, next).await {
+            match tokio::time::timeout(pool.settings().silence, next).await {
                 Ok(first) => first,
                 Err(_silence) => return Ok(events(StdioBody::events([], lease))),
             }
@@ -429,7 +331,7 @@ async fn respond(
                 return Ok(events(StdioBody::events([message], lease)));
             }
             // Whoever takes JSON alone gets the answers alone.
-            Some(Ok(item)) => answers.add(item, pool.settings.buffer)?,
+            Some(Ok(item)) => answers.add(item, pool.settings().buffer)?,
             Some(Err(error)) => return Err(error.into()),
             // Cancelled: there is no answer, and there will be none.
             None => {

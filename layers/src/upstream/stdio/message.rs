@@ -111,6 +111,41 @@ pub(super) fn unsubscribe(id: u64, uri: &str) -> Bytes {
     ))
 }
 
+/// The log levels (RFC 5424), from the lowest up.
+const LEVELS: [&str; 8] = [
+    "debug",
+    "info",
+    "notice",
+    "warning",
+    "error",
+    "critical",
+    "alert",
+    "emergency",
+];
+
+/// The number of the log level that a message names in its `params`.
+pub(super) fn level(message: &[u8]) -> Option<u8> {
+    #[derive(serde::Deserialize)]
+    struct Message {
+        params: Params,
+    }
+    #[derive(serde::Deserialize)]
+    struct Params {
+        level: String,
+    }
+    let message: Message = serde_json::from_slice(message).ok()?;
+    let at = LEVELS.iter().position(|l| *l == message.params.level)?;
+    u8::try_from(at).ok()
+}
+
+/// A request that sets the log level to the one with this number.
+pub(super) fn set_level(id: u64, level: u8) -> Bytes {
+    let level = LEVELS.get(usize::from(level)).unwrap_or(&LEVELS[0]);
+    Bytes::from(format!(
+        r#"{{"jsonrpc":"2.0","id":{id},"method":"logging/setLevel","params":{{"level":"{level}"}}}}"#
+    ))
+}
+
 /// The subscription that a modern message belongs to, and where its id stands.
 pub(super) fn subscription(text: &str) -> Option<(Id, Span)> {
     #[derive(Deserialize)]

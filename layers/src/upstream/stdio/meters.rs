@@ -2,6 +2,7 @@
 
 use ::metrics::{Counter, Gauge, Histogram};
 
+use super::child::Stage;
 use crate::metrics::{counter, gauge, histogram, names};
 
 /// Why a line of a child was dropped.
@@ -24,9 +25,7 @@ const NOISE: [&str; 4] = ["not_json", "too_long", "unknown_id", "nobody"];
 #[derive(Debug)]
 pub(super) struct Meters {
     upstream: Box<str>,
-    pub(super) starting: Gauge,
-    pub(super) ready: Gauge,
-    pub(super) stopping: Gauge,
+    stages: [Gauge; Stage::ALL.len()],
     pub(super) pending: Gauge,
     pub(super) write_queue: Gauge,
     pub(super) memory: Gauge,
@@ -53,9 +52,7 @@ impl Meters {
         };
         let plain = |name| gauge(name, &[("upstream", upstream)]);
         Self {
-            starting: state("starting"),
-            ready: state("ready"),
-            stopping: state("stopping"),
+            stages: Stage::ALL.map(|stage| state(stage.as_str())),
             pending: plain(names::STDIO_PENDING),
             write_queue: plain(names::STDIO_WRITE_QUEUE),
             memory: plain(names::STDIO_MEMORY),
@@ -71,6 +68,17 @@ impl Meters {
             }),
             upstream: upstream.into(),
         }
+    }
+
+    /// The gauge of the children in this state.
+    pub(super) fn stage(&self, stage: Stage) -> &Gauge {
+        &self.stages[stage as usize]
+    }
+
+    /// What became of a snapshot that a client was answered with.
+    pub(super) fn snapshot(&self, outcome: &'static str) {
+        let labels = [("upstream", &*self.upstream), ("outcome", outcome)];
+        counter(names::STDIO_SNAPSHOTS, &labels).increment(1);
     }
 
     /// A child is started. Rare enough to look the counter up.

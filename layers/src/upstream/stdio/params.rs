@@ -99,7 +99,7 @@ async fn learn(pool: &Pool, modern: &Modern, newer: Option<Instant>) -> Result<K
             return Ok(known.clone());
         }
     }
-    let limit = pool.settings.handshake.min(LIST);
+    let limit = pool.settings().handshake.min(LIST);
     let tools = match tokio::time::timeout(limit, list(pool, modern, limit)).await {
         Ok(Ok(tools)) => Arc::new(tools),
         Ok(Err(error @ StdioError::Gone { .. })) => return Err(error.unsent()),

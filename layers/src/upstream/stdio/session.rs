@@ -11,6 +11,7 @@ use std::{
 };
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     call::{Call, Item},
@@ -24,7 +25,11 @@ pub(super) struct Session {
     pub(super) serial: u64,
     /// The `Mcp-Session-Id`. Not to be logged.
     pub(super) id: Box<str>,
+    /// Whose it is, if that is known.
+    pub(super) principal: Option<Arc<str>>,
     pub(super) created: Instant,
+    /// Its child has answered `initialize`, or never will.
+    up: CancellationToken,
     running: AtomicUsize,
     state: Mutex<State>,
     _gauge: UpWhile,
@@ -58,13 +63,20 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    pub(super) fn new(id: Box<str>, gauge: UpWhile) -> Self {
+    /// A session whose child is still to answer, or has.
+    pub(super) fn new(id: Box<str>, principal: Option<Arc<str>>, up: bool, gauge: UpWhile) -> Self {
         static SERIAL: AtomicU64 = AtomicU64::new(1);
         let now = Instant::now();
+        let gate = CancellationToken::new();
+        if up {
+            gate.cancel();
+        }
         Self {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             id,
+            principal,
             created: now,
+            up: gate,
             running: AtomicUsize::new(0),
             state: Mutex::new(State {
                 stream: None,
@@ -77,6 +89,16 @@ impl Session {
             }),
             _gauge: gauge,
         }
+    }
+
+    /// Its child has answered `initialize`.
+    pub(super) fn came_up(&self) {
+        self.up.cancel();
+    }
+
+    /// Waits until its child has answered `initialize`, or never will: then it has ended.
+    pub(super) async fn wait(&self) {
+        self.up.cancelled().await;
     }
 
     /// A request of it is on its way.
@@ -99,7 +121,9 @@ impl Session {
     /// How long it has neither been used nor had a stream or a request.
     pub(super) fn idle(&self) -> Duration {
         let state = self.state();
-        let busy = self.running.load(Ordering::Relaxed) > 0 || state.has_stream();
+        let busy = self.running.load(Ordering::Relaxed) > 0
+            || state.has_stream()
+            || !self.up.is_cancelled();
         if busy {
             Duration::ZERO
         } else {
@@ -183,6 +207,7 @@ impl Session {
         let stream = state.stream.take();
         state.waiting.clear();
         drop(state);
+        self.up.cancel();
         if let Some(stream) = stream {
             stream.end();
         }
@@ -231,29 +256,4 @@ impl State {
     fn has_stream(&self) -> bool {
         self.stream.as_ref().is_some_and(|s| s.is_live())
     }
-}
-
-/// The number of the log level that a message names in its `params` (RFC 5424, from the lowest up).
-pub(super) fn level(message: &[u8]) -> Option<u8> {
-    const LEVELS: [&str; 8] = [
-        "debug",
-        "info",
-        "notice",
-        "warning",
-        "error",
-        "critical",
-        "alert",
-        "emergency",
-    ];
-    #[derive(serde::Deserialize)]
-    struct Message {
-        params: Params,
-    }
-    #[derive(serde::Deserialize)]
-    struct Params {
-        level: String,
-    }
-    let message: Message = serde_json::from_slice(message).ok()?;
-    let at = LEVELS.iter().position(|l| *l == message.params.level)?;
-    u8::try_from(at).ok()
 }

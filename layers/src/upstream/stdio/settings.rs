@@ -1,6 +1,13 @@
 //! What a stdio upstream is told.
 
-use std::{ffi::OsString, fmt, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    ffi::OsString,
+    fmt,
+    num::{NonZeroU64, NonZeroUsize},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 /// The settings of a [`StdioUpstream`](super::StdioUpstream).
 #[derive(Clone, PartialEq, Eq)]
@@ -17,8 +24,20 @@ pub struct StdioSettings {
     pub isolation: Isolation,
     /// A child or session that is not used for this long ends. A stream that is open or a call that runs is use.
     pub idle: Duration,
-    /// A child that is older than this ends as soon as it has nothing to do.
+    /// A child that is older than this takes nobody new, once another has taken its place, and ends as soon as it has nothing to do.
     pub lifetime: Option<Duration>,
+    /// The same for a child that has had this many requests of clients. A session stays with its child, so that this means the
+    /// children that several clients share.
+    pub recycle: Option<NonZeroU64>,
+    /// How many children are kept ready ahead of need, within `max_children`. They are started processes that nobody has greeted, since
+    /// a server's first request decides of its era and its client; whoever needs a child next gets one. With [`Isolation::Shared`] one of
+    /// them is the shared child, greeted. So is the child of modern calls, beside these, once the server is known to speak that era.
+    pub warm: usize,
+    /// How many children may be starting at a time ahead of need. One that is not greeted counts for a second.
+    pub starting: NonZeroUsize,
+    /// Whether a client is answered its `initialize` with what the command has answered to the same one before, while its own child is
+    /// still starting. If that child then answers otherwise (revision or capabilities), the session ends. Not for a child that is shared.
+    pub snapshot: bool,
     /// The most children at a time.
     pub max_children: NonZeroUsize,
     /// The most legacy sessions at a time.
@@ -47,6 +66,9 @@ pub enum Isolation {
     /// One child for all legacy sessions, and one for modern calls. The proxy does the handshake itself, without client
     /// capabilities; what cannot be attributed to one client is not delivered.
     Shared,
+    /// One child for the legacy sessions of each principal, shared as with `Shared`, and one for each principal's modern calls. Who has no
+    /// principal is served as with `PerSession`.
+    PerPrincipal,
 }
 
 /// The steps in which a child is stopped: its stdin is closed, then its group gets SIGTERM, then SIGKILL.
@@ -96,7 +118,7 @@ impl fmt::Debug for StdioSettings {
 }
 
 impl StdioSettings {
-    /// This command with the defaults: a child per session, idle 10 minutes, at most 32 children, 10,000 sessions and 1,024
+    /// This command with the defaults: a child per session, idle 10 minutes, none ahead of need (else two starting at a time), no snapshots, at most 32 children, 10,000 sessions and 1,024
     /// unanswered requests of each child, 60 s for the first answer, lines of 16 MiB, buffers of 8 MiB, 15 s of silence, 60 s
     /// of unread stdin, 2 s for stdin and 3 s for SIGTERM.
     pub fn new(
@@ -114,6 +136,10 @@ impl StdioSettings {
             isolation: Isolation::PerSession,
             idle: Duration::from_secs(600),
             lifetime: None,
+            recycle: None,
+            warm: 0,
+            starting: const { many(2) },
+            snapshot: false,
             max_children: const { many(32) },
             max_sessions: const { many(10_000) },
             max_pending: const { many(1024) },
@@ -126,6 +152,18 @@ impl StdioSettings {
                 stdin: Duration::from_secs(2),
                 term: Duration::from_secs(3),
             },
+        }
+    }
+
+    /// These settings for a process that runs already: what it *is* (name, command, variables, folder, isolation) stays.
+    pub(super) fn of(self, process: &Self) -> Self {
+        Self {
+            name: process.name.clone(),
+            command: process.command.clone(),
+            env: process.env.clone(),
+            cwd: process.cwd.clone(),
+            isolation: process.isolation,
+            ..self
         }
     }
 

@@ -8,10 +8,14 @@ mod gauges;
 mod health;
 mod lines;
 mod params;
+mod principals;
 mod reaper;
+mod recycle;
 mod sharing;
+mod snapshot;
 mod storm;
 mod streams;
+mod warm;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -124,6 +128,27 @@ impl Rig {
             assert!(tokio::time::Instant::now() < end, "never: {what}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// How many children are in this state, as the gauge has it.
+    fn at(&self, state: &str) -> usize {
+        let labels = format!("state=\"{state}\"");
+        let count = self.metric("ziggurat_stdio_processes", &labels);
+        count.unwrap_or_default() as usize
+    }
+
+    /// How many children were started for this reason.
+    fn spawned(&self, reason: &str) -> usize {
+        let labels = format!("reason=\"{reason}\"");
+        let count = self.metric("ziggurat_stdio_spawns_total", &labels);
+        count.unwrap_or_default() as usize
+    }
+
+    /// How many children have ended for this reason.
+    fn exited(&self, reason: &str) -> usize {
+        let labels = format!("reason=\"{reason}\"");
+        let count = self.metric("ziggurat_stdio_exits_total", &labels);
+        count.unwrap_or_default() as usize
     }
 
     /// Waits until so many requests have no answer.
@@ -325,6 +350,12 @@ fn modern_tool(id: impl Into<Value>, name: &str, mark: impl Into<Value>) -> Requ
 
 fn listen(id: impl Into<Value>) -> Request<Body> {
     modern(id, "subscriptions/listen", json!({"notifications": {}}))
+}
+
+/// The request of a principal.
+fn by(principal: &str, mut request: Request<Body>) -> Request<Body> {
+    Exchange::of(&mut request).set_principal(principal.into());
+    request
 }
 
 /// Says why the request's call will be given up.

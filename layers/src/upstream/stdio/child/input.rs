@@ -1,84 +1,19 @@
-//! What a child writes: cut into lines, and each line handed to whom it belongs.
+//! What a child writes: each line is handed to whom it belongs.
 
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 
-use super::{Call, Child, Era, Id, Item, Message, Noise, Pending, Session, StdioError, splice};
-use crate::{
-    mcp::{
-        Kind, MessageFacts, envelope,
-        peek::{Peek, Seen},
-        wire,
-    },
-    upstream::stdio::{
-        message::{one_line, subscription},
-        session::level,
-    },
+use super::{
+    Call, Child, Era, Item, Message, Noise, Session, StdioError,
+    desk::Pending,
+    lines::{Cut, Skimmed},
+    splice,
 };
-
-/// Cuts a child's output into lines, and skims those that are too long.
-pub(super) struct Lines {
-    limit: usize,
-    /// Bytes of the current line that are known to have no line end.
-    scanned: usize,
-    /// The current line is too long: it is only looked at.
-    oversized: Option<Skimmed>,
-}
-
-/// A line, without its end.
-#[derive(Debug)]
-pub(super) enum Cut {
-    Line(Bytes),
-    TooLong(Skimmed),
-}
-
-/// What is known of a line that could not be read.
-#[derive(Debug, Default)]
-pub(super) struct Skimmed {
-    peek: Box<Peek>,
-    seen: Option<Seen>,
-}
-
-impl Lines {
-    pub(super) fn new(limit: usize) -> Self {
-        Self {
-            limit,
-            scanned: 0,
-            oversized: None,
-        }
-    }
-
-    /// Takes the next whole line out of `buffer`, if there is one.
-    pub(super) fn next(&mut self, buffer: &mut BytesMut) -> Option<Cut> {
-        let end = memchr::memchr(b'\n', &buffer[self.scanned..]).map(|at| self.scanned + at);
-        let len = end.unwrap_or(buffer.len());
-        if self.oversized.is_some() || len > self.limit {
-            self.scanned = 0;
-            let skimmed = self.oversized.get_or_insert_default();
-            skimmed.feed(&buffer[..len]);
-            buffer.advance(len);
-            end?;
-            buffer.advance(1);
-            return self.oversized.take().map(Cut::TooLong);
-        }
-        self.scanned = if end.is_some() { 0 } else { len };
-        let line = buffer.split_to(end?).freeze();
-        buffer.advance(1);
-        Some(Cut::Line(line))
-    }
-}
-
-impl Skimmed {
-    fn feed(&mut self, bytes: &[u8]) {
-        self.peek.feed(bytes, |seen| self.seen = Some(seen));
-    }
-
-    /// The wire's number of the request that the line answers.
-    fn answers(&self) -> Option<u64> {
-        self.peek.answered().and_then(Id::as_number)
-    }
-}
+use crate::{
+    mcp::{Kind, MessageFacts, envelope, peek::Seen, wire},
+    upstream::stdio::message::{level, one_line, subscription},
+};
 
 impl Child {
     /// Hands what was cut to whom it belongs.
@@ -142,7 +77,7 @@ impl Child {
             "the server wrote a line that is too long"
         );
         match &skimmed.seen {
-            Some(Seen::Request { id, .. }) if self.era == Era::Legacy => {
+            Some(Seen::Request { id, .. }) if self.era() == Era::Legacy => {
                 self.reply(wire::error(
                     Some(id),
                     -32603,
@@ -227,7 +162,7 @@ impl Child {
 
     /// The server takes back a request of its own, or ends a subscription (modern).
     fn cancelled(&self, line: &Bytes, facts: &MessageFacts) {
-        if self.era == Era::Modern {
+        if self.era() == Era::Modern {
             let mut desk = self.desk();
             let ended = facts
                 .cancels
@@ -239,13 +174,13 @@ impl Child {
                 self.touch();
                 pending.call.forgo();
             }
-        } else if !self.shared {
+        } else if !self.is_shared() {
             self.unsolicited(line.clone(), true);
         }
     }
 
     fn notification(&self, line: Bytes, facts: &MessageFacts) {
-        if self.era == Era::Modern {
+        if self.era() == Era::Modern {
             self.modern_notification(&line);
             return;
         }
@@ -255,7 +190,7 @@ impl Child {
                 || method == "notifications/resources/updated"
                 || method == "notifications/elicitation/complete"
         });
-        if self.shared {
+        if self.is_shared() {
             self.shared_notification(line, facts, general);
         } else {
             self.unsolicited(line, !general);
@@ -306,12 +241,12 @@ impl Child {
     }
 
     fn request(&self, line: Bytes, facts: &MessageFacts) {
-        if self.era == Era::Legacy && !self.shared {
+        if self.era() == Era::Legacy && !self.is_shared() {
             self.unsolicited(line, true);
             return;
         }
         // A modern server must not ask, and is not to be answered.
-        if self.era == Era::Modern {
+        if self.era() == Era::Modern {
             self.meters.noise(Noise::Nobody);
             tracing::debug!(
                 upstream = &*self.settings.name,
@@ -362,13 +297,13 @@ impl Child {
     /// client has gone counts as well: what the server says may be about that.
     fn only_call(&self) -> Option<(Arc<Call>, Option<Arc<Session>>)> {
         let mut desk = self.desk();
-        if self.shared && desk.is_haunted() {
+        if self.is_shared() && desk.is_haunted() {
             return None;
         }
         let mut calls = desk
             .calls
             .values()
-            .filter(|p| !p.initialize && !p.quiet && (self.shared || p.call.is_live()));
+            .filter(|p| !p.initialize && !p.quiet && (self.is_shared() || p.call.is_live()));
         match (calls.next(), calls.next()) {
             (Some(p), None) if p.call.is_live() => Some((p.call.clone(), p.session.clone())),
             _ => None,
@@ -396,7 +331,7 @@ impl Child {
 
     /// The place of a subscription's id in an answer, and the client's id for it.
     fn subscription(&self, line: &Bytes, pending: &Pending) -> Option<(crate::mcp::Span, String)> {
-        if self.era != Era::Modern {
+        if self.era() != Era::Modern {
             return None;
         }
         let (_, span) = subscription(std::str::from_utf8(line).ok()?)?;
@@ -434,73 +369,4 @@ fn updated_uri(line: &[u8]) -> Option<String> {
     serde_json::from_slice::<Message>(line)
         .ok()
         .map(|m| m.params.uri)
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const LIMIT: usize = 40;
-
-    /// What is cut out of `pieces`: the lines, and `None` for one that is too long, with the request that it answers.
-    fn cut(pieces: &[Vec<u8>]) -> Vec<Result<Vec<u8>, Option<u64>>> {
-        let (mut lines, mut buffer, mut out) = (Lines::new(LIMIT), BytesMut::new(), Vec::new());
-        for piece in pieces {
-            buffer.extend_from_slice(piece);
-            while let Some(cut) = lines.next(&mut buffer) {
-                out.push(match cut {
-                    Cut::Line(line) => Ok(line.to_vec()),
-                    Cut::TooLong(skimmed) => Err(skimmed.answers()),
-                });
-            }
-            assert!(buffer.len() <= LIMIT, "no more than a line is kept");
-        }
-        out
-    }
-
-    fn line() -> impl Strategy<Value = Vec<u8>> {
-        prop_oneof![
-            prop::collection::vec(
-                any::<u8>().prop_filter("no end", |b| *b != b'\n'),
-                0..2 * LIMIT
-            ),
-            (0..100_u64, 0..2 * LIMIT).prop_map(|(id, pad)| {
-                format!(r#"{{"id":{id},"result":"{}"}}"#, "x".repeat(pad)).into_bytes()
-            }),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn lines_do_not_depend_on_how_the_output_is_cut(
-            whole in prop::collection::vec(line(), 0..8),
-            cuts in prop::collection::vec(1..60_usize, 1..40),
-        ) {
-            let mut text: Vec<u8> = whole.iter().flat_map(|l| [l.as_slice(), b"\n"].concat()).collect();
-            let mut pieces = Vec::new();
-            for at in cuts.iter().cycle() {
-                if text.is_empty() {
-                    break;
-                }
-                pieces.push(text.drain(..(*at).min(text.len())).collect());
-            }
-            let out = cut(&pieces);
-            prop_assert_eq!(out.len(), whole.len());
-            for (out, line) in out.iter().zip(&whole) {
-                match out {
-                    Ok(out) => prop_assert_eq!(out, line),
-                    Err(answers) => {
-                        prop_assert!(line.len() > LIMIT);
-                        if let Some(rest) = line.strip_prefix(br#"{"id":"#) {
-                            let digits: Vec<u8> = rest.iter().copied().take_while(u8::is_ascii_digit).collect();
-                            let id = String::from_utf8(digits).expect("digits").parse().ok();
-                            prop_assert_eq!(*answers, id);
-                        }
-                    }
-                }
-            }
-        }
-    }
 }

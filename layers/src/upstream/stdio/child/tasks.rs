@@ -6,13 +6,15 @@ use bytes::BytesMut;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::{ChildStdin, ChildStdout},
-    sync::OwnedSemaphorePermit,
     task::JoinSet,
 };
 use tokio_util::task::TaskTracker;
 
-use super::{Child, Gone, StdioError, UpWhile, input::Lines};
-use crate::upstream::stdio::process::{Pipes, Process, drain};
+use super::{Child, Gone, StdioError, lines::Lines};
+use crate::upstream::stdio::{
+    pool::Seat,
+    process::{Pipes, Process, drain},
+};
 
 /// How long a child that closed its stdout has to say how it ended, and one that ended to have its last words read.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -38,7 +40,7 @@ pub(super) fn start(
     process: Process,
     pipes: Pipes,
     owner: &TaskTracker,
-    place: OwnedSemaphorePermit,
+    seat: Seat,
 ) {
     let mut tasks = Tasks {
         writer: JoinSet::new(),
@@ -54,7 +56,7 @@ pub(super) fn start(
     let child = child.clone();
     owner.spawn(async move {
         supervise(child, process, tasks).await;
-        drop(place);
+        drop(seat);
     });
 }
 
@@ -80,7 +82,7 @@ async fn supervise(child: Arc<Child>, mut process: Process, mut tasks: Tasks) {
     // What it said last is worth a log line, unless somebody else keeps the pipe open.
     let _late = tokio::time::timeout(LAST_WORDS, tasks.errors.join_next()).await;
     tasks.errors.shutdown().await;
-    child.desk().stage = None;
+    child.desk().life.over();
     child.meters.exit(reason);
     if reason == "exited" || reason == "closed" || reason == "stuck" {
         tracing::warn!(
@@ -221,8 +223,7 @@ impl Child {
     fn end(&self, how: Gone, reason: &'static str) -> &'static str {
         let mut desk = self.desk();
         desk.gone = Some(how);
-        let reason = *desk.end.get_or_insert(reason);
-        desk.stage = Some(UpWhile::new(&self.meters.stopping));
+        let reason = desk.life.stop(reason);
         let taken = desk.taken;
         let calls: Vec<_> = desk.calls.drain().collect();
         let sessions: Vec<_> = desk.sessions.drain().map(|(_, session)| session).collect();

@@ -539,10 +539,13 @@ async fn a_closed_upstream_refuses_and_close_may_come_at_any_time() {
     rig.open().await;
     rig.upstream.close().await;
     assert!(matches!(rig.error(initialize()).await, StdioError::Closing));
+    let states = rig.upstream.report().states;
+    assert!(states.iter().all(|(_, count)| *count == 0), "{states:?}");
     assert_eq!(
         rig.upstream.report(),
         Report {
             children: vec![],
+            states,
             sessions: 0,
             streams: 0,
             pending: 0,

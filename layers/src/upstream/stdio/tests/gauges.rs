@@ -41,7 +41,7 @@ async fn every_gauge_is_at_zero_after_every_kind_of_end() {
     assert_eq!(
         (
             state(&rig, "starting"),
-            state(&rig, "ready"),
+            state(&rig, "leased"),
             state(&rig, "stopping")
         ),
         (Some(0.0), Some(5.0), Some(0.0))
@@ -90,13 +90,13 @@ async fn a_child_that_has_not_answered_yet_is_starting() {
         rig.metric("ziggurat_stdio_processes", &format!("state=\"{state}\""))
     };
     assert_eq!(
-        (state(&rig, "starting"), state(&rig, "ready")),
+        (state(&rig, "starting"), state(&rig, "leased")),
         (Some(1.0), Some(0.0))
     );
     rig.gate("gate");
     call.await.expect("no panic").expect("a reply");
     assert_eq!(
-        (state(&rig, "starting"), state(&rig, "ready")),
+        (state(&rig, "starting"), state(&rig, "leased")),
         (Some(0.0), Some(1.0))
     );
 }

@@ -136,6 +136,20 @@ async fn logging_is_at_the_lowest_level_and_filtered_for_each_client() {
     );
     let loud = rig.reply(post(&one, tool(1, "debug", 0))).await;
     assert_eq!(loud.messages.len(), 3);
+    // Once nobody wants that much any more, the server need not say it.
+    rig.reply(post(&one, level("critical"))).await;
+    rig.until("it is told", |rig| rig.noted("levels").len() == 2)
+        .await;
+    rig.reply(delete(&other)).await;
+    rig.until("it is told again", |rig| rig.noted("levels").len() == 3)
+        .await;
+    let levels = rig.noted("levels");
+    for (told, level) in levels.iter().zip(["debug", "error", "critical"]) {
+        assert!(
+            told.contains(&format!(r#"{{"level":"{level}"}}"#)),
+            "{told}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -21,9 +21,10 @@ fn files() -> usize {
 
 /// A client that does what `dice` says.
 async fn client(upstream: StdioUpstream, mut dice: fastrand::Rng) {
+    let who = dice.u8(0..3).to_string();
     let mut session = None::<String>;
     for round in 0..40 {
-        let ask = |request| upstream.clone().oneshot(request);
+        let ask = |request| upstream.clone().oneshot(by(&who, request));
         let Some(id) = &session else {
             let opened = ask(initialize()).await.ok();
             let id = opened.and_then(|r| r.headers().get("mcp-session-id").cloned());
@@ -67,7 +68,7 @@ async fn storm() {
     let metrics = recorder.handle();
     ::metrics::set_global_recorder(recorder).expect("the only one");
     let dir = tempfile::tempdir().expect("a folder");
-    let settings = |isolation| {
+    let settings = |isolation, warm| {
         let script = include_str!("server.sh");
         let mut settings = StdioSettings::new("sh", ["/bin/sh", "-c", script]);
         settings.env = vec![("DIR".into(), dir.path().into())];
@@ -75,15 +76,24 @@ async fn storm() {
         settings.max_children = 8.try_into().expect("not zero");
         settings.idle = Duration::from_millis(200);
         settings.buffer = 4000;
+        settings.warm = warm;
+        settings.snapshot = warm == 0;
+        settings.recycle = std::num::NonZeroU64::new(20);
         settings
     };
     // The first child brings the reaper, and the runtime its own files.
-    let first = StdioUpstream::new(settings(Isolation::Shared));
+    let first = StdioUpstream::new(settings(Isolation::Shared, 0));
     let _begun = first.clone().oneshot(initialize()).await;
     first.close().await;
     let before = (files(), children());
-    for isolation in [Isolation::PerSession, Isolation::Shared] {
-        let upstream = StdioUpstream::new(settings(isolation));
+    for (isolation, warm) in [
+        (Isolation::PerSession, 0),
+        (Isolation::PerSession, 2),
+        (Isolation::Shared, 2),
+        (Isolation::PerPrincipal, 1),
+    ] {
+        let upstream = StdioUpstream::new(settings(isolation, warm));
+        upstream.warm_up();
         let seed: u64 = seed.parse().expect("a number");
         let clients = (0..12).map(|n| client(upstream.clone(), fastrand::Rng::with_seed(seed + n)));
         let clients: Vec<_> = clients.map(tokio::spawn).collect();
@@ -95,6 +105,7 @@ async fn storm() {
         closed.expect("no hang");
         let report = upstream.report();
         assert_eq!((report.pending, report.sessions), (0, 0));
+        assert!(report.states.iter().all(|(_, count)| *count == 0));
     }
     let text = metrics.render();
     let gauge = |l: &&str| gauges::GAUGES.iter().any(|name| l.starts_with(name));

@@ -1,0 +1,82 @@
+//! What a child is at, and whether it should go on.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use super::{Child, Stage, StdioSettings};
+
+impl Child {
+    /// What it is at; nothing once it is over.
+    pub(in crate::upstream::stdio) fn stage(&self) -> Option<Stage> {
+        self.desk().stage()
+    }
+
+    /// Whether it ends of itself or was asked to, if it ends.
+    fn ends_by_itself(&self) -> Option<bool> {
+        let why = self.desk().life.end()?;
+        Some(matches!(why, "exited" | "closed" | "stuck"))
+    }
+
+    /// It has ended, or is about to, and nobody asked it to.
+    pub(in crate::upstream::stdio) fn has_died(&self) -> bool {
+        self.ends_by_itself() == Some(true)
+    }
+
+    /// It was asked to end.
+    pub(in crate::upstream::stdio) fn was_stopped(&self) -> bool {
+        self.ends_by_itself() == Some(false)
+    }
+
+    pub(in crate::upstream::stdio) fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// It has answered its first request.
+    pub(in crate::upstream::stdio) fn ready(&self) {
+        self.desk().life.greeted();
+    }
+
+    /// Why another should take its place, if one should.
+    pub(in crate::upstream::stdio) fn is_tired(
+        &self,
+        settings: &StdioSettings,
+    ) -> Option<&'static str> {
+        let desk = self.desk();
+        if desk.life.end().is_some() || desk.life.is_retired() {
+            return None;
+        }
+        let (age, served) = (self.age(), desk.life.served());
+        if settings.lifetime.is_some_and(|most| age >= most) {
+            Some("lifetime")
+        } else if settings.recycle.is_some_and(|most| served >= most.get()) {
+            Some("recycled")
+        } else {
+            None
+        }
+    }
+
+    /// It ends as soon as it has neither sessions nor calls.
+    pub(in crate::upstream::stdio) fn retire(&self, why: &'static str) {
+        self.desk().life.retire(why);
+    }
+
+    /// How long nobody has used it, if nobody does now. One that was started ahead of need waits for its first use.
+    pub(in crate::upstream::stdio) fn unused(&self) -> Option<Duration> {
+        if self.stage() != Some(Stage::Idle) {
+            return None;
+        }
+        let used = Duration::from_millis(self.used.load(Ordering::Relaxed));
+        Some(self.age().saturating_sub(used))
+    }
+
+    /// Stops it if nobody uses it. False if somebody does.
+    pub(in crate::upstream::stdio) fn stop_unused(&self, why: &'static str) -> bool {
+        let mut desk = self.desk();
+        if desk.leases() > 0 {
+            return false;
+        }
+        desk.life.stop(why);
+        drop(desk);
+        self.stop.cancel();
+        true
+    }
+}

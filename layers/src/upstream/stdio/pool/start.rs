@@ -1,0 +1,290 @@
+//! The start of a child: room for it, the process, and its first answer.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::poll_fn;
+use http::Extensions;
+use tokio::time::Instant;
+
+use super::{Pool, Seat};
+use crate::{
+    mcp::{Era, MessageFacts, envelope},
+    upstream::stdio::{
+        call::{Call, Item},
+        child::{Child, Lease, Origin, Role},
+        error::StdioError,
+    },
+};
+
+/// A child that is to be started, or to be taken from those that were started ahead.
+#[derive(Debug)]
+pub(super) struct Start {
+    /// Why, for the metrics.
+    pub(super) reason: &'static str,
+    pub(super) role: Role,
+    pub(super) need: Need,
+}
+
+/// Who waits for a child that is to be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Somebody does.
+    Now,
+    /// Nobody yet: it is to take another's place. It gets no room that is not free.
+    Successor,
+    /// Nobody yet: it is to be there before anybody comes. It gets no room that is not free.
+    Ahead,
+}
+
+/// Stops a child that is dropped before it is known to be of use.
+pub(super) struct Trial {
+    pub(super) child: Arc<Child>,
+    passed: bool,
+}
+
+/// The start of a child for one session.
+pub(super) const OWN: Start = Start {
+    reason: "session",
+    role: Role {
+        era: Era::Legacy,
+        shared: false,
+    },
+    need: Need::Now,
+};
+
+impl Start {
+    pub(super) fn is_ahead(&self) -> bool {
+        self.need == Need::Ahead
+    }
+}
+
+impl Pool {
+    /// A child for one session; the client's own `initialize` is its first request. Returns the answer.
+    pub(in crate::upstream::stdio) async fn initialize(
+        self: &Arc<Self>,
+        body: &Bytes,
+        facts: &MessageFacts,
+        extensions: &Extensions,
+    ) -> Result<(Arc<Child>, Item), StdioError> {
+        let hand = |child: &Arc<Child>| self.hand(child, body, facts, extensions.clone());
+        let first = self.come_up(&OWN, hand).await;
+        let (mut trial, item) = first.inspect_err(|error| self.mishap(error, Need::Now))?;
+        self.came_up();
+        if item.answer == Some(None) {
+            trial.keep();
+        }
+        Ok((trial.child.clone(), item))
+    }
+
+    /// Hands a client's `initialize` to its child.
+    pub(super) fn hand(
+        &self,
+        child: &Arc<Child>,
+        body: &Bytes,
+        facts: &MessageFacts,
+        mut extensions: Extensions,
+    ) -> Result<Lease, StdioError> {
+        let call = Arc::new(Call::new(1, self.settings().buffer));
+        child.call(body, &[facts], call, &Origin::default(), &mut extensions)
+    }
+
+    /// Asks a child something on the proxy's own account.
+    pub(in crate::upstream::stdio) async fn ask(
+        &self,
+        child: &Arc<Child>,
+        request: String,
+        limit: Duration,
+    ) -> Result<Item, StdioError> {
+        let lease = self.question(child, request)?;
+        self.answer(&lease, limit).await
+    }
+
+    pub(super) fn question(
+        &self,
+        child: &Arc<Child>,
+        request: String,
+    ) -> Result<Lease, StdioError> {
+        let body = Bytes::from(request);
+        let text = std::str::from_utf8(&body).unwrap_or_default();
+        let facts =
+            envelope::read_message(text, 0).map_err(|_| StdioError::Misplaced("not a message"))?;
+        let call = Arc::new(Call::new(1, self.settings().buffer));
+        let origin = Origin {
+            session: None,
+            own: true,
+        };
+        child.call(&body, &[&facts], call, &origin, &mut Extensions::new())
+    }
+
+    /// A child that has answered its first request, which `ask` hands to it. One that waited to be used may have died of that: then it is
+    /// one that did not.
+    pub(super) async fn come_up(
+        self: &Arc<Self>,
+        what: &Start,
+        ask: impl Fn(&Arc<Child>) -> Result<Lease, StdioError>,
+    ) -> Result<(Trial, Item), StdioError> {
+        if let Some(child) = self.spare(what)? {
+            match self.try_out(child, &ask).await {
+                Err(StdioError::Gone { .. }) => {}
+                tried => return tried,
+            }
+        }
+        let child = self.start(what).await?;
+        self.try_out(child, &ask).await
+    }
+
+    async fn try_out(
+        &self,
+        child: Arc<Child>,
+        ask: impl Fn(&Arc<Child>) -> Result<Lease, StdioError>,
+    ) -> Result<(Trial, Item), StdioError> {
+        let trial = Trial::new(child);
+        let lease = ask(&trial.child)?;
+        let item = self.greet(&trial.child, lease).await?;
+        Ok((trial, item))
+    }
+
+    /// Waits for a new child's first answer.
+    pub(super) async fn greet(&self, child: &Child, lease: Lease) -> Result<Item, StdioError> {
+        let began = Instant::now();
+        let answer = self.answer(&lease, self.settings().handshake).await;
+        let took = began.elapsed().as_secs_f64();
+        self.meters().handshake_time.record(took);
+        match &answer {
+            Ok(_) => child.ready(),
+            Err(StdioError::Handshake { .. }) => self.meters().handshake_timeouts.increment(1),
+            Err(_) => {}
+        }
+        answer
+    }
+
+    async fn answer(&self, lease: &Lease, limit: Duration) -> Result<Item, StdioError> {
+        let answer = async {
+            loop {
+                match poll_fn(|cx| lease.call.poll_next(cx)).await {
+                    Some(Ok(item)) if item.answer.is_none() => {}
+                    Some(result) => return result,
+                    None => return Err(StdioError::Closing),
+                }
+            }
+        };
+        tokio::time::timeout(limit, answer)
+            .await
+            .unwrap_or(Err(StdioError::Handshake { limit }))
+    }
+
+    /// Whether children are started at all, now.
+    pub(super) fn may_start(self: &Arc<Self>) -> Result<(), StdioError> {
+        if self.closing.is_cancelled() {
+            return Err(StdioError::Closing);
+        }
+        self.keep_from_now_on();
+        match self.backoff() {
+            Some(again) => Err(StdioError::Backoff { again }),
+            None => Ok(()),
+        }
+    }
+
+    /// Starts a child, if there is room and it is not to be left alone for a while.
+    pub(super) async fn start(self: &Arc<Self>, what: &Start) -> Result<Arc<Child>, StdioError> {
+        self.may_start()?;
+        let seat = if what.need == Need::Now {
+            self.seat().await?
+        } else {
+            let most = self.settings().max_children.get();
+            self.seats.take(most).ok_or(full(most))?
+        };
+        let child = self.launch(what.reason, what.is_ahead(), seat)?;
+        child.assign(what.role, what.is_ahead());
+        Ok(child)
+    }
+
+    /// A child did not come up. That somebody who waited was refused one says nothing of the command; what was started for nobody is
+    /// looked at by whoever started it.
+    pub(super) fn mishap(&self, error: &StdioError, need: Need) {
+        let refused = matches!(
+            error,
+            StdioError::Full { .. } | StdioError::Backoff { .. } | StdioError::Closing
+        );
+        if need == Need::Now && !refused {
+            self.failed();
+        }
+    }
+
+    /// Starts a process.
+    pub(super) fn launch(
+        &self,
+        reason: &'static str,
+        ahead: bool,
+        seat: Seat,
+    ) -> Result<Arc<Child>, StdioError> {
+        self.meters().spawn(reason);
+        let child = Child::start(&self.settings(), &self.common, ahead, seat)?;
+        let mut state = self.state();
+        state.children.retain(|c| c.strong_count() > 0);
+        state.children.push(Arc::downgrade(&child));
+        drop(state);
+        // Whoever closes stops those that are listed; it may have looked just before.
+        if self.closing.is_cancelled() {
+            child.stop("drain");
+            return Err(StdioError::Closing);
+        }
+        Ok(child)
+    }
+
+    /// A seat for a child. One that is on its way out is waited for, and one that nobody uses has to go.
+    async fn seat(&self) -> Result<Seat, StdioError> {
+        const GRACE: Duration = Duration::from_secs(1);
+        let settings = self.settings();
+        let most = settings.max_children.get();
+        if let Some(seat) = self.seats.take(most) {
+            return Ok(seat);
+        }
+        if !self.children().iter().any(|c| c.is_leaving()) && !self.make_room() {
+            return Err(full(most));
+        }
+        let leaving = settings.stop.stdin + settings.stop.term + GRACE;
+        let seat = self.seats.wait(most, leaving).await;
+        seat.ok_or(full(most))
+    }
+
+    /// Ends the child that nobody has used for the longest time. False if all are used.
+    fn make_room(&self) -> bool {
+        let children = self.children();
+        let unused = children.iter().filter_map(|c| Some((c.unused()?, c)));
+        let mut unused: Vec<_> = unused.collect();
+        unused.sort_by_key(|(since, _)| std::cmp::Reverse(*since));
+        unused.iter().any(|(_, child)| child.stop_unused("room"))
+    }
+}
+
+fn full(limit: usize) -> StdioError {
+    StdioError::Full {
+        limit,
+        what: "server processes",
+    }
+}
+
+impl Trial {
+    pub(super) fn new(child: Arc<Child>) -> Self {
+        Self {
+            child,
+            passed: false,
+        }
+    }
+
+    /// It is of use.
+    pub(super) fn keep(&mut self) -> Arc<Child> {
+        self.passed = true;
+        self.child.clone()
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        if !self.passed {
+            self.child.stop("refused");
+        }
+    }
+}
