@@ -14,6 +14,7 @@ use ziggurat_layers::{
     inspect::InspectSettings,
     limit::LimitLayer,
     metrics::Tools,
+    rate_limit::RateLimitLayer,
     retry::RetryLayer,
     route::Match,
     session::SessionLayer,
@@ -65,6 +66,8 @@ pub struct RouteSettings {
     pub limit: LimitLayer,
     /// The sessions of its clients.
     pub session: SessionLayer,
+    /// How many calls are let through in how much time.
+    pub rate_limit: RateLimitLayer,
     /// The cap of the route.
     pub own_limit: LimitLayer,
     /// How long a call may take.
@@ -166,6 +169,7 @@ impl RouteSettings {
         route: &Route,
         caps: &Caps,
         session: SessionLayer,
+        rate_limit: RateLimitLayer,
         retry: RetryLayer,
     ) -> Result<Self, SettingsError> {
         let wrong =
@@ -200,6 +204,7 @@ impl RouteSettings {
                 forward: route.forward.clone(),
             },
             session,
+            rate_limit,
             limit: caps.server().clone(),
             own_limit: caps.route(&route.name),
             deadline: route.deadline.as_ref().map(|deadline| DeadlineSettings {

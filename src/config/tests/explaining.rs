@@ -50,6 +50,7 @@ routes:
       max: 10000
       lost: [404]
       heal: safe
+    rate_limit: off
     concurrency: off
     retry:
       attempts: 3

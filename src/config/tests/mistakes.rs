@@ -94,10 +94,10 @@ fn text_that_is_not_yaml_is_one_mistake_with_its_place() {
 #[test]
 fn a_key_of_another_version_is_named_as_such() {
     says(
-        &with_route("match: { path: /mcp }\nrate_limit: { rate: 50/s }"),
+        &with_route("match: { path: /mcp }\nintercept: { rules: a.yaml }"),
         &[
-            "routes[0].rate_limit",
-            "this version of ziggurat does not have `rate_limit`",
+            "routes[0].intercept",
+            "this version of ziggurat does not have `intercept`",
         ],
     );
     says(
