@@ -10,6 +10,7 @@
 //! | [`compare`] | starts each [`contender`], drives it with the load, and reports |
 //! | [`replica`] | one of several servers, which fails when told to |
 //! | [`ordeal`] | lets a replica fail behind each proxy, and reports what that cost the callers |
+//! | [`rates`] | measures what the arithmetic of a rate limit costs |
 //! | [`overload`] | asks for more than the server can do, and reports what was done and how the rest was refused |
 //!
 //! [`client`] is the caller of the last two. [`rpc`] holds the messages that client and server exchange, [`serve`] the listener, and [`usage`] reads
@@ -33,6 +34,7 @@ mod echo_stdio;
 mod load;
 mod ordeal;
 mod overload;
+mod rates;
 mod replica;
 mod rpc;
 mod serve;
@@ -61,6 +63,8 @@ enum Command {
     Ordeal(ordeal::Options),
     /// Ask ziggurat for more than the server can do, and print what came of it
     Overload(overload::Options),
+    /// Measure what the arithmetic of a rate limit costs, at 1, 10,000 and 100,000 keys
+    Rates(rates::Options),
     /// Put load on one URL and print what came of it
     Load(load::Options),
     /// An MCP server over HTTP that answers at once
@@ -113,6 +117,8 @@ fn start(command: Command) -> Result<(), BoxError> {
             Command::Compare(options) => compare::run(options).await,
             Command::Ordeal(options) => ordeal::run(options).await,
             Command::Overload(options) => overload::run(options).await,
+            // Busy on threads of its own.
+            Command::Rates(options) => rates::run(&options),
             Command::Replica(options) => replica::run(options).await,
             Command::Load(options) => load::run(options).await,
             Command::EchoHttp(at) => echo_http::run(at.listen).await,

@@ -187,7 +187,8 @@ where
         loop {
             let next = match state.as_mut().project() {
                 StateProj::Refused(limited) => {
-                    return Poll::Ready(Err(limited.take().expect("polled once").into()));
+                    let limited = *limited.take().expect("polled once");
+                    return Poll::Ready(Err(limited.into()));
                 }
                 StateProj::Passed(inner, grant) => {
                     let mut response = ready!(inner.poll(cx)).map_err(Into::into)?;
@@ -199,7 +200,7 @@ where
                     return Poll::Ready(Ok(response.map(|body| Tracked::new(body, places))));
                 }
                 StateProj::Asking(asking, waiting) => {
-                    let grant = ready!(asking.as_mut().poll(cx))?;
+                    let grant = ready!(asking.as_mut().poll(cx)).map_err(|limited| *limited)?;
                     let (mut inner, request) = waiting.take().expect("polled once");
                     State::Passed(inner.call(request), grant)
                 }

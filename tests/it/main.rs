@@ -22,6 +22,7 @@ mod metrics;
 mod mistakes;
 mod modern;
 mod plain;
+mod rate_limit;
 mod reload;
 mod resilience;
 mod sessions;

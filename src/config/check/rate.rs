@@ -9,8 +9,8 @@ use ziggurat_layers::rate_limit::{
 use crate::config::mistake::Mistakes;
 use crate::config::node::Place;
 use crate::config::raw::{RawRateLimit, RawSelector, RawTier};
-use crate::config::read::{At, OrOff};
-use crate::config::value::{Count, NamePattern, Prefix};
+use crate::config::read::At;
+use crate::config::value::{Count, NamePattern};
 use crate::config::{Per, Protocol};
 
 /// The number of a tier has one byte in a key.
@@ -64,8 +64,9 @@ fn limit(raw: RawRateLimit, place: &Place, mistakes: &mut Mistakes) -> RateLimit
     let tiers: Vec<Tier> = tiers
         .map(|tier| self::tier(tier.value, &allowance, mistakes))
         .collect();
-    let mut all = tiers.iter().map(|tier| &tier.allowance).chain([&allowance]);
-    if all.all(|a| a.rate.is_none() && a.streams.is_none()) && !mistakes.has_below(place) {
+    let mut all = tiers.iter().map(|tier| tier.allowance).chain([allowance]);
+    let nothing = all.all(|allowed| allowed.rate.is_none() && allowed.streams.is_none());
+    if nothing && !mistakes.has_below(place) {
         let cure = "add `rate: 50/s` or `streams: 10`, or remove it";
         mistakes.error(place, "this limits nothing", cure);
     }
