@@ -88,6 +88,8 @@ fn report(route: &str, report: &LimitReport) -> Value {
 }
 
 fn text(key: &KeyText) -> Value {
-    let parts = key.iter().map(|(part, text)| ((*part).to_owned(), json!(text)));
+    let parts = key
+        .iter()
+        .map(|(part, text)| ((*part).to_owned(), json!(text)));
     Value::Object(parts.collect::<Map<_, _>>())
 }

@@ -34,10 +34,17 @@ pub(crate) fn run(options: &Options) -> Result<(), BoxError> {
         let bytes = resident().saturating_sub(before) / keys as u64;
         let one = nanos(spread(&store, &all, calls, 1), calls);
         let two = nanos(spread(&store, &all, calls, 2), calls);
-        let bytes = if keys == 1 { "–".to_owned() } else { bytes.to_string() };
+        let bytes = if keys == 1 {
+            "–".to_owned()
+        } else {
+            bytes.to_string()
+        };
         println!("| {keys} | {one:.0} | {two:.0} | {bytes} |");
     }
-    println!("\nA key that is new, in a store that is full: {:.0} ns", flood(calls)?);
+    println!(
+        "\nA key that is new, in a store that is full: {:.0} ns",
+        flood(calls)?
+    );
     Ok(())
 }
 
@@ -45,7 +52,11 @@ pub(crate) fn run(options: &Options) -> Result<(), BoxError> {
 fn names(keys: usize) -> Arc<Vec<Vec<u8>>> {
     let name = |n: usize| {
         let mut key = vec![b's', 16];
-        key.extend((n as u128).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        key.extend(
+            (n as u128)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .to_be_bytes(),
+        );
         key.extend(b"t\x04echo");
         key
     };

@@ -80,9 +80,7 @@ use self::{
 pub use self::{
     bucket::{BadRate, Bucket, Denied, Quota, Rate, RateUnit, Standing},
     key::KeyPart,
-    limits::{
-        Allowance, KeyReport, KeyText, LimitReport, RateLimitSettings, RateLimits, Tier,
-    },
+    limits::{Allowance, KeyReport, KeyText, LimitReport, RateLimitSettings, RateLimits, Tier},
     memory::MemoryStore,
     refusal::{Excess, RATELIMIT, RATELIMIT_POLICY, RateLimited},
     selector::{BadNetwork, Network, Selector},

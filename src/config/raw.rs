@@ -20,8 +20,9 @@ use super::mistake::Mistakes;
 use super::node::Node;
 use super::read::{At, Dict, Keys, OneOrMany, OrOff, Property, Read, ShortOr, object, section};
 use super::value::{
-    Amount, Clock, Count, ErrorStatus, HeaderText, HostName, Label, NamePattern, Part, Pause, Prefix, Rank, RoutePath,
-    SealKey, SettableHeader, Size, Statuses, Switch, Url, VariableName, Word,
+    Amount, Clock, Count, ErrorStatus, HeaderText, HostName, Label, NamePattern, Part, Pause,
+    Prefix, Rank, RoutePath, SealKey, SettableHeader, Size, Statuses, Switch, Url, VariableName,
+    Word,
 };
 use super::{Choice, Errors, Isolation, Per, ProbeKind, Protocol};
 

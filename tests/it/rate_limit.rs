@@ -79,7 +79,10 @@ async fn a_modern_client_is_limited_by_its_address_also_where_sessions_are_meant
     let z = limited("{ per: session, rate: 4/s, burst: 2 }").await;
     let mut refused = Value::Null;
     for id in 0..50 {
-        let answer = z.target().modern_call(id, "echo", json!({"text": "x"})).await;
+        let answer = z
+            .target()
+            .modern_call(id, "echo", json!({"text": "x"}))
+            .await;
         refused = answer.last().await;
         if is_refused(&refused) {
             break;
@@ -102,7 +105,10 @@ async fn ids_that_are_made_up_are_no_sessions_and_no_keys() {
     let z = limited("{ per: session, rate: 1/h, burst: 2 }").await;
     for n in 0..20 {
         let forged = format!("forged-{n}");
-        let headers = [("mcp-session-id", &*forged), ("mcp-protocol-version", LEGACY)];
+        let headers = [
+            ("mcp-session-id", &*forged),
+            ("mcp-protocol-version", LEGACY),
+        ];
         let body = request(&json!(n), "tools/list", &json!({})).to_string();
         let answer = z.target().post("/mcp", &headers, body).await;
         assert_eq!(answer.status, 404);
@@ -114,13 +120,19 @@ async fn ids_that_are_made_up_are_no_sessions_and_no_keys() {
     let session = z.target().session().await;
     session.ask(1, "ping", json!({})).await.last().await;
     let report = z.report("limits").await;
-    assert_eq!(report[0]["keys"], 2, "itself, and the client that began it: {report}");
+    assert_eq!(
+        report[0]["keys"], 2,
+        "itself, and the client that began it: {report}"
+    );
     assert!(!report.to_string().contains(&session.id), "{report}");
     let nearest = report[0]["nearest"].as_array().unwrap();
     let keys: Vec<_> = nearest.iter().map(|one| &one["key"]).collect();
     let own = keys.iter().find_map(|key| key["session"].as_str()).unwrap();
     assert_eq!(own.len(), 8, "{report}");
-    assert!(keys.iter().any(|key| key["client"] == "127.0.0.1"), "{report}");
+    assert!(
+        keys.iter().any(|key| key["client"] == "127.0.0.1"),
+        "{report}"
+    );
     assert_eq!(nearest[0]["burst"], 2, "{report}");
 }
 
@@ -184,7 +196,11 @@ async fn what_a_header_says_of_the_tool_gets_nobody_around_its_limit() {
     let answer = z.target().post("/mcp", &headers[..2], escaped).await;
     assert!(is_refused(&answer.last().await));
     // Modern: headers that contradict the body are refused before anything counts.
-    let body = request(&json!(3), "tools/call", &modern_params(call("echo", arguments())));
+    let body = request(
+        &json!(3),
+        "tools/call",
+        &modern_params(call("echo", arguments())),
+    );
     for name in ["sleep", "=?base64?c2xlZXA=?="] {
         let headers = [
             ("mcp-protocol-version", MODERN),
@@ -212,12 +228,20 @@ async fn the_calls_of_a_batch_count_one_by_one() {
     for (size, passes) in [(3, true), (3, false), (2, true), (1, false)] {
         let answers = session.post(&batch(size)).await.messages().await;
         assert_eq!(answers.len(), size as usize);
-        assert!(answers.iter().all(|a| is_refused(a) != passes), "{answers:?}");
+        assert!(
+            answers.iter().all(|a| is_refused(a) != passes),
+            "{answers:?}"
+        );
     }
     let answers = session.post(&batch(6)).await.messages().await;
     assert_eq!(answers[0]["error"]["data"].get("retry_after_ms"), None);
     // What calls may wait for passes.
-    session.tell("notifications/progress", json!({"progressToken": 1, "progress": 1})).await;
+    session
+        .tell(
+            "notifications/progress",
+            json!({"progressToken": 1, "progress": 1}),
+        )
+        .await;
     assert!(session.delete().await.status.is_success());
 }
 
@@ -230,7 +254,12 @@ async fn a_session_has_so_many_streams_and_gets_them_back() {
     let second = session.stream().await;
     assert_eq!(second.status, 429);
     assert!(!second.header("retry-after").is_empty());
-    assert!(second.json().await["detail"].as_str().unwrap().contains("1 open streams"));
+    assert!(
+        second.json().await["detail"]
+            .as_str()
+            .unwrap()
+            .contains("1 open streams")
+    );
     let report = z.report("limits").await;
     assert_eq!(report[0]["streams"][0]["open"], 1, "{report}");
     assert!(session.ask(1, "ping", json!({})).await.last().await["result"].is_object());

@@ -28,7 +28,10 @@ pub enum RateUnit {
 
 /// A text that is no rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a rate is a number from 1 to {} and a unit, such as 50/s, 100/m or 10/h", Rate::MAX)]
+#[error(
+    "a rate is a number from 1 to {} and a unit, such as 50/s, 100/m or 10/h",
+    Rate::MAX
+)]
 pub struct BadRate;
 
 /// What a bucket allows: a rate, and how many calls at once.
@@ -246,8 +249,22 @@ mod tests {
         for text in ["50/s", "100/m", "1/h", "1000000000/s"] {
             assert_eq!(text.parse::<Rate>().expect("a rate").to_string(), text);
         }
-        assert_eq!(" 5 / s".parse::<Rate>().map(|r| r.to_string()), Ok("5/s".into()));
-        for bad in ["", "50", "0/s", "-1/s", "1.5/s", "50/d", "50/", "/s", "1000000001/s", "4294967296/s"] {
+        assert_eq!(
+            " 5 / s".parse::<Rate>().map(|r| r.to_string()),
+            Ok("5/s".into())
+        );
+        for bad in [
+            "",
+            "50",
+            "0/s",
+            "-1/s",
+            "1.5/s",
+            "50/d",
+            "50/",
+            "/s",
+            "1000000001/s",
+            "4294967296/s",
+        ] {
             assert_eq!(bad.parse::<Rate>(), Err(BadRate), "{bad}");
         }
     }
@@ -285,7 +302,10 @@ mod tests {
         let mut bucket = Bucket::default();
         bucket.take(quota("1/s", 10), 8, 0).expect("passes");
         // Eight of twenty.
-        assert_eq!(bucket.take(quota("100/s", 20), 1, 0).map(|s| s.remaining), Ok(11));
+        assert_eq!(
+            bucket.take(quota("100/s", 20), 1, 0).map(|s| s.remaining),
+            Ok(11)
+        );
         // Nine of five.
         let denied = bucket.take(quota("1/s", 5), 1, 0).expect_err("empty");
         assert_eq!(denied.remaining, 0);

@@ -307,17 +307,17 @@ mod tests {
     #[test]
     fn no_two_keys_are_one_however_their_texts_are_made() {
         let parts = [KeyPart::Method, KeyPart::Tool];
-        assert_ne!(
-            key(&call_of("a"), &parts),
-            key(&call_of("am"), &parts)
-        );
+        assert_ne!(key(&call_of("a"), &parts), key(&call_of("am"), &parts));
         let long = "x".repeat(4000);
         let (one, other) = (call_of(&long), call_of(&format!("{long}y")));
         assert_eq!(key(&one, &parts), key(&call_of(&long), &parts));
         assert_ne!(key(&one, &parts), key(&other, &parts));
         assert!(key(&one, &KeyPart::ALL).len() < MOST);
         let exact = "x".repeat(LONGEST);
-        assert_eq!(show(&key(&call_of(&exact), &[KeyPart::Tool])), [("tool", exact)]);
+        assert_eq!(
+            show(&key(&call_of(&exact), &[KeyPart::Tool])),
+            [("tool", exact)]
+        );
     }
 
     #[test]
@@ -328,7 +328,10 @@ mod tests {
         };
         assert_eq!(of("made/up"), of("made/otherwise"));
         assert_ne!(of("made/up"), of("tools/list"));
-        assert_eq!(show(&of("tools/list")), [("method", "tools/list".to_owned())]);
+        assert_eq!(
+            show(&of("tools/list")),
+            [("method", "tools/list".to_owned())]
+        );
         let plain = key(&Exchange::new("x"), &[KeyPart::Method]);
         assert_eq!(show(&plain), [("method", "POST".to_owned())]);
     }

@@ -320,17 +320,16 @@ fn each_once(per: &[KeyPart]) -> Vec<KeyPart> {
 
 impl Limit {
     /// What this call is allowed, if the limit is for it; its key is in `buffer` then.
-    pub(super) fn find(
-        &self,
-        subject: &Subject<'_>,
-        buffer: &mut KeyBuffer,
-    ) -> Option<&Allowed> {
+    pub(super) fn find(&self, subject: &Subject<'_>, buffer: &mut KeyBuffer) -> Option<&Allowed> {
         let settings = &self.settings;
         let by_tool = settings.per.contains(&KeyPart::Tool);
         if (by_tool && subject.tool().is_none()) || !settings.selector.takes(subject) {
             return None;
         }
-        let tier = settings.tiers.iter().position(|t| t.selector.takes(subject));
+        let tier = settings
+            .tiers
+            .iter()
+            .position(|t| t.selector.takes(subject));
         let at = tier.map_or(0, |tier| tier + 1);
         buffer.clear();
         for part in &settings.per {

@@ -221,7 +221,10 @@ mod tests {
             }
             let passed = (1..most * 3).filter(|n| take(*n).is_ok()).count();
             // What has no room shares one bucket; tables that are not filled alike leave some.
-            assert!(passed < most + 2 && passed > most * 9 / 10, "{passed} of {most}");
+            assert!(
+                passed < most + 2 && passed > most * 9 / 10,
+                "{passed} of {most}"
+            );
             assert!(store.sweep() <= most);
             assert!(take(0).is_err(), "the bucket of the first is as it was");
             assert!(store.crowded() > most as u64);

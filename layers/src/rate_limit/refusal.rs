@@ -48,12 +48,7 @@ pub enum Excess {
 const SOON: Duration = Duration::from_secs(1);
 
 impl RateLimited {
-    pub(super) fn calls(
-        limit: &Arc<str>,
-        pace: &Pace,
-        calls: u32,
-        denied: Denied,
-    ) -> Self {
+    pub(super) fn calls(limit: &Arc<str>, pace: &Pace, calls: u32, denied: Denied) -> Self {
         let excess = match denied.wait {
             Some(_) => Excess::Rate(pace.rate),
             None => Excess::Batch {

@@ -120,7 +120,16 @@ mod tests {
             assert_eq!(parsed.holds(address), expected, "{network} {address}");
             assert_eq!(parsed.to_string().parse(), Ok(parsed));
         }
-        for bad in ["", "10.0.0.0/33", "::/129", "10.0.0/8", "a", "10.0.0.0/", "::ffff:10.0.0.1", "1.2.3.4/-1"] {
+        for bad in [
+            "",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0/8",
+            "a",
+            "10.0.0.0/",
+            "::ffff:10.0.0.1",
+            "1.2.3.4/-1",
+        ] {
             assert_eq!(bad.parse::<Network>(), Err(BadNetwork), "{bad}");
         }
     }

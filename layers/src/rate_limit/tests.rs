@@ -78,10 +78,7 @@ fn message(method: &str, tool: &str) -> String {
 }
 
 fn bare(method: Method) -> Ask {
-    Ask {
-        method,
-        ..post("")
-    }
+    Ask { method, ..post("") }
 }
 
 impl Ask {
@@ -108,7 +105,10 @@ impl Ask {
             request.headers_mut().insert("accept", stream);
         }
         let exchange = Exchange::of(&mut request);
-        exchange.set_client(Client::new(self.address.parse().expect("an address"), false));
+        exchange.set_client(Client::new(
+            self.address.parse().expect("an address"),
+            false,
+        ));
         if let Some(session) = self.session {
             exchange.set_session(session);
         }
@@ -263,7 +263,10 @@ async fn plain_http_is_limited_by_its_method_and_client() {
     }
     let [one, other] = ["ODD", "EVEN"].map(|m| Method::from_bytes(m.as_bytes()).expect("a method"));
     assert!(rig.passes(bare(one).plain()).await);
-    assert!(!rig.passes(bare(other).plain()).await, "made-up methods are one");
+    assert!(
+        !rig.passes(bare(other).plain()).await,
+        "made-up methods are one"
+    );
     assert!(rig.passes(bare(Method::GET).plain().from("10.0.0.2")).await);
 }
 
@@ -295,7 +298,10 @@ async fn a_limit_is_for_what_its_selector_takes_and_the_first_tier_counts() {
         assert_eq!(rig.passed(9, get).await, passed, "{address}");
         assert_eq!(rig.passed(9, || call("set_x").from(address)).await, 9);
     }
-    assert!(!rig.passes(call("search").from("192.0.2.1")).await, "one bucket for all of them");
+    assert!(
+        !rig.passes(call("search").from("192.0.2.1")).await,
+        "one bucket for all of them"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -445,13 +451,25 @@ async fn a_store_may_have_to_be_asked() {
     assert!(rig.passes(call("a")).await);
     let limited = rig.refused(call("a").request()).await;
     assert_eq!(&*limited.limit, "farther");
-    assert_eq!(*returned.lock().expect("no panic"), 1, "the far one has it back");
+    assert_eq!(
+        *returned.lock().expect("no panic"),
+        1,
+        "the far one has it back"
+    );
     // Who goes away while it is asked has used up nothing either: not what he was asked for last, which nobody knows.
     let gone = rig.send(call("b").request());
-    assert!(tokio::time::timeout(Duration::from_millis(15), gone).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(15), gone)
+            .await
+            .is_err()
+    );
     assert_eq!(*returned.lock().expect("no panic"), 2);
     assert_eq!(rig.passed(9, || call("c")).await, 2);
-    assert_eq!(rig.passed(9, || call("d")).await, 1, "five in all at the far one");
+    assert_eq!(
+        rig.passed(9, || call("d")).await,
+        1,
+        "five in all at the far one"
+    );
     assert_eq!(rig.seen.load(Ordering::Relaxed), 5);
 }
 
@@ -469,7 +487,10 @@ async fn without_limits_nothing_is_looked_at() {
 #[test]
 fn a_burst_is_what_the_rate_says_unless_it_is_set() {
     let quota = allowance("50/m").quota().expect("a rate");
-    assert_eq!((quota.burst(), quota.window()), (50, Duration::from_secs(60)));
+    assert_eq!(
+        (quota.burst(), quota.window()),
+        (50, Duration::from_secs(60))
+    );
     let quota = Allowance::new("50/m".parse().expect("a rate"), NonZeroU32::MIN).quota();
     assert_eq!(quota.map(Quota::burst), Some(1));
 }

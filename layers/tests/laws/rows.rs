@@ -27,8 +27,8 @@ use ziggurat_layers::{
     metrics::Tools,
     observe::ObserveLayer,
     rate_limit::{
-        Allowance, KeyPart, MemoryStore as RateMemory, Quota, Rate, RateLimitLayer, RateLimitSettings,
-        RateLimits, RateStore, Reply, Usage,
+        Allowance, KeyPart, MemoryStore as RateMemory, Quota, Rate, RateLimitLayer,
+        RateLimitSettings, RateLimits, RateStore, Reply, Usage,
     },
     record::{ClientRecordLayer, ServerRecordLayer},
     rescue::RescueLayer,

@@ -50,12 +50,12 @@ fn limit(raw: RawRateLimit, place: &Place, mistakes: &mut Mistakes) -> RateLimit
             Per::Route => None,
         })
         .collect();
+    let rate = raw.rate.on();
     let allowance = Allowance {
-        rate: raw.rate.on(),
-        burst: raw.burst.as_ref().and_then(|burst| burst_of(burst, mistakes)),
+        rate,
+        burst: burst(rate, raw.burst.as_ref(), mistakes),
         streams: raw.streams.map(|Count(count)| count),
     };
-    check_burst(raw.burst.as_ref(), allowance.rate, mistakes);
     if raw.tiers.value.len() > MOST_TIERS {
         let message = format!("there are more than {MOST_TIERS} tiers");
         mistakes.error(&raw.tiers.place, message, "make several limits of them");
@@ -71,7 +71,9 @@ fn limit(raw: RawRateLimit, place: &Place, mistakes: &mut Mistakes) -> RateLimit
         mistakes.error(place, "this limits nothing", cure);
     }
     RateLimitSettings {
-        name: raw.name.map_or_else(|| default_name(&per), |name| name.value.0),
+        name: raw
+            .name
+            .map_or_else(|| default_name(&per), |name| name.value.0),
         per,
         selector: selector(raw.r#match.value),
         allowance,
@@ -93,18 +95,17 @@ fn default_name(per: &[KeyPart]) -> String {
 fn tier(raw: RawTier, limit: &Allowance, mistakes: &mut Mistakes) -> Tier {
     let (rate, inherited) = match raw.rate {
         Some(rate) => (rate.on(), None),
-        None => (limit.rate, limit.burst),
+        None => (limit.rate, limit.burst.filter(|_| raw.burst.is_none())),
     };
-    check_burst(raw.burst.as_ref(), rate, mistakes);
-    let burst = raw.burst.as_ref();
+    let own = burst(rate, raw.burst.as_ref(), mistakes);
     Tier {
         selector: selector(raw.r#match.value),
         allowance: Allowance {
             rate,
-            burst: burst.map_or(inherited, |burst| burst_of(burst, mistakes)),
-            streams: raw.streams.map_or(limit.streams, |streams| {
-                streams.map(|Count(count)| count)
-            }),
+            burst: inherited.or(own),
+            streams: raw
+                .streams
+                .map_or(limit.streams, |streams| streams.map(|Count(count)| count)),
         },
     }
 }
@@ -119,7 +120,20 @@ fn selector(raw: RawSelector) -> Selector {
     }
 }
 
-fn burst_of(burst: &At<Count>, mistakes: &mut Mistakes) -> Option<NonZeroU32> {
+/// Left out, it is what the rate says for its unit.
+fn burst(
+    rate: Option<Rate>,
+    burst: Option<&At<Count>>,
+    mistakes: &mut Mistakes,
+) -> Option<NonZeroU32> {
+    let Some(burst) = burst else {
+        let count = rate?.count.get().min(Quota::MAX_BURST);
+        return NonZeroU32::new(count);
+    };
+    if rate.is_none() {
+        let message = "there is no rate for this burst";
+        mistakes.error(&burst.place, message, "add one, such as `rate: 50/s`");
+    }
     let count = NonZeroU32::try_from(burst.value.0).ok();
     let count = count.filter(|count| count.get() <= Quota::MAX_BURST);
     if count.is_none() {
@@ -127,13 +141,6 @@ fn burst_of(burst: &At<Count>, mistakes: &mut Mistakes) -> Option<NonZeroU32> {
         mistakes.error(&burst.place, "the burst is too large", cure);
     }
     count
-}
-
-fn check_burst(burst: Option<&At<Count>>, rate: Option<Rate>, mistakes: &mut Mistakes) {
-    if let (Some(burst), None) = (burst, rate) {
-        let message = "there is no rate for this burst";
-        mistakes.error(&burst.place, message, "add one, such as `rate: 50/s`");
-    }
 }
 
 /// Whether the route has what calls are told apart by.

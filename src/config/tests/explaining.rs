@@ -336,7 +336,10 @@ fn a_name_does_not_give_away_a_path_that_came_from_the_environment() {
 fn a_rate_limit_from_the_environment_is_printed_as_it_was_written() {
     let rate = |text: &str| {
         let (text, limit) = (with_route("match: { path: /mcp }"), text);
-        let text = text.replace("upstream: tools\n", &format!("upstream: tools\n    rate_limit: {limit}\n"));
+        let text = text.replace(
+            "upstream: tools\n",
+            &format!("upstream: tools\n    rate_limit: {limit}\n"),
+        );
         let explained = good(&text).to_yaml();
         assert_eq!(good(&explained).to_yaml(), explained);
         explained

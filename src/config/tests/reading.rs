@@ -488,7 +488,8 @@ fn rate_limits_are_one_or_many_and_a_tier_says_what_it_changes() {
     let expected = RateLimitSettings {
         allowance: Allowance {
             rate: "50/s".parse().ok(),
-            ..Allowance::default()
+            burst: NonZeroU32::new(50),
+            streams: None,
         },
         ..RateLimitSettings::default()
     };

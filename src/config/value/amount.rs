@@ -140,7 +140,8 @@ impl FromText for Rate {
         if text.starts_with('0') {
             return Err(Wrong::new("would let nothing through", example));
         }
-        text.parse().map_err(|_| Wrong::new("is not a rate", example))
+        text.parse()
+            .map_err(|_| Wrong::new("is not a rate", example))
     }
 
     fn describe() -> Schema {
