@@ -320,7 +320,7 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
             runtime.block_on(async {
                 let (store, quota) = (store(SHARDED), quota(3));
-                let mut alone = vec![Bucket::default(); 8];
+                let mut alone = [Bucket::default(); 8];
                 for (n, pause) in calls {
                     advance(Duration::from_millis(pause)).await;
                     let expected = alone[n].take(quota, 1, store.now());

@@ -493,7 +493,7 @@ fn rate_limits_are_one_or_many_and_a_tier_says_what_it_changes() {
         },
         ..RateLimitSettings::default()
     };
-    assert_eq!(one, [expected.clone()]);
+    assert_eq!(one, std::slice::from_ref(&expected));
     assert_eq!(limits("[{ rate: 50/s }]"), [expected]);
     let many = limits(
         "\n  - { per: [tool, session], rate: 5/m, streams: 2, tiers: [{ match: { tools: [a*] }, burst: 9 }, { match: { clients: [10.0.0.1] }, rate: off, streams: off }] }\n  - { per: client, rate: 5/h }\n  - { per: client, rate: 9/h }",
