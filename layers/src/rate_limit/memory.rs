@@ -21,7 +21,7 @@ use super::{
 ///
 /// A bucket that is full again is no different from a new one, so it is forgotten when its table has doubled, or has no more room. A bucket that is not
 /// full is never forgotten: else whoever floods the table with keys would give himself, or anybody, a new one. While there is no room, keys that are new share one
-/// bucket, so that a flood costs newcomers and nobody else. A bucket costs about 120 bytes, and a call no allocation, but for the first of a key.
+/// bucket, so that a flood costs newcomers and nobody else. A bucket costs about 140 bytes, and a call no allocation, but for the first of a key.
 #[derive(Debug)]
 pub struct MemoryStore {
     shards: Box<[Mutex<Shard>]>,
