@@ -7,6 +7,7 @@
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /admin/v1/config` | the configuration in force, secrets masked |
 //! | `GET /admin/v1/{upstreams,sessions,streams}` | what there is now |
+//! | `GET /admin/v1/limits` | the keys that are nearest to their rate limits |
 //!
 //! The first three answer anybody, since kubelets and scrapers come by IP and without a token. What is under `/admin/v1/`
 //! is behind the [guard](AdminSettings) (`Host`, `Origin`) and a bearer token; without a token it is closed. What the
@@ -71,6 +72,8 @@ pub struct AdminSources {
     pub sessions: JsonSource,
     /// For `streams`.
     pub streams: JsonSource,
+    /// For `limits`.
+    pub limits: JsonSource,
 }
 
 /// The service of the admin listener.

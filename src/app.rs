@@ -29,6 +29,7 @@ use crate::{
     config::{Config, Source},
     erase::erase,
     live::{Live, LiveHandle},
+    rates::Rates,
     serve::{self, Drain, Peer, ServeSettings, load_tls},
     sessions::Sessions,
     settings::SettingsError,
@@ -76,6 +77,7 @@ struct App {
     tools: Tools,
     sessions: Sessions,
     caps: Caps,
+    rates: Rates,
     drain: DrainSignals,
     live: LiveHandle<Tower>,
     current: Mutex<Current>,
@@ -134,14 +136,17 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
     let drain = DrainSignals::default();
     let upstreams = Upstreams::new(&config, &Upstreams::default(), &tools)?;
     let sessions = Sessions::new()?;
-    let caps = Caps::default();
-    let tower = assemble(&config, &upstreams, &sessions, &caps, &drain, &tools)?;
+    let (caps, rates) = (Caps::default(), Rates::default());
+    let tower = assemble(
+        &config, &upstreams, &sessions, &caps, &rates, &drain, &tools,
+    )?;
     let (live, handle) = Live::new(tower);
     let app = Arc::new(App {
         run,
         tools,
         sessions,
         caps,
+        rates,
         drain,
         live: handle,
         current: Mutex::new(Current {
@@ -340,6 +345,7 @@ impl App {
             &upstreams,
             &self.sessions,
             &self.caps,
+            &self.rates,
             &self.drain,
             &self.tools,
         )?;
@@ -417,6 +423,7 @@ impl App {
             origins: Vec::new(),
         };
         let metrics = metrics.clone();
+        let (rates, limits) = (self.rates.clone(), self.rates.clone());
         let (ready, gauges, config, upstreams, sessions, streams) = (
             self.clone(),
             self.clone(),
@@ -429,6 +436,7 @@ impl App {
             readiness: Arc::new(move || ready.readiness()),
             metrics: Arc::new(move || {
                 gauges.current().upstreams.publish();
+                rates.publish();
                 metrics.render()
             }),
             config: Arc::new(move || config.current().config.to_yaml()),
@@ -438,6 +446,7 @@ impl App {
                 json!({ "clients": own, "stdio": sessions.current().upstreams.sessions() })
             }),
             streams: Arc::new(move || streams.current().upstreams.streams()),
+            limits: Arc::new(move || limits.report()),
         };
         Admin::new(settings, sources)
     }

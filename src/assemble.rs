@@ -15,6 +15,7 @@ use ziggurat_layers::{
 use crate::{
     caps::Caps,
     config::{self, Config, Upstream},
+    rates::Rates,
     sessions::Sessions,
     settings::{EndpointSettings, RouteSettings, ServerSettings, SettingsError},
     stack::{self, Tower},
@@ -30,6 +31,7 @@ pub(crate) fn assemble(
     upstreams: &Upstreams,
     sessions: &Sessions,
     caps: &Caps,
+    rates: &Rates,
     drain: &DrainSignals,
     tools: &Tools,
 ) -> Result<Tower, SettingsError> {
@@ -46,7 +48,8 @@ pub(crate) fn assemble(
         let pool = upstreams.get(&upstream.name).ok_or_else(missing)?;
         let retry = retries.layer(route, upstream, pool);
         let session = sessions.layer(route, upstream, &keys);
-        let settings = RouteSettings::new(config, route, caps, session, retry)?;
+        let rate_limit = rates.layer(route);
+        let settings = RouteSettings::new(config, route, caps, session, rate_limit, retry)?;
         // One for each upstream: its queue is shared.
         let balance = balances
             .entry(upstream.name.as_str())
@@ -58,6 +61,7 @@ pub(crate) fn assemble(
         });
     }
     caps.set(config);
+    rates.set(config);
     for upstream in &config.upstreams {
         if let Some(pool) = upstreams.get(&upstream.name) {
             stack_endpoints(upstream, pool, tools);

@@ -19,6 +19,7 @@ use http::{HeaderName, HeaderValue};
 use ziggurat_layers::balance::{BalanceSettings, Policy};
 use ziggurat_layers::circuit::CircuitSettings;
 use ziggurat_layers::health::{HttpProbe, outlier::OutlierSettings};
+use ziggurat_layers::rate_limit::{KeyPart, RateLimitSettings};
 use ziggurat_layers::retry::RetrySettings;
 use ziggurat_layers::session::SessionSettings;
 use ziggurat_layers::share::Share;
@@ -148,6 +149,8 @@ pub struct Route {
     pub deadline: Option<Deadline>,
     /// The sessions of legacy clients; whether their upstream is stateless is its own setting.
     pub session: Option<SessionSettings>,
+    /// How many calls are let through in how much time; each limit has a name of its own.
+    pub rate_limit: Vec<RateLimitSettings>,
     /// How many calls may be in flight on the route.
     pub concurrency: Option<NonZeroUsize>,
     /// How a call that failed is tried again; whether annotations are believed is the upstream's.
@@ -263,6 +266,14 @@ pub(crate) enum Choice {
     RoundRobin,
     Random,
     Hash,
+}
+
+/// The words of a file for what a rate limit tells calls apart by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Per {
+    /// Nothing.
+    Route,
+    Key(KeyPart),
 }
 
 /// The clocks of one attempt.

@@ -18,6 +18,7 @@ use ziggurat_layers::{
     inspect::InspectSettings,
     limit::LimitLayer,
     metrics::Tools,
+    rate_limit::RateLimitLayer,
     retry::RetryLayer,
     route::Match,
     session::SessionLayer,
@@ -69,6 +70,8 @@ pub struct RouteSettings {
     pub limit: LimitLayer,
     /// The sessions of its clients.
     pub session: SessionLayer,
+    /// How many calls are let through in how much time.
+    pub rate_limit: RateLimitLayer,
     /// The cap of the route.
     pub own_limit: LimitLayer,
     /// How long a call may take.
@@ -170,6 +173,7 @@ impl RouteSettings {
         route: &Route,
         caps: &Caps,
         session: SessionLayer,
+        rate_limit: RateLimitLayer,
         retry: RetryLayer,
     ) -> Result<Self, SettingsError> {
         let wrong =
@@ -204,6 +208,7 @@ impl RouteSettings {
                 forward: route.forward.clone(),
             },
             session,
+            rate_limit,
             limit: caps.server().clone(),
             own_limit: caps.route(&route.name),
             deadline: route.deadline.as_ref().map(|deadline| DeadlineSettings {

@@ -12,6 +12,7 @@
 //! | [`ordeal`] | lets a replica fail behind each proxy, and reports what that cost the callers |
 //! | [`cutter`] | a server whose event streams are cut at random |
 //! | [`cuts`] | reports what the clients of that server notice |
+//! | [`rates`] | measures what the arithmetic of a rate limit costs |
 //! | [`overload`] | asks for more than the server can do, and reports what was done and how the rest was refused |
 //!
 //! [`client`] is the caller of the last two. [`rpc`] holds the messages that client and server exchange, [`serve`] the listener, and [`usage`] reads
@@ -37,6 +38,7 @@ mod echo_stdio;
 mod load;
 mod ordeal;
 mod overload;
+mod rates;
 mod replica;
 mod rpc;
 mod serve;
@@ -67,6 +69,8 @@ enum Command {
     Overload(overload::Options),
     /// Cut the event streams of the server behind ziggurat at random, and print what its clients noticed
     Cuts(cuts::Options),
+    /// Measure what the arithmetic of a rate limit costs, at 1, 10,000 and 100,000 keys
+    Rates(rates::Options),
     /// Put load on one URL and print what came of it
     Load(load::Options),
     /// An MCP server over HTTP that answers at once
@@ -122,6 +126,8 @@ fn start(command: Command) -> Result<(), BoxError> {
             Command::Ordeal(options) => ordeal::run(options).await,
             Command::Overload(options) => overload::run(options).await,
             Command::Cuts(options) => cuts::run(options).await,
+            // Busy on threads of its own.
+            Command::Rates(options) => rates::run(&options),
             Command::Replica(options) => replica::run(options).await,
             Command::Cutter(options) => cutter::run(options).await,
             Command::Load(options) => load::run(options).await,

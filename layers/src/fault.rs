@@ -19,6 +19,7 @@ use crate::{
     inspect::{Encoded, NotJson, UploadFailed, UploadTimeout},
     limit::Shed,
     mcp::{EnvelopeError, headers::HeaderMismatch},
+    rate_limit::RateLimited,
     route::{NoRoute, UnsafePath},
     timeout::{HeadTimeout, IdleTimeout},
 };
@@ -64,6 +65,8 @@ pub enum Fault {
     NoRoute,
     /// Over a cap.
     Shed(String),
+    /// Over a rate limit.
+    RateLimited(Box<RateLimited>),
     /// The endpoint takes no calls now; perhaps after this time.
     GateShut(String, Option<Duration>),
     /// A circuit breaker is open; perhaps no longer after this time.
@@ -186,6 +189,9 @@ impl Fault {
         }
         if let Some(e) = find::<Injected>(error) {
             return Some(Self::Injected { sent: e.sent });
+        }
+        if let Some(e) = find::<RateLimited>(error) {
+            return Some(Self::RateLimited(Box::new(e.clone())));
         }
         find::<Shed>(error).map(|e| Self::Shed(e.to_string()))
     }

@@ -17,6 +17,7 @@
 //! | route | [`inspect`] | reads the facts of an MCP call |
 //! | | [`credentials`] | keeps the client's secrets from upstreams |
 //! | | [`session`] | seals session ids, and keeps sessions within limits |
+//! | | [`rate_limit`] | lets through so many calls in so much time, by session, client, tool, … |
 //! | | [`limit`] | caps calls and streams |
 //! | | [`deadline`] | the total time of a call |
 //! | | [`retry`] | repeats calls that failed, where that is safe |
@@ -52,6 +53,7 @@ pub mod error;
 pub mod exchange;
 pub mod fault;
 pub mod gate;
+mod glob;
 pub mod guard;
 pub mod health;
 mod host;
@@ -61,6 +63,7 @@ pub mod mcp;
 pub mod metrics;
 pub mod observe;
 pub mod pattern;
+pub mod rate_limit;
 pub mod ready;
 pub mod record;
 pub mod rescue;

@@ -45,6 +45,7 @@ fn private<B>(
             "upstreams" => |sources| json(&(sources.upstreams)()),
             "sessions" => |sources| json(&(sources.sessions)()),
             "streams" => |sources| json(&(sources.streams)()),
+            "limits" => |sources| json(&(sources.limits)()),
             _ => return Err(Problem::NotFound),
         };
         only_read(request.method())?;
@@ -98,6 +99,7 @@ mod tests {
             upstreams: Arc::new(|| json!(["tools"])),
             sessions: Arc::new(|| json!([])),
             streams: Arc::new(|| json!([])),
+            limits: Arc::new(|| json!([])),
         }
     }
 
@@ -134,6 +136,7 @@ mod tests {
             of("/admin/v1/upstreams"),
             (200, "application/json".to_owned())
         );
+        assert_eq!(of("/admin/v1/limits"), (200, "application/json".to_owned()));
         assert_eq!(
             of("/admin/v1/nothing"),
             (404, "application/problem+json".to_owned())

@@ -29,6 +29,7 @@ async fn start(token: Option<&str>, ready: Arc<AtomicBool>) -> Running {
         upstreams: Arc::new(|| json!({"upstreams": [{"name": "tools"}]})),
         sessions: Arc::new(|| json!({"sessions": []})),
         streams: Arc::new(|| json!({"streams": []})),
+        limits: Arc::new(|| json!([])),
     };
     let serve = ServeSettings {
         name: "admin",

@@ -20,6 +20,7 @@ use super::{
 pub(super) use self::route::default_name;
 
 mod endpoint;
+mod rate;
 mod resilience;
 mod route;
 
@@ -114,6 +115,10 @@ impl Context<'_> {
 }
 
 impl<T> OrOff<T> {
+    fn on(self) -> Option<T> {
+        self.map(|value| value)
+    }
+
     fn map<U>(self, change: impl FnOnce(T) -> U) -> Option<U> {
         match self {
             Self::On(value) => Some(change(value)),

@@ -44,6 +44,7 @@ impl Config {
     }
 }
 
+mod rate;
 mod resilience;
 
 /// A map that is being filled, and its key path.
@@ -215,6 +216,7 @@ fn route(section: &mut Section<'_>, route: &Route) {
         }),
     }
     session(section, route.session.as_ref());
+    rate::limits(section, &route.rate_limit);
     section.bare_or_off("concurrency", route.concurrency);
     resilience::retry(section, route.retry.as_ref());
     section.word("errors", route.errors);

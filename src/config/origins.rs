@@ -22,6 +22,12 @@ impl Origins {
         self.0.get(path).map(String::as_str)
     }
 
+    /// Whether something in the list at this path is known here.
+    pub(super) fn in_list(&self, path: &str) -> bool {
+        let mut below = self.0.keys().filter_map(|key| key.strip_prefix(path));
+        below.any(|rest| rest.starts_with('['))
+    }
+
     /// The name of a key below this path whose value is known here, in the spelling of the file: header names ignore case.
     pub(super) fn spelling(&self, path: &str, name: &str) -> Option<String> {
         let below = self

@@ -8,17 +8,23 @@ use std::path::PathBuf;
 use http::HeaderName;
 use schemars::Schema;
 use serde_json::json;
-use ziggurat_layers::{balance::HashKey, circuit::Window, session::Heal};
+use ziggurat_layers::{
+    balance::HashKey,
+    circuit::Window,
+    rate_limit::{Network, Rate},
+    session::Heal,
+};
 
 use super::endpoint::RawEndpoint;
 use super::mistake::Mistakes;
 use super::node::Node;
-use super::read::{At, Dict, Keys, OrOff, Property, Read, ShortOr, object, section};
+use super::read::{At, Dict, Keys, OneOrMany, OrOff, Property, Read, ShortOr, object, section};
 use super::value::{
-    Amount, Clock, Count, ErrorStatus, HeaderText, HostName, Label, Part, Pause, Rank, RoutePath,
-    SealKey, SettableHeader, Size, Statuses, Switch, Url, VariableName, Word,
+    Amount, Clock, Count, ErrorStatus, HeaderText, HostName, Label, NamePattern, Part, Pause,
+    Prefix, Rank, RoutePath, SealKey, SettableHeader, Size, Statuses, Switch, Url, VariableName,
+    Word,
 };
-use super::{Choice, Errors, Isolation, ProbeKind, Protocol};
+use super::{Choice, Errors, Isolation, Per, ProbeKind, Protocol};
 
 section! {
     /// A ziggurat config: where to listen, what clients may ask for, and the servers that answer.
@@ -107,6 +113,8 @@ section! {
         forward: Vec<HeaderName> = Vec::<&str>::new(),
         /// How long the sessions of legacy clients live, and how many there may be. `off` lets the upstream's own session ids through.
         session: OrOff<RawSession> = json!({}),
+        /// How many calls are let through in how much time, and how many standing streams: a limit, or a list of them, all of which a call must pass.
+        rate_limit: OrOff<OneOrMany<At<RawRateLimit>>> = "off",
         /// How long a call may go without its final answer and without a progress notification: a duration, or `limit` and `cap`.
         deadline: At<OrOff<ShortOr<Clock, RawDeadline>>> = "5m",
         /// How many calls may be in flight on the route; more are refused at once.
@@ -179,6 +187,56 @@ section! {
         lost: Vec<ErrorStatus> = [404],
         /// Which sessions that an HTTP upstream has lost are begun anew there: `safe` those whose calls were all safe to repeat, `always`, or `never`. Those of a command end with its process.
         heal: Heal = "safe",
+    }
+}
+
+section! {
+    /// A limit of calls and streams, for each key by itself. Requests count, and GETs that open a stream; DELETE, notifications and answers of clients do not.
+    RawRateLimit {
+        /// The name in errors and metrics; left out, it is made of `per`.
+        name: Option<At<Label>>,
+        /// What calls are told apart by: `session` (for calls without one, the client), `client` (its address), `method`, `tool`, a list of these, or `route` for nothing at all.
+        per: At<OneOrMany<Per>> = "route",
+        /// Which calls it is for; left out, all.
+        r#match: At<RawSelector> = json!({}),
+        /// How many calls are let through in a second (`50/s`), a minute (`100/m`) or an hour (`10/h`).
+        rate: OrOff<Rate> = "off",
+        /// How many of them may come at once. Left out, as many as `rate` says.
+        burst: Option<At<Count>>,
+        /// How many standing streams may be open.
+        streams: OrOff<Count> = "off",
+        /// What some calls are allowed instead; the first that matches counts. What a tier leaves out is as in the limit.
+        tiers: At<Vec<At<RawTier>>> = Vec::<&str>::new(),
+        /// For how many keys calls are counted one by one; those of keys beyond that are counted together.
+        keys: Count = 100000,
+        /// How many of the first bits of an IPv6 address make a client.
+        ipv6_prefix: Prefix = 64,
+    }
+}
+
+section! {
+    /// Which calls: those that match each of the lists.
+    RawSelector {
+        /// Calls of these tools; `*` stands for any text.
+        tools: Vec<NamePattern> = Vec::<&str>::new(),
+        /// Calls with these methods, such as `tools/*`; on `protocol: http`, those of HTTP.
+        methods: Vec<NamePattern> = Vec::<&str>::new(),
+        /// Calls from these addresses and networks, such as `10.0.0.0/8`.
+        clients: Vec<Network> = Vec::<&str>::new(),
+    }
+}
+
+section! {
+    /// What some calls are allowed.
+    RawTier {
+        /// Which calls.
+        r#match: At<RawSelector>,
+        /// How many calls are let through; `off` lets all of them through.
+        rate: Option<OrOff<Rate>>,
+        /// How many of them may come at once.
+        burst: Option<At<Count>>,
+        /// How many standing streams may be open.
+        streams: Option<OrOff<Count>>,
     }
 }
 

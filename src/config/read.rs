@@ -65,6 +65,10 @@ pub(super) enum ShortOr<S, L> {
     Long(L),
 }
 
+/// A list, or its only item by itself.
+#[derive(Clone, Debug)]
+pub(super) struct OneOrMany<T>(pub(super) Vec<T>);
+
 /// A map whose keys are chosen by the operator, in the order of the file.
 #[derive(Clone, Debug)]
 pub(super) struct Dict<K, V> {

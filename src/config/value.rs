@@ -72,6 +72,14 @@ pub(super) struct Label(pub(super) String);
 #[derive(Clone, Debug)]
 pub(super) struct RoutePath(pub(super) String);
 
+/// A name of tools or methods, in which `*` stands for any text.
+#[derive(Clone, Debug)]
+pub(super) struct NamePattern(pub(super) String);
+
+/// How many of the first bits of an IPv6 address count.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Prefix(pub(super) u8);
+
 /// Any text, which may be a secret.
 #[derive(Clone, Debug)]
 pub(super) struct Word(pub(super) String);

@@ -23,6 +23,7 @@ mod mistakes;
 mod modern;
 mod pages;
 mod plain;
+mod rate_limit;
 mod reload;
 mod resilience;
 mod sessions;

@@ -90,7 +90,7 @@ async fn every_metric_is_moved_by_real_traffic() {
          - {{ match: {{ path: /open }}, upstream: tools, session: off }}\n\
          - {{ match: {{ path: /hasty }}, upstream: tools, session: off, deadline: 500ms }}\n\
          - {{ match: {{ path: /any }}, upstream: any }}\n\
-         - {{ match: {{ path: /plain }}, protocol: http, upstream: any }}\n\
+         - {{ match: {{ path: /plain }}, protocol: http, upstream: any, rate_limit: {{ per: method, rate: 1/h, keys: 1 }} }}\n\
          - {{ match: {{ path: /kept }}, upstream: forgetful, session: {{ idle: 1s }} }}\n\
          - {{ match: {{ path: /narrow }}, protocol: http, upstream: narrow }}\n\
          - {{ match: {{ path: /worse }}, protocol: http, upstream: worse, retry: off }}\n\
@@ -140,8 +140,14 @@ async fn every_metric_is_moved_by_real_traffic() {
     drop(stream);
     session.call(2, "garbage", json!({})).await.last().await;
 
-    // A plain exchange, and names beyond those that may be labels.
+    // A plain exchange, another key than the one for which there is room, and one call too many.
     z.target().get("/plain").await.text().await;
+    z.target().request("POST", "/plain", &[], "").await;
+    let post = z.target().request("POST", "/plain", &[], "").await;
+    assert_eq!(post.status, 429);
+    moved.look(&z.metrics().await);
+
+    // Names beyond those that may be labels.
     let any = z.target().stateless("/any");
     for chunk in (0..300).collect::<Vec<u32>>().chunks(30) {
         let calls = chunk.iter().map(|tool| {

@@ -42,8 +42,7 @@ enum State<F, Res> {
 const REQUEST_HEADERS: &str = "Content-Type, Accept, Authorization, Mcp-Session-Id, MCP-Protocol-Version, \
      Last-Event-ID, Mcp-Method, Mcp-Name";
 /// What a page may read.
-const RESPONSE_HEADERS: &str =
-    "Mcp-Session-Id, MCP-Protocol-Version, WWW-Authenticate, X-Request-Id";
+const RESPONSE_HEADERS: &str = "Mcp-Session-Id, MCP-Protocol-Version, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-Request-Id";
 const PREFLIGHT_VARY: &str =
     "Origin, Access-Control-Request-Method, Access-Control-Request-Headers";
 const METHODS: &str = "GET, POST, DELETE, OPTIONS";

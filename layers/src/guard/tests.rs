@@ -368,7 +368,7 @@ async fn a_page_may_read_responses_and_errors_and_no_star_or_credentials_pass() 
         all("access-control-expose-headers"),
         [
             "X-Own",
-            "Mcp-Session-Id, MCP-Protocol-Version, WWW-Authenticate, X-Request-Id"
+            "Mcp-Session-Id, MCP-Protocol-Version, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-Request-Id"
         ]
     );
     assert_eq!(all("vary"), ["Accept", "Origin"]);

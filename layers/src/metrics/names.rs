@@ -66,6 +66,12 @@ metrics! {
         "Time that calls waited because every endpoint was busy.";
     REJECTIONS = Counter "ziggurat_layer_rejections_total" ["layer", "reason"]
         "Calls that a layer ended: which layer, and why.";
+    RATE_LIMITED = Counter "ziggurat_rate_limited_total" ["route", "scope"]
+        "Requests that were refused because they were over a rate limit; the scope is the limit's name.";
+    RATE_LIMIT_KEYS = Gauge "ziggurat_rate_limit_keys" ["route", "scope"]
+        "Keys of a rate limit (sessions, clients, tools, …) whose buckets are not full.";
+    RATE_LIMIT_CROWDED = Counter "ziggurat_rate_limit_crowded_total" ["route", "scope"]
+        "Calls that were counted in a bucket for all newcomers, because a rate limit had as many keys as it may have.";
     RETRIES = Counter "ziggurat_retries_total" ["upstream", "reason", "outcome"]
         "Further attempts at calls that failed: why (not_sent, timeout, broken, status, retry_after), and how they ended (success, failure, dropped) or why they were not made (no_budget, no_body, no_time).";
     RETRY_BUDGET = Gauge "ziggurat_retry_budget_ratio" ["upstream"]

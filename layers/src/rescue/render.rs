@@ -10,6 +10,7 @@ use crate::{
     exchange::{ErrorStyle, Exchange, REQUEST_ID},
     fault::Fault,
     mcp::{Id, wire},
+    rate_limit::{RATELIMIT, RATELIMIT_POLICY},
 };
 
 /// What a JSON-RPC error says beside code and message.
@@ -78,6 +79,12 @@ pub(super) fn response(fault: &Fault, exchange: &Exchange) -> Response<Bytes> {
     if let Some(after) = row.retry_after.filter(|_| status != StatusCode::OK) {
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if let Fault::RateLimited(limited) = fault
+        && let Some((left, policy)) = limited.fields()
+    {
+        headers.insert(RATELIMIT, left.clone());
+        headers.insert(RATELIMIT_POLICY, policy.clone());
     }
     if status == StatusCode::METHOD_NOT_ALLOWED {
         headers.insert(header::ALLOW, HeaderValue::from_static("POST"));

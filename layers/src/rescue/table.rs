@@ -57,6 +57,7 @@ pub(super) const KINDS: &[(&str, &str)] = &[
     ("inspect", "upload_failed"),
     ("inspect", "upload_timeout"),
     ("limit", "overloaded"),
+    ("rate_limit", "rate_limited"),
     ("rescue", "internal_error"),
     ("route", "no_route"),
     ("route", "unsafe_path"),
@@ -124,6 +125,13 @@ impl Row {
                 .unsent()
                 .by(Blame::Proxy)
                 .again(SOON),
+            // Who asks too much is told so, also where that must not end his session; a warning for each would be a flood in the log.
+            Fault::RateLimited(limited) => Self {
+                retry_after: limited.retry_after,
+                ..row("rate_limit", "rate_limited", 429)
+                    .unsent()
+                    .by(Blame::Client)
+            },
             Fault::GateShut(_, again) => row("gate", "endpoint_held", 503)
                 .unsent()
                 .by(Blame::Proxy)
@@ -270,6 +278,7 @@ pub(super) fn message(fault: &Fault) -> String {
         | Fault::Unforwardable(text)
         | Fault::Deadline { message: text, .. }
         | Fault::ServerGone { message: text, .. } => text.clone(),
+        Fault::RateLimited(limited) => limited.to_string(),
         Fault::UnsupportedVersion { requested, .. } => {
             format!("protocol version {requested} is not supported")
         }

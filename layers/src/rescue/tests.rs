@@ -226,3 +226,50 @@ async fn a_stream_that_is_torn_or_answered_is_broken_off() {
         assert_eq!(text, "data: 1\n\n");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_is_over_a_rate_limit_is_told_when_to_come_back() {
+    use crate::rate_limit::{Allowance, RateLimitLayer, RateLimitSettings};
+
+    let limit = RateLimitSettings {
+        allowance: Allowance {
+            rate: "3/h".parse().ok(),
+            burst: Some(std::num::NonZeroU32::MIN),
+            streams: None,
+        },
+        ..RateLimitSettings::default()
+    };
+    let inner =
+        service_fn(async |_: Request<Body>| Ok::<_, BoxError>(Response::new(Body::empty())));
+    let limited = RateLimitLayer::new("r", &[limit]).layer(inner);
+    let service = RescueLayer::new().layer(limited);
+    let send = async |call| {
+        let Ok(response) = service.clone().oneshot(request(call).0).await;
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.expect("a body").to_bytes();
+        let body = serde_json::from_slice::<Value>(&body).unwrap_or_default();
+        (parts, body)
+    };
+    let call = Some(r#"{"id":"a","method":"tools/call"}"#);
+    assert_eq!(send(call).await.0.status, 200);
+    let (head, body) = send(call).await;
+    // With its id it is an answer, which costs no session.
+    assert_eq!(
+        (head.status.as_u16(), &body["id"]),
+        (200, &Value::from("a"))
+    );
+    assert!(!head.headers.contains_key("retry-after"));
+    assert_eq!(head.headers["ratelimit"], "\"route\";r=0;t=1200");
+    assert_eq!(head.headers["ratelimit-policy"], "\"route\";q=1;w=1200");
+    assert_eq!(body["error"]["code"], 429);
+    assert_eq!(body["error"]["data"]["kind"], "rate_limited");
+    assert_eq!(body["error"]["data"]["outcome"], "not_sent");
+    assert_eq!(body["error"]["data"]["retry_after_ms"], 1_200_000);
+    let (head, body) = send(None).await;
+    assert_eq!(
+        (head.status.as_u16(), &body["kind"]),
+        (429, &Value::from("rate_limited"))
+    );
+    assert_eq!(head.headers["retry-after"], "1200");
+    assert!(table::KINDS.contains(&("rate_limit", "rate_limited")));
+}

@@ -5,6 +5,7 @@ use http::Method;
 use super::annotations::Annotations;
 use crate::{
     exchange::Exchange,
+    glob::matches,
     mcp::{Kind, MessageFacts, Verb},
     pattern::Pattern,
 };

@@ -18,7 +18,7 @@ use tower::{Service, ServiceExt};
 use super::store::{History, Home, Note};
 use crate::{
     Body,
-    attempt::Pinned,
+    attempt::{Pinned, Unasked},
     error::{BoxError, Outcome},
     exchange::{EndpointInfo, Exchange},
     fault::Fault,
@@ -165,6 +165,7 @@ impl Again {
     /// The request, for the session that was begun anew: its events begin anew, too.
     pub(super) fn into_request(mut self) -> Request<Body> {
         self.parts.headers.remove(LAST_EVENT_ID);
+        self.parts.extensions.insert(Unasked);
         Request::from_parts(self.parts, Body::full(self.body))
     }
 }
@@ -270,6 +271,7 @@ where
         let exchange = self.exchange();
         exchange.set_call(facts);
         request.extensions_mut().insert(exchange.clone());
+        request.extensions_mut().insert(Unasked);
         let failed = |error: S::Error| NotHealed::Failed(error.into());
         let inner = self.inner.ready().await.map_err(failed)?;
         let result = inner.call(request).await;

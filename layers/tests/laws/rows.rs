@@ -26,6 +26,10 @@ use ziggurat_layers::{
     mcp::headers::SESSION_ID,
     metrics::Tools,
     observe::ObserveLayer,
+    rate_limit::{
+        Allowance, KeyPart, MemoryStore as RateMemory, Quota, Rate, RateLimitLayer,
+        RateLimitSettings, RateLimits, RateStore, Reply, Usage,
+    },
     record::{ClientRecordLayer, ServerRecordLayer},
     rescue::RescueLayer,
     retry::{RetryLayer, RetrySettings},
@@ -91,6 +95,8 @@ pub(crate) fn rows() -> Vec<Row> {
             service: "ziggurat_layers::session::Session",
             ..row(session)
         },
+        row(|leaf, _| plain(&rate_limit(RateLimits::new("/")), leaf)),
+        row(|leaf, _| plain(&rate_limit(asked()), leaf)),
         row(limit),
         row(|leaf, _| plain(&DeadlineLayer::new(Some(DEADLINE)), leaf)),
         Row {
@@ -254,6 +260,63 @@ fn session(
             request
         });
     (service, Box::new(|| None))
+}
+
+fn rate_limit(limits: RateLimits) -> RateLimitLayer {
+    let limit = |name: &str, rate| RateLimitSettings {
+        name: name.to_owned(),
+        per: vec![KeyPart::Client],
+        allowance: Allowance {
+            rate,
+            burst: None,
+            streams: NonZeroUsize::new(PLACES),
+        },
+        ..RateLimitSettings::default()
+    };
+    let many = Rate::per_second(NonZeroU32::new(1000).expect("not zero"));
+    limits.layer(&[limit("calls", Some(many)), limit("streams", None)])
+}
+
+/// Limits whose store has to be asked.
+fn asked() -> RateLimits {
+    RateLimits::with_stores("/", |_, keys| Arc::new(Remote(RateMemory::new(keys))))
+}
+
+/// Answers a little later.
+#[derive(Debug)]
+struct Remote(RateMemory);
+
+impl RateStore for Remote {
+    fn take(&self, key: &[u8], quota: Quota, calls: u32) -> Reply {
+        let reply = self.0.take(key, quota, calls);
+        Reply::Later(Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            match reply {
+                Reply::Now(answer) => answer,
+                Reply::Later(later) => later.await,
+            }
+        }))
+    }
+
+    fn give_back(&self, key: &[u8], quota: Quota, calls: u32) {
+        self.0.give_back(key, quota, calls);
+    }
+
+    fn nearest(&self, most: usize) -> Vec<Usage> {
+        self.0.nearest(most)
+    }
+
+    fn sweep(&self) -> usize {
+        self.0.sweep()
+    }
+
+    fn resize(&self, most: NonZeroUsize) {
+        self.0.resize(most);
+    }
+
+    fn crowded(&self) -> u64 {
+        self.0.crowded()
+    }
 }
 
 fn outlier(leaf: Leaf, _: Kind) -> (<OutlierLayer as Layer<Leaf>>::Service, Idle) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ziggurat_layers::session::SessionSettings;
 
-use super::resilience;
+use super::{rate, resilience};
 use crate::config::mistake::Mistakes;
 use crate::config::raw::{RawRoute, RawSession};
 use crate::config::read::{At, OrOff, ShortOr};
@@ -45,6 +45,9 @@ pub(super) fn check(raw: Vec<At<RawRoute>>, mistakes: &mut Mistakes) -> Vec<Rout
 
 fn route(raw: RawRoute, mistakes: &mut Mistakes) -> Route {
     let At { value: matched, .. } = raw.r#match;
+    let sessions = matches!(raw.session, OrOff::On(_));
+    let limits = raw.rate_limit.map(|limits| limits.0).unwrap_or_default();
+    let rate_limit = rate::check(limits, raw.protocol, sessions, mistakes);
     let path = matched.path.0;
     let host = matched.host.map(|host| host.0);
     let name = raw
@@ -70,6 +73,7 @@ fn route(raw: RawRoute, mistakes: &mut Mistakes) -> Route {
             OrOff::On(ShortOr::Long(raw)) => Some(deadline(raw.limit.0, raw.cap, mistakes)),
         },
         session: raw.session.map(session),
+        rate_limit,
         concurrency: raw.concurrency.map(|Count(count)| count),
         retry: raw.retry.map(resilience::retry),
         errors: raw.errors,

@@ -2,7 +2,7 @@
 
 use schemars::{Schema, json_schema};
 
-use super::{At, Dict, FromText, OrOff, Read, ShortOr};
+use super::{At, Dict, FromText, OneOrMany, OrOff, Read, ShortOr};
 use crate::config::mistake::Mistakes;
 use crate::config::node::{Node, Place, Shape};
 
@@ -76,6 +76,21 @@ impl<T: Read> Read for OrOff<T> {
 
     fn schema() -> Schema {
         json_schema!({ "anyOf": [{ "const": "off" }, { "const": false }, T::schema()] })
+    }
+}
+
+impl<T: Read> Read for OneOrMany<T> {
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        match &node.shape {
+            Shape::List(_) => Vec::read(node, mistakes).map(Self),
+            Shape::Empty | Shape::Text(_) | Shape::Map(_) => {
+                T::read(node, mistakes).map(|one| Self(vec![one]))
+            }
+        }
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "anyOf": [T::schema(), Vec::<T>::schema()] })
     }
 }
 

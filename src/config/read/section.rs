@@ -21,7 +21,6 @@ const ELSEWHERE: &[&str] = &[
     "authorize",
     "cache",
     "intercept",
-    "rate_limit",
     "resume",
     "tape",
     "warm",

@@ -50,6 +50,7 @@ routes:
       max: 10000
       lost: [404]
       heal: safe
+    rate_limit: off
     concurrency: off
     retry:
       attempts: 3
@@ -329,4 +330,26 @@ fn a_name_does_not_give_away_a_path_that_came_from_the_environment() {
     let config = good(&text);
     assert!(!config.to_yaml().contains("s3cr3t"));
     assert_eq!(good(&config.to_yaml()), config);
+}
+
+#[test]
+fn a_rate_limit_from_the_environment_is_printed_as_it_was_written() {
+    let rate = |text: &str| {
+        let (text, limit) = (with_route("match: { path: /mcp }"), text);
+        let text = text.replace(
+            "upstream: tools\n",
+            &format!("upstream: tools\n    rate_limit: {limit}\n"),
+        );
+        let explained = good(&text).to_yaml();
+        assert_eq!(good(&explained).to_yaml(), explained);
+        explained
+    };
+    for text in [
+        "{ rate: \"${RATE:-5/s}\", per: \"${PER:-client}\" }",
+        "[{ rate: \"${RATE:-5/s}\", per: [\"${PER:-client}\"] }]",
+    ] {
+        let explained = rate(text);
+        assert!(explained.contains("rate: \"${RATE:-5/s}\""), "{explained}");
+        assert!(explained.contains("\"${PER:-client}\""), "{explained}");
+    }
 }

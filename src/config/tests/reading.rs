@@ -6,6 +6,7 @@ use http::{HeaderName, StatusCode};
 use ziggurat_layers::balance::HashKey;
 use ziggurat_layers::circuit::Window;
 use ziggurat_layers::health::HealthSettings;
+use ziggurat_layers::rate_limit::Allowance;
 use ziggurat_layers::session::Heal;
 use ziggurat_layers::share::Share;
 
@@ -58,6 +59,7 @@ fn what_is_left_out_gets_a_default() {
     assert!(config.server.session_keys.is_empty());
     assert!(!config.upstreams[0].stateless);
     assert_eq!(route.concurrency, None);
+    assert!(route.rate_limit.is_empty());
     assert_eq!(route.retry, Some(RetrySettings::default()));
     assert_eq!(upstream.balance, BalanceSettings::default());
     assert_eq!(upstream.circuit, Some(CircuitSettings::default()));
@@ -484,4 +486,37 @@ fn marks_and_line_ends_of_other_systems_are_no_trouble() {
     let text = with_top("server: { concurrency: 12 } # é").replace('\n', "\r\n");
     let config = good(&format!("\u{feff}{text}"));
     assert_eq!(config.server.concurrency.map(|count| count.get()), Some(12));
+}
+
+#[test]
+fn rate_limits_are_one_or_many_and_a_tier_says_what_it_changes() {
+    let limits = |text: &str| {
+        let text = with_route(&format!("match: {{ path: /mcp }}\nrate_limit: {text}"));
+        good(&text).routes[0].rate_limit.clone()
+    };
+    let one = limits("{ rate: 50/s }");
+    // What the file's schema shows as defaults is what the layer has for its own.
+    let expected = RateLimitSettings {
+        allowance: Allowance {
+            rate: "50/s".parse().ok(),
+            burst: NonZeroU32::new(50),
+            streams: None,
+        },
+        ..RateLimitSettings::default()
+    };
+    assert_eq!(one, std::slice::from_ref(&expected));
+    assert_eq!(limits("[{ rate: 50/s }]"), [expected]);
+    let many = limits(
+        "\n  - { per: [tool, session], rate: 5/m, streams: 2, tiers: [{ match: { tools: [a*] }, burst: 9 }, { match: { clients: [10.0.0.1] }, rate: off, streams: off }] }\n  - { per: client, rate: 5/h }\n  - { per: client, rate: 9/h }",
+    );
+    let names: Vec<_> = many.iter().map(|limit| limit.name.as_str()).collect();
+    assert_eq!(names, ["tool+session", "client", "client#3"]);
+    assert_eq!(many[0].per, [KeyPart::Tool, KeyPart::Session]);
+    let tiers: Vec<_> = many[0].tiers.iter().map(|tier| tier.allowance).collect();
+    let first = Allowance {
+        burst: NonZeroU32::new(9),
+        ..many[0].allowance
+    };
+    assert_eq!(tiers, [first, Allowance::default()]);
+    assert_eq!(tiers[0].streams.map(|streams| streams.get()), Some(2));
 }

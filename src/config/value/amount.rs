@@ -7,9 +7,10 @@ use std::time::Duration;
 use schemars::{Schema, json_schema};
 
 use ziggurat_layers::circuit::Window;
+use ziggurat_layers::rate_limit::Rate;
 use ziggurat_layers::share::Share;
 
-use super::{Amount, Clock, Count, Part, Pause, Rank, Size, Switch};
+use super::{Amount, Clock, Count, Part, Pause, Prefix, Rank, Size, Switch};
 use crate::config::read::{FromText, Wrong};
 
 /// Longer clocks are a slip of the hand, and would overflow arithmetic with the time of day.
@@ -130,6 +131,33 @@ impl FromText for Rank {
 
     fn describe() -> Schema {
         json_schema!({ "type": ["integer", "string"], "minimum": 0 })
+    }
+}
+
+impl FromText for Rate {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let example = "write a rate such as `50/s`, `100/m` or `10/h`";
+        if text.starts_with('0') {
+            return Err(Wrong::new("would let nothing through", example));
+        }
+        text.parse()
+            .map_err(|_| Wrong::new("is not a rate", example))
+    }
+
+    fn describe() -> Schema {
+        json_schema!({ "type": "string", "examples": ["50/s", "100/m", "10/h"] })
+    }
+}
+
+impl FromText for Prefix {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let bits = text.parse().ok().filter(|bits| (1..=128).contains(bits));
+        let wrong = || Wrong::new("is not a number of bits", "write a number from 1 to 128");
+        bits.map(Self).ok_or_else(wrong)
+    }
+
+    fn describe() -> Schema {
+        json_schema!({ "type": ["integer", "string"], "minimum": 1, "maximum": 128 })
     }
 }
 

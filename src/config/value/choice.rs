@@ -3,10 +3,11 @@
 use http::HeaderName;
 use schemars::{Schema, json_schema};
 use ziggurat_layers::balance::HashKey;
+use ziggurat_layers::rate_limit::KeyPart;
 use ziggurat_layers::session::Heal;
 
 use crate::config::read::{FromText, Wrong};
-use crate::config::{Choice, Errors, Isolation, ProbeKind, Protocol};
+use crate::config::{Choice, Errors, Isolation, Per, ProbeKind, Protocol};
 
 /// A value that is one of a few words: the table is read here, by the schema, and by `explain`.
 pub(in crate::config) trait Worded: Copy + PartialEq + 'static {
@@ -77,6 +78,17 @@ impl Worded for Heal {
 impl Worded for ProbeKind {
     const WORDS: &'static [(&'static str, Self)] =
         &[("mcp", Self::Mcp), ("tcp", Self::Tcp), ("http", Self::Http)];
+}
+
+impl Worded for Per {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("route", Self::Route),
+        ("session", Self::Key(KeyPart::Session)),
+        ("client", Self::Key(KeyPart::Client)),
+        ("method", Self::Key(KeyPart::Method)),
+        ("tool", Self::Key(KeyPart::Tool)),
+    ];
+    const ELSEWHERE: &'static [&'static str] = &["principal", "cel"];
 }
 
 /// `session`, `header:NAME`, or a JSON pointer into the arguments.

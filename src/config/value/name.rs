@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use schemars::{Schema, json_schema};
 
-use super::{HostName, Label, RoutePath, VariableName, Word};
+use super::{HostName, Label, NamePattern, RoutePath, VariableName, Word};
 use crate::config::interpolate::is_name;
 use crate::config::read::{FromText, Wrong};
 
@@ -129,6 +129,25 @@ impl FromText for VariableName {
 
     fn describe() -> Schema {
         json_schema!({ "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" })
+    }
+}
+
+impl FromText for NamePattern {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let example = "write a name such as `search`, or a pattern such as `get_*`";
+        if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(Wrong::new("is not a name", example));
+        }
+        // Of the names that MCP recommends none has one of these.
+        if text.contains(|c| "?[]{}()^$|+\\".contains(c)) {
+            let cure = format!("only `*` stands for other text: {example}");
+            return Err(Wrong::new("is not a pattern of this kind", cure));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    fn describe() -> Schema {
+        json_schema!({ "type": "string", "minLength": 1, "examples": ["search", "get_*"] })
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use schemars::{Schema, json_schema};
+use ziggurat_layers::rate_limit::Network;
 use ziggurat_layers::session::Key;
 
 use super::{ErrorStatus, HeaderText, SealKey, SettableHeader, Statuses, Url};
@@ -21,6 +22,18 @@ const FRAMING: &[&str] = &[
     "transfer-encoding",
     "upgrade",
 ];
+
+impl FromText for Network {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let example = "write an address such as `10.0.0.1`, or a network such as `10.0.0.0/8`";
+        let parsed = text.parse();
+        parsed.map_err(|_| Wrong::new("is not an address or a network", example))
+    }
+
+    fn describe() -> Schema {
+        json_schema!({ "type": "string", "examples": ["10.0.0.1", "10.0.0.0/8", "2001:db8::/32"] })
+    }
+}
 
 impl FromText for SocketAddr {
     fn from_text(text: &str) -> Result<Self, Wrong> {
