@@ -18,6 +18,7 @@ use ziggurat_layers::{
     drain::DrainSignals,
     exchange::{Client, Exchange},
     health::ProberTask,
+    http_sse::Channels,
     metrics::{Tools, counter, gauge},
 };
 
@@ -75,6 +76,7 @@ struct App {
     run: Run,
     tools: Tools,
     sessions: Sessions,
+    channels: Channels,
     caps: Caps,
     drain: DrainSignals,
     live: LiveHandle<Tower>,
@@ -123,13 +125,17 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
     let drain = DrainSignals::default();
     let upstreams = Upstreams::new(&config, &Upstreams::default(), &tools)?;
     let sessions = Sessions::new()?;
+    let channels = Channels::default();
     let caps = Caps::default();
-    let tower = assemble(&config, &upstreams, &sessions, &caps, &drain, &tools)?;
+    let tower = assemble(
+        &config, &upstreams, &sessions, &channels, &caps, &drain, &tools,
+    )?;
     let (live, handle) = Live::new(tower);
     let app = Arc::new(App {
         run,
         tools,
         sessions,
+        channels,
         caps,
         drain,
         live: handle,
@@ -325,6 +331,7 @@ impl App {
             &config,
             &upstreams,
             &self.sessions,
+            &self.channels,
             &self.caps,
             &self.drain,
             &self.tools,
@@ -381,7 +388,11 @@ impl App {
         for prober in probers {
             closing.spawn(prober.close());
         }
-        // Their sessions end while there is somebody to end them with.
+        // Their sessions, and those of old clients, end while there is somebody to end them with.
+        closing.spawn({
+            let channels = self.channels.clone();
+            async move { channels.close().await }
+        });
         while closing.join_next().await.is_some() {}
         for service in upstreams.all() {
             let service = service.clone();

@@ -6,6 +6,7 @@ use ziggurat_layers::{
     balance::{Balance, Member},
     drain::DrainSignals,
     health::ProberTask,
+    http_sse::Channels,
     limit::LimitSettings,
     metrics::Tools,
     retry::{Budget, BudgetSettings, RetryLayer, RetrySettings},
@@ -29,6 +30,7 @@ pub(crate) fn assemble(
     config: &Config,
     upstreams: &Upstreams,
     sessions: &Sessions,
+    channels: &Channels,
     caps: &Caps,
     drain: &DrainSignals,
     tools: &Tools,
@@ -46,7 +48,7 @@ pub(crate) fn assemble(
         let pool = upstreams.get(&upstream.name).ok_or_else(missing)?;
         let retry = retries.layer(route, upstream, pool);
         let session = sessions.layer(route, upstream, &keys);
-        let settings = RouteSettings::new(config, route, caps, session, retry)?;
+        let settings = RouteSettings::new(config, route, caps, session, retry, &server, channels)?;
         // One for each upstream: its queue is shared.
         let balance = balances
             .entry(upstream.name.as_str())

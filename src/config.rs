@@ -19,6 +19,7 @@ use http::{HeaderName, HeaderValue};
 use ziggurat_layers::balance::{BalanceSettings, Policy};
 use ziggurat_layers::circuit::CircuitSettings;
 use ziggurat_layers::health::{HttpProbe, outlier::OutlierSettings};
+use ziggurat_layers::http_sse::Serve;
 use ziggurat_layers::retry::RetrySettings;
 use ziggurat_layers::session::SessionSettings;
 use ziggurat_layers::share::Share;
@@ -142,6 +143,8 @@ pub struct Route {
     pub protocol: Protocol,
     /// The name of the upstream.
     pub upstream: String,
+    /// Whether, and when, clients of the transport HTTP+SSE (2024-11-05) are served.
+    pub http_sse: Serve,
     /// The client's headers that are let through although they are secrets.
     pub forward: Vec<HeaderName>,
     /// How long a call may take.

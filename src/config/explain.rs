@@ -214,6 +214,7 @@ fn route(section: &mut Section<'_>, route: &Route) {
             section.clock("cap", cap);
         }),
     }
+    section.word("http_sse", route.http_sse);
     session(section, route.session.as_ref());
     section.bare_or_off("concurrency", route.concurrency);
     resilience::retry(section, route.retry.as_ref());

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use http::HeaderName;
 use schemars::Schema;
 use serde_json::json;
-use ziggurat_layers::{balance::HashKey, circuit::Window, session::Heal};
+use ziggurat_layers::{balance::HashKey, circuit::Window, http_sse::Serve, session::Heal};
 
 use super::endpoint::RawEndpoint;
 use super::mistake::Mistakes;
@@ -105,6 +105,8 @@ section! {
         upstream: At<Label>,
         /// Headers of the client that are let through although they are secrets, such as `authorization`.
         forward: Vec<HeaderName> = Vec::<&str>::new(),
+        /// Whether clients of the transport HTTP+SSE (2024-11-05), which open one event stream with a GET, are served: `auto` where the upstream has no stream for such a GET, `always`, or `off`.
+        http_sse: Serve = "auto",
         /// How long the sessions of legacy clients live, and how many there may be. `off` lets the upstream's own session ids through.
         session: OrOff<RawSession> = json!({}),
         /// How long a call may go without its final answer and without a progress notification: a duration, or `limit` and `cap`.

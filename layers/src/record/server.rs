@@ -163,7 +163,7 @@ where
 
 impl ServerCall {
     fn finish(&mut self, end: Option<&End<'_>>) {
-        if std::mem::replace(&mut self.over, true) {
+        if std::mem::replace(&mut self.over, true) || self.exchange.is_handed_over() {
             return;
         }
         let Self {

@@ -3,6 +3,7 @@
 use http::HeaderName;
 use schemars::{Schema, json_schema};
 use ziggurat_layers::balance::HashKey;
+use ziggurat_layers::http_sse::Serve;
 use ziggurat_layers::session::Heal;
 
 use crate::config::read::{FromText, Wrong};
@@ -77,6 +78,14 @@ impl Worded for Heal {
         ("safe", Self::Safe),
         ("always", Self::Always),
         ("never", Self::Never),
+    ];
+}
+
+impl Worded for Serve {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("always", Self::Always),
+        ("off", Self::Off),
     ];
 }
 
