@@ -23,6 +23,7 @@ use ziggurat_layers::http_sse::Serve;
 use ziggurat_layers::retry::RetrySettings;
 use ziggurat_layers::session::SessionSettings;
 use ziggurat_layers::share::Share;
+use ziggurat_layers::upstream::sse::Transport;
 
 pub use self::import::import;
 pub use self::mistake::{ConfigErrors, Warning};
@@ -296,6 +297,8 @@ pub enum Endpoint {
 pub struct HttpEndpoint {
     /// The URL, `http` or `https`, with a host, and without a user, a password or a fragment.
     pub url: http::Uri,
+    /// Which transport it speaks.
+    pub transport: Transport,
     /// Headers that every request to it carries; their values are marked as sensitive.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Whether plain HTTP starts with HTTP/2 at once (over TLS, HTTP/2 is negotiated anyway).

@@ -21,6 +21,7 @@ use ziggurat_layers::{
     timeout::TimeoutSettings,
     upstream::{
         http::{ClientIdentity, HttpUpstreamSettings, Pem, TlsSettings},
+        sse::SseSettings,
         stdio::{self, StdioSettings},
     },
 };
@@ -263,6 +264,14 @@ impl EndpointSettings {
                 idle: upstream.timeouts.idle,
             },
         }
+    }
+}
+
+/// The settings of the transport that an HTTP endpoint speaks.
+pub(crate) fn sse(endpoint: &HttpEndpoint) -> SseSettings {
+    SseSettings {
+        transport: endpoint.transport,
+        ..SseSettings::new(endpoint.url.clone())
     }
 }
 

@@ -140,6 +140,8 @@ pub enum Fault {
     NoChannel,
     /// The upstream refused a call with this status, and said nothing that a client could read.
     UpstreamStatus(StatusCode),
+    /// An old server does not say where to post, or must not be believed.
+    BadEndpoint(String),
     /// The HTTP method has no meaning here.
     NotAllowed,
     /// The client accepts nothing that could be sent.
@@ -296,6 +298,10 @@ impl Fault {
         if let Some(e) = find::<crate::upstream::stdio::StdioError>(error) {
             return Some(Self::stdio(e));
         }
+        #[cfg(all(feature = "http", feature = "session"))]
+        if let Some(e) = find::<crate::upstream::sse::SseError>(error) {
+            return Some(Self::sse(e));
+        }
         #[cfg(feature = "http")]
         if let Some(fault) = Self::http(error) {
             return Some(fault);
@@ -320,6 +326,31 @@ impl Fault {
             return Some(Self::UploadFailed);
         }
         find::<h::UpstreamBroken>(error).map(|e| Self::UpstreamBroken(e.outcome()))
+    }
+
+    #[cfg(all(feature = "http", feature = "session"))]
+    fn sse(error: &crate::upstream::sse::SseError) -> Self {
+        use crate::upstream::sse::SseError as E;
+        let message = error.to_string();
+        match error {
+            E::NoEndpoint { .. } => Self::Handshake(message),
+            E::NoStream { status } if status.is_success() => Self::BadEndpoint(message),
+            E::NoStream { status } | E::Refused { status } => Self::UpstreamStatus(*status),
+            E::ForeignEndpoint | E::BadEndpoint => Self::BadEndpoint(message),
+            E::Gone { sent } => Self::ServerGone {
+                message,
+                sent: *sent,
+            },
+            E::TooLong { .. } => Self::AnswerTooLong(message),
+            E::SlowReader { .. } => Self::SlowReader(message),
+            E::Full { .. } => Self::ServerBusy(message),
+            E::Duplicate => Self::Misplaced(message),
+            E::SessionRequired => Self::SessionRequired,
+            E::SessionGone => Self::SessionGone,
+            E::NotAllowed => Self::NotAllowed,
+            E::NotAcceptable => Self::NotAcceptable,
+            E::LegacyServer => Self::LegacyServer(message),
+        }
     }
 
     #[cfg(feature = "stdio")]

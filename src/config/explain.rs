@@ -278,6 +278,7 @@ fn upstream(section: &mut Section<'_>, upstream: &Upstream) {
 
 fn http(section: &mut Section<'_>, endpoint: &HttpEndpoint) {
     section.text("url", &mask_url(&endpoint.url));
+    section.word("transport", endpoint.transport);
     section.headers(&endpoint.headers);
     section.bare("http2", endpoint.http2);
     if endpoint.tls.ca.is_some() || endpoint.tls.certificate.is_some() {

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use http::HeaderName;
 use schemars::Schema;
 use serde_json::json;
-use ziggurat_layers::{balance::HashKey, circuit::Window, http_sse::Serve, session::Heal};
+use ziggurat_layers::{
+    balance::HashKey, circuit::Window, http_sse::Serve, session::Heal, upstream::sse::Transport,
+};
 
 use super::endpoint::RawEndpoint;
 use super::mistake::Mistakes;
@@ -345,6 +347,8 @@ section! {
         weight: At<Count> = 1,
         /// Endpoints of a higher number are used only while none of a lower number can be.
         priority: Rank = 0,
+        /// Which transport of MCP it speaks: `streamable`, `sse` for HTTP+SSE (2024-11-05), or `auto`, which finds out.
+        transport: Transport = "auto",
         /// Headers that every request to it carries.
         headers: Option<Dict<SettableHeader, HeaderText>>,
         /// Whether a plain `http` URL is spoken to in HTTP/2 from the first byte.

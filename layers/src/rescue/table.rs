@@ -51,6 +51,7 @@ pub(super) const KINDS: &[(&str, &str)] = &[
     ("http", "connect_timeout"),
     ("http", "unforwardable"),
     ("http", "upstream_broken"),
+    ("http_sse", "bad_endpoint"),
     ("http_sse", "no_channel"),
     ("http_sse", "upstream_status"),
     ("inspect", "bad_message"),
@@ -120,13 +121,14 @@ impl Row {
                 .again(*again),
             Fault::BadSessionId => row("session", "bad_session_id", 502),
             Fault::NoChannel => client("http_sse", "no_channel", 404),
-            Fault::UpstreamStatus(status) => {
-                let row = row("http_sse", "upstream_status", status.as_u16());
-                match status.is_client_error() {
-                    true => row.outcome(Outcome::Rejected),
-                    false => row,
-                }
+            Fault::UpstreamStatus(status) if status.is_client_error() => {
+                row("http_sse", "upstream_status", status.as_u16()).outcome(Outcome::Rejected)
             }
+            Fault::UpstreamStatus(status) if status.is_server_error() => {
+                row("http_sse", "upstream_status", status.as_u16())
+            }
+            Fault::BadEndpoint(_) => row("http_sse", "bad_endpoint", 502).unsent(),
+            Fault::UpstreamStatus(_) => row("http_sse", "upstream_status", 502),
             Fault::NotAllowed => client("stdio", "not_allowed", 405),
             Fault::NotAcceptable => client("stdio", "not_acceptable", 406),
             Fault::LegacyServer(_) => client("stdio", "legacy_server", 400),
@@ -277,6 +279,7 @@ pub(super) fn message(fault: &Fault) -> String {
         | Fault::SlowReader(text)
         | Fault::ServerBusy(text)
         | Fault::LegacyServer(text)
+        | Fault::BadEndpoint(text)
         | Fault::Unforwardable(text)
         | Fault::Deadline { message: text, .. }
         | Fault::ServerGone { message: text, .. } => text.clone(),

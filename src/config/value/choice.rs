@@ -5,6 +5,7 @@ use schemars::{Schema, json_schema};
 use ziggurat_layers::balance::HashKey;
 use ziggurat_layers::http_sse::Serve;
 use ziggurat_layers::session::Heal;
+use ziggurat_layers::upstream::sse::Transport;
 
 use crate::config::read::{FromText, Wrong};
 use crate::config::{Choice, Errors, Isolation, ProbeKind, Protocol};
@@ -86,6 +87,14 @@ impl Worded for Serve {
         ("auto", Self::Auto),
         ("always", Self::Always),
         ("off", Self::Off),
+    ];
+}
+
+impl Worded for Transport {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("streamable", Self::Streamable),
+        ("sse", Self::Sse),
     ];
 }
 
