@@ -67,10 +67,7 @@ pub fn route(settings: &RouteSettings, balance: Balance<Terrace>) -> Terrace {
     // What old clients post becomes requests of their own, which are logged, counted and answered for like those of others.
     let own = ServiceBuilder::new()
         .layer(AccessLogLayer::new(settings.access_log))
-        .layer(ServerRecordLayer::new(
-            [&*settings.info.name],
-            &settings.tools,
-        ))
+        .layer(ServerRecordLayer::new([&*settings.info.name], &settings.tools).without_streams())
         .layer(RescueLayer::new())
         .layer(DrainLayer::new(settings.drain.clone()))
         .into_inner();

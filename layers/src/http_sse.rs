@@ -54,6 +54,7 @@ use tower::{Layer, Service};
 
 use self::{
     body::ChannelBody,
+    channel::Leave,
     relay::{Origin, Relay},
 };
 pub use self::{body::HttpSseBody, channels::Channels};
@@ -385,15 +386,12 @@ where
         "event: endpoint\ndata: {}\n\n",
         endpoint(&origin.uri, &token)
     )));
-    let farewell = relay::farewell(own, origin);
-    let body = ChannelBody::new(
-        channel,
+    channel.on_close(Leave {
+        channels: shared.channels.clone(),
         token,
-        shared.channels.clone(),
-        &shared.settings,
-        permit,
-        farewell,
-    );
+        farewell: relay::farewell(own, origin),
+    });
+    let body = ChannelBody::new(channel, &shared.settings, permit);
     let mut response = Response::new(HttpSseBody::channel(body));
     response.extensions_mut().insert(EndsByItself);
     let headers = response.headers_mut();

@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::{
     io::AsyncWriteExt,
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    sync::mpsc::{Receiver, Sender, channel},
 };
 
 use crate::harness::{
@@ -34,7 +34,7 @@ struct OldClient {
 /// What a server of the old transport has: a stream for each session.
 #[derive(Clone, Default)]
 struct OldServer {
-    streams: Arc<Mutex<HashMap<String, UnboundedSender<Option<Value>>>>>,
+    streams: Arc<Mutex<HashMap<String, Sender<Option<Value>>>>>,
     begun: Arc<AtomicUsize>,
     /// Where clients are told to post, before the session's number.
     post: &'static str,
@@ -126,7 +126,7 @@ impl OldServer {
     async fn stream(self, wire: Wire) -> Option<Wire> {
         let number = self.begun.fetch_add(1, Ordering::SeqCst);
         let session = format!("s={number}");
-        let (send, mut messages): (_, UnboundedReceiver<Option<Value>>) = unbounded_channel();
+        let (send, mut messages): (_, Receiver<Option<Value>>) = channel(64);
         self.streams.lock().unwrap().insert(session.clone(), send);
         let endpoint = format!("event: endpoint\ndata: {}?{session}\n\n", self.post);
         let mut wire = wire.sse().await.drip(&endpoint).await;
@@ -145,8 +145,8 @@ impl OldServer {
 }
 
 /// What the old server does about a message.
-fn react(message: &Value, stream: &UnboundedSender<Option<Value>>) {
-    let say = |message: Value| drop(stream.send(Some(message)));
+fn react(message: &Value, stream: &Sender<Option<Value>>) {
+    let say = |message: Value| stream.try_send(Some(message)).unwrap();
     let id = &message["id"];
     let done = |text: &str| json!({"jsonrpc": "2.0", "id": id, "result": {"content": [{"type": "text", "text": text}]}});
     let tool = message["params"]["name"].as_str().unwrap_or_default();
@@ -171,7 +171,7 @@ fn react(message: &Value, stream: &UnboundedSender<Option<Value>>) {
             say(json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}));
             say(done("told"));
         }
-        ("tools/call", "die") => drop(stream.send(None)),
+        ("tools/call", "die") => drop(stream.try_send(None)),
         ("tools/call", _) | ("notifications/initialized" | "notifications/cancelled", _) => {}
         // The client's answer to a question answers the call.
         ("", _) => {

@@ -16,7 +16,6 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::{
     HttpSseSettings,
     channel::{Channel, Session},
-    channels::Channels,
 };
 use crate::{Body, error::BoxError, limit::Permit};
 
@@ -38,14 +37,12 @@ pub(super) type Farewell =
 /// The stream of a channel; its end, or its drop, closes the channel.
 pub(super) struct ChannelBody {
     channel: Arc<Channel>,
-    token: Box<str>,
-    channels: Channels,
     draining: CancellationToken,
     drain: Pin<Box<WaitForCancellationFutureOwned>>,
     idle: Duration,
     clock: Pin<Box<Sleep>>,
-    /// `None` once the channel is closed.
-    open: Option<(Farewell, Permit)>,
+    /// The place under the cap; `None` once the stream has ended.
+    open: Option<Permit>,
 }
 
 // === impl HttpSseBody ===
@@ -106,24 +103,15 @@ where
 // === impl ChannelBody ===
 
 impl ChannelBody {
-    pub(super) fn new(
-        channel: Arc<Channel>,
-        token: Box<str>,
-        channels: Channels,
-        settings: &HttpSseSettings,
-        permit: Permit,
-        farewell: Farewell,
-    ) -> Self {
+    pub(super) fn new(channel: Arc<Channel>, settings: &HttpSseSettings, permit: Permit) -> Self {
         let draining = settings.draining.clone();
         Self {
             channel,
-            token,
-            channels,
             drain: Box::pin(draining.clone().cancelled_owned()),
             draining,
             idle: settings.idle,
             clock: Box::pin(sleep_until(Instant::now() + settings.idle)),
-            open: Some((farewell, permit)),
+            open: Some(permit),
         }
     }
 
@@ -157,16 +145,9 @@ impl ChannelBody {
         }
     }
 
-    /// Closes the channel: its calls are dropped, its session is ended.
     fn close(&mut self) {
-        let Some((farewell, _permit)) = self.open.take() else {
-            return;
-        };
-        self.channels.remove(&self.token);
-        let session = self.channel.close();
-        if session.id.is_some() {
-            self.channels.say_farewell(farewell(session));
-        }
+        self.channel.close();
+        self.open = None;
     }
 }
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use tokio::{task::JoinSet, time::Instant};
 
-use super::{HttpSseSettings, SlowReader};
+use super::{HttpSseSettings, SlowReader, body::Farewell, channels::Channels};
 use crate::{exchange::Exchange, limit::Shed};
 
 /// What is between an old client and its upstream.
@@ -46,6 +46,14 @@ struct State {
     standing: bool,
     /// Calls, and the standing stream; aborted when the channel closes.
     tasks: JoinSet<()>,
+    leave: Option<Leave>,
+}
+
+/// What is to be done when a channel closes. The session's end is the client's, so it does not wait for a client that reads.
+pub(super) struct Leave {
+    pub(super) channels: Channels,
+    pub(super) token: Box<str>,
+    pub(super) farewell: Farewell,
 }
 
 /// A call in flight.
@@ -88,13 +96,23 @@ impl Channel {
         }
         state.used = Some(Instant::now());
         state.bytes += event.len();
-        if state.bytes > self.buffer && !state.queue.is_empty() {
-            state.queue.clear();
-            (state.ended, state.slow) = (true, true);
-        } else {
+        if state.bytes <= self.buffer || state.queue.is_empty() {
             state.queue.push_back(event);
+            return wake(state);
         }
+        (state.ended, state.slow) = (true, true);
         wake(state);
+        self.close();
+    }
+
+    /// What is to be done when it closes.
+    pub(super) fn on_close(&self, leave: Leave) {
+        self.state().leave = Some(leave);
+    }
+
+    /// Nothing more is taken from its client.
+    pub(super) fn is_ended(&self) -> bool {
+        self.state().ended
     }
 
     /// Nothing more will come.
@@ -180,17 +198,23 @@ impl Channel {
         }
     }
 
-    /// Ends all that goes on, and says which session is to be ended.
-    pub(super) fn close(&self) -> Session {
+    /// Ends all that goes on: its calls are dropped, its session is ended.
+    pub(super) fn close(&self) {
         let mut state = self.state();
         state.ended = true;
         state.queue.clear();
         let tasks = std::mem::take(&mut state.tasks);
         let session = std::mem::take(&mut state.session);
+        let leave = state.leave.take();
         drop(state);
         // Aborts them.
         drop(tasks);
-        session
+        if let Some(leave) = leave {
+            leave.channels.remove(&leave.token);
+            if session.id.is_some() {
+                leave.channels.say_farewell((leave.farewell)(session));
+            }
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

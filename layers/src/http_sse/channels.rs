@@ -73,7 +73,7 @@ impl Channels {
     /// The channel of a token, if it is good for this request.
     pub(super) fn find(&self, token: &str, exchange: &Exchange) -> Option<Arc<Channel>> {
         let channel = self.open_ones().get(token).cloned();
-        channel.filter(|channel| channel.is_for(exchange))
+        channel.filter(|channel| channel.is_for(exchange) && !channel.is_ended())
     }
 
     pub(super) fn remove(&self, token: &str) {

@@ -33,7 +33,7 @@ struct Seen {
 struct Server {
     seen: Arc<Mutex<Vec<Seen>>>,
     /// What is sent on the GET stream of the session.
-    stream: Arc<Mutex<Option<mpsc::UnboundedReceiver<String>>>>,
+    stream: Arc<Mutex<Option<mpsc::Receiver<String>>>>,
     /// A GET without a session is answered with this status.
     lonely: u16,
 }
@@ -304,7 +304,7 @@ async fn an_old_client_speaks_streamable_http_inside() {
 
 #[tokio::test(start_paused = true)]
 async fn the_sessions_stream_comes_over_the_channel_and_counts_once() {
-    let (send, messages) = mpsc::unbounded_channel();
+    let (send, messages) = mpsc::channel(64);
     let server = Server {
         stream: Arc::new(Mutex::new(Some(messages))),
         ..lonely(400)
@@ -312,7 +312,7 @@ async fn the_sessions_stream_comes_over_the_channel_and_counts_once() {
     let rig = rig(HttpSseSettings::default(), server);
     let mut client = rig.open().await;
     client.greet().await;
-    send.send(json!({"jsonrpc": "2.0", "id": 9, "method": "roots/list"}).to_string())
+    send.try_send(json!({"jsonrpc": "2.0", "id": 9, "method": "roots/list"}).to_string())
         .expect("open");
     assert_eq!(client.message().await["method"], "roots/list");
     let answer = json!({"jsonrpc": "2.0", "id": 9, "result": {"roots": []}});
