@@ -320,7 +320,7 @@ async fn the_sessions_stream_comes_over_the_channel_and_counts_once() {
     assert_eq!(rig.server.seen().last().expect("seen").body, answer);
     // Two may be open: this one, with the stream inside, leaves room for one more.
     let _second = rig.open().await;
-    let third = rig.send(get(&[])).await.err().expect("over the cap");
+    let third = rig.send(get(&[])).await.expect_err("over the cap");
     assert!(crate::error::find::<Shed>(&*third).is_some());
 }
 
@@ -340,8 +340,7 @@ async fn a_channel_takes_its_session_and_its_calls_with_it() {
     let refused = rig
         .send(post(&gone, &request(2, "ping")))
         .await
-        .err()
-        .expect("gone");
+        .expect_err("gone");
     assert_eq!(crate::error::find(&*refused), Some(&NoChannel));
 }
 
@@ -396,8 +395,7 @@ async fn calls_over_the_bound_fail_and_a_slow_reader_loses_its_stream() {
         .frame()
         .await
         .expect("an end")
-        .err()
-        .expect("an error");
+        .expect_err("an error");
     assert_eq!(crate::error::find(&*end), Some(&SlowReader { limit: 1500 }));
     assert_eq!(rig.channels.len(), 1);
 }
@@ -507,7 +505,7 @@ async fn a_token_is_good_for_one_route_and_principal() {
         if let Some(principal) = principal {
             exchange.set_principal(principal.into());
         }
-        let refused = rig.send(request).await.err().expect("refused");
+        let refused = rig.send(request).await.expect_err("refused");
         assert_eq!(crate::error::find(&*refused), Some(&NoChannel));
     }
     assert_eq!(client.post(request(1, "ping")).await, 202);

@@ -18,8 +18,8 @@ type Inner = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
 struct Server {
     seen: Arc<Mutex<Vec<(Method, String, Value)>>>,
     gets: Arc<AtomicUsize>,
-    /// The newest stream: events as they go out.
-    stream: Arc<Mutex<Option<mpsc::Sender<String>>>>,
+    /// The streams, the newest last: events as they go out.
+    streams: Arc<Mutex<Vec<mpsc::Sender<String>>>>,
     kind: Kind,
 }
 
@@ -37,10 +37,10 @@ enum Kind {
 
 impl Server {
     fn say(&self, message: &Value) {
-        let stream = self.stream.lock().expect("not poisoned");
+        let streams = self.streams.lock().expect("not poisoned");
         let event = format!("event: message\ndata: {message}\n\n");
-        stream
-            .as_ref()
+        streams
+            .last()
             .expect("a stream")
             .try_send(event)
             .expect("open");
@@ -81,7 +81,7 @@ impl Server {
             let endpoint = "event: endpoint\ndata: /messages?s=1\n\n";
             send.try_send(endpoint.to_owned()).expect("open");
         }
-        *self.stream.lock().expect("not poisoned") = Some(send);
+        self.streams.lock().expect("not poisoned").push(send);
         let frames = stream::unfold(messages, async |mut messages| {
             Some((messages.recv().await?, messages))
         });
@@ -303,16 +303,12 @@ async fn a_session_ends_with_delete_with_its_stream_and_when_it_is_idle() {
     );
 
     let id = begin(&upstream).await;
-    let calling = tokio::spawn({
-        let (upstream, id) = (upstream.clone(), id.clone());
-        async move { refusal(post(&upstream, Some(&id), &message(1, "hang")).await) }
+    let hang = message(1, "hang");
+    let (ended, ()) = tokio::join!(post(&upstream, Some(&id), &hang), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        server.streams.lock().expect("not poisoned").clear();
     });
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    *server.stream.lock().expect("not poisoned") = None;
-    assert_eq!(
-        calling.await.expect("no panic"),
-        SseError::Gone { sent: true }
-    );
+    assert_eq!(refusal(ended), SseError::Gone { sent: true });
     tokio::task::yield_now().await;
     assert_eq!(upstream.sessions(), 0);
 
