@@ -18,6 +18,7 @@ use ziggurat_layers::{
     drain::DrainSignals,
     exchange::{Client, Exchange},
     health::ProberTask,
+    http_sse::Channels,
     metrics::{Tools, counter, gauge},
 };
 
@@ -76,6 +77,7 @@ struct App {
     run: Run,
     tools: Tools,
     sessions: Sessions,
+    channels: Channels,
     caps: Caps,
     rates: Rates,
     drain: DrainSignals,
@@ -136,15 +138,16 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
     let drain = DrainSignals::default();
     let upstreams = Upstreams::new(&config, &Upstreams::default(), &tools)?;
     let sessions = Sessions::new()?;
-    let (caps, rates) = (Caps::default(), Rates::default());
+    let (caps, rates, channels) = (Caps::default(), Rates::default(), Channels::default());
     let tower = assemble(
-        &config, &upstreams, &sessions, &caps, &rates, &drain, &tools,
+        &config, &upstreams, &sessions, &channels, &caps, &rates, &drain, &tools,
     )?;
     let (live, handle) = Live::new(tower);
     let app = Arc::new(App {
         run,
         tools,
         sessions,
+        channels,
         caps,
         rates,
         drain,
@@ -344,6 +347,7 @@ impl App {
             &config,
             &upstreams,
             &self.sessions,
+            &self.channels,
             &self.caps,
             &self.rates,
             &self.drain,
@@ -402,7 +406,11 @@ impl App {
         for prober in probers {
             closing.spawn(prober.close());
         }
-        // Their sessions end while there is somebody to end them with.
+        // Their sessions, and those of old clients, end while there is somebody to end them with.
+        closing.spawn({
+            let channels = self.channels.clone();
+            async move { channels.close().await }
+        });
         while closing.join_next().await.is_some() {}
         for service in upstreams.all() {
             let service = service.clone();

@@ -6,6 +6,7 @@ use ziggurat_layers::{
     balance::{Balance, Member},
     drain::DrainSignals,
     health::ProberTask,
+    http_sse::Channels,
     limit::LimitSettings,
     metrics::Tools,
     retry::{Budget, BudgetSettings, RetryLayer, RetrySettings},
@@ -30,6 +31,7 @@ pub(crate) fn assemble(
     config: &Config,
     upstreams: &Upstreams,
     sessions: &Sessions,
+    channels: &Channels,
     caps: &Caps,
     rates: &Rates,
     drain: &DrainSignals,
@@ -49,7 +51,7 @@ pub(crate) fn assemble(
         let retry = retries.layer(route, upstream, pool);
         let session = sessions.layer(route, upstream, &keys);
         let rate_limit = rates.layer(route);
-        let settings = RouteSettings::new(config, route, caps, session, rate_limit, retry)?;
+        let settings = RouteSettings::new(config, route, caps, session, rate_limit, retry, &server, channels)?;
         // One for each upstream: its queue is shared.
         let balance = balances
             .entry(upstream.name.as_str())

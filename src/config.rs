@@ -20,9 +20,11 @@ use ziggurat_layers::balance::{BalanceSettings, Policy};
 use ziggurat_layers::circuit::CircuitSettings;
 use ziggurat_layers::health::{HttpProbe, outlier::OutlierSettings};
 use ziggurat_layers::rate_limit::{KeyPart, RateLimitSettings};
+use ziggurat_layers::http_sse::Serve;
 use ziggurat_layers::retry::RetrySettings;
 use ziggurat_layers::session::SessionSettings;
 use ziggurat_layers::share::Share;
+use ziggurat_layers::upstream::sse::Transport;
 
 pub use self::import::import;
 pub use self::mistake::{ConfigErrors, Warning};
@@ -143,6 +145,8 @@ pub struct Route {
     pub protocol: Protocol,
     /// The name of the upstream.
     pub upstream: String,
+    /// Whether, and when, clients of the transport HTTP+SSE (2024-11-05) are served.
+    pub http_sse: Serve,
     /// The client's headers that are let through although they are secrets.
     pub forward: Vec<HeaderName>,
     /// How long a call may take.
@@ -304,6 +308,8 @@ pub enum Endpoint {
 pub struct HttpEndpoint {
     /// The URL, `http` or `https`, with a host, and without a user, a password or a fragment.
     pub url: http::Uri,
+    /// Which transport it speaks.
+    pub transport: Transport,
     /// Headers that every request to it carries; their values are marked as sensitive.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Whether plain HTTP starts with HTTP/2 at once (over TLS, HTTP/2 is negotiated anyway).

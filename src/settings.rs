@@ -15,6 +15,7 @@ use ziggurat_layers::{
     exchange::{ErrorStyle, RouteInfo},
     guard::{GuardSettings, OriginName},
     health::{HealthSettings, Probe, outlier::OutlierHandle},
+    http_sse::{Channels, HttpSseLayer, HttpSseSettings},
     inspect::InspectSettings,
     limit::LimitLayer,
     metrics::Tools,
@@ -25,6 +26,7 @@ use ziggurat_layers::{
     timeout::TimeoutSettings,
     upstream::{
         http::{ClientIdentity, HttpUpstreamSettings, Pem, TlsSettings},
+        sse::SseSettings,
         stdio::{self, StdioSettings},
     },
 };
@@ -64,6 +66,14 @@ pub struct RouteSettings {
     pub info: Arc<RouteInfo>,
     /// Whether and how calls are read.
     pub inspect: InspectSettings,
+    /// How old clients are served.
+    pub http_sse: HttpSseLayer,
+    /// Whether operations of old clients are logged.
+    pub access_log: bool,
+    /// The tools that may be labels.
+    pub tools: Tools,
+    /// The signals of a shutdown.
+    pub drain: DrainSignals,
     /// Which secrets of the client go on.
     pub credentials: CredentialsSettings,
     /// The caps of the server, which all routes share.
@@ -175,6 +185,8 @@ impl RouteSettings {
         session: SessionLayer,
         rate_limit: RateLimitLayer,
         retry: RetryLayer,
+        server: &ServerSettings,
+        channels: &Channels,
     ) -> Result<Self, SettingsError> {
         let wrong =
             |e: &dyn std::fmt::Display| SettingsError::new(format!("route {}", route.name), e);
@@ -204,6 +216,10 @@ impl RouteSettings {
             } else {
                 InspectSettings::off()
             },
+            http_sse: http_sse(route, server, channels).limit(caps.server().clone()),
+            access_log: server.access_log,
+            tools: server.tools.clone(),
+            drain: server.drain.clone(),
             credentials: CredentialsSettings {
                 forward: route.forward.clone(),
             },
@@ -218,6 +234,18 @@ impl RouteSettings {
             retry,
         })
     }
+}
+
+/// Old clients of a route; a channel may be quiet for as long as a session.
+fn http_sse(route: &Route, server: &ServerSettings, channels: &Channels) -> HttpSseLayer {
+    let defaults = HttpSseSettings::default();
+    let settings = HttpSseSettings {
+        serve: route.http_sse,
+        idle: route.session.as_ref().map_or(defaults.idle, |s| s.idle),
+        draining: server.drain.draining.clone(),
+        ..defaults
+    };
+    HttpSseLayer::new(settings, channels.clone())
 }
 
 /// The most bytes of an MCP request where the server's body limit is off.
@@ -245,6 +273,14 @@ impl EndpointSettings {
                 idle: upstream.timeouts.idle,
             },
         }
+    }
+}
+
+/// The settings of the transport that an HTTP endpoint speaks.
+pub(crate) fn sse(endpoint: &HttpEndpoint) -> SseSettings {
+    SseSettings {
+        transport: endpoint.transport,
+        ..SseSettings::new(endpoint.url.clone())
     }
 }
 

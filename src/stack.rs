@@ -62,11 +62,20 @@ pub fn server(settings: &ServerSettings, routes: Router<Terrace>) -> Tower {
 /// The route terrace: one route.
 ///
 /// The server's caps stand here, behind inspect, because what waits for a call (notifications, answers to the server's questions) must pass them,
-/// and only inspect knows it; all routes share them. Rate limits stand inside the sessions, so that no made-up id is a key, and outside the caps, so that who is refused
-/// takes no place; retry is inside, so a call counts once. The deadline spans everything that may be tried; each attempt is placed anew.
+/// and only inspect knows it; all routes share them. Old clients are served outside all that, so that everything inside sees Streamable HTTP alone.
+/// Rate limits stand inside the sessions, so that no made-up id is a key, and outside the caps, so that who is refused takes no place; retry is
+/// inside, so a call counts once. The deadline spans everything that may be tried; each attempt is placed anew.
 pub fn route(settings: &RouteSettings, balance: Balance<Terrace>) -> Terrace {
+    // What old clients post becomes requests of their own, which are logged, counted and answered for like those of others.
+    let own = ServiceBuilder::new()
+        .layer(AccessLogLayer::new(settings.access_log))
+        .layer(ServerRecordLayer::new([&*settings.info.name], &settings.tools).without_streams())
+        .layer(RescueLayer::new())
+        .layer(DrainLayer::new(settings.drain.clone()))
+        .into_inner();
     let service = ServiceBuilder::new()
         .layer(InspectLayer::new(settings.inspect))
+        .layer(settings.http_sse.clone().own(own))
         .layer(CredentialsLayer::new(settings.credentials.clone()))
         .layer(settings.session.clone())
         .layer(settings.rate_limit.clone())

@@ -18,6 +18,7 @@ use ziggurat_layers::{
     retry::Annotations,
     upstream::{
         http::HttpUpstream,
+        sse::SseUpstream,
         stdio::{Report, StdioUpstream},
     },
 };
@@ -71,7 +72,7 @@ pub(crate) struct Core {
 #[derive(Clone, Debug)]
 pub(crate) enum CoreService {
     /// An HTTP endpoint.
-    Http(HttpUpstream),
+    Http(SseUpstream<HttpUpstream>),
     /// A command.
     Stdio(StdioUpstream),
 }
@@ -322,7 +323,7 @@ impl CoreService {
         match &replica.endpoint {
             Endpoint::Http(endpoint) => {
                 HttpUpstream::new(settings::http(name, upstream.timeouts.connect, endpoint))
-                    .map(Self::Http)
+                    .map(|http| Self::Http(SseUpstream::new(http, settings::sse(endpoint))))
                     .map_err(|e| SettingsError::new(format!("upstreams.{name}"), &e))
             }
             Endpoint::Stdio(endpoint) => {
@@ -343,9 +344,17 @@ impl CoreService {
     pub(crate) async fn retire(&self, limit: Duration) {
         const LOOK: Duration = Duration::from_millis(50);
         match self {
-            // Calls in flight hold their connections; the rest closes when the last handle goes.
+            // Calls in flight hold their connections, but for those of the old transport, whose answers come on another; the rest
+            // closes when the last handle goes.
             Self::Http(http) => {
-                let _late = tokio::time::timeout(limit, http.close()).await;
+                let idle = async {
+                    while http.pending() > 0 {
+                        tokio::time::sleep(LOOK).await;
+                    }
+                    http.inner().close().await;
+                };
+                let _late = tokio::time::timeout(limit, idle).await;
+                http.close();
             }
             Self::Stdio(stdio) => {
                 stdio.cool_down();

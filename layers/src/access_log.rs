@@ -158,6 +158,7 @@ impl Drop for Line {
 impl Line {
     fn write(&mut self, cut: &'static str) {
         if !std::mem::replace(&mut self.on, false)
+            || self.exchange.is_handed_over()
             || !tracing::enabled!(target: "ziggurat::access", tracing::Level::INFO)
         {
             return;

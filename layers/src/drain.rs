@@ -84,6 +84,10 @@ pub struct DrainBody<B> {
     how: How,
 }
 
+/// In the extensions of a response: its body obeys the signals by itself, since it carries calls that are to finish first.
+#[derive(Debug, Clone, Copy)]
+pub struct EndsByItself;
+
 /// The proxy is shutting down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the proxy is shutting down")]
@@ -99,6 +103,8 @@ enum How {
     Stream,
     /// With an error.
     Call,
+    /// Not here.
+    Itself,
     /// It has ended.
     Over,
 }
@@ -158,7 +164,10 @@ where
             let response = result.map_err(Into::into)?;
             let events = Media::of(response.headers()) == Media::Events;
             let standing = this.exchange.call().is_none_or(|call| call.is_standing());
-            let (how, signal) = if events && standing {
+            let itself = response.extensions().get::<EndsByItself>().is_some();
+            let (how, signal) = if itself {
+                (How::Itself, &this.signals.closing)
+            } else if events && standing {
                 (How::Stream, &this.signals.draining)
             } else {
                 (How::Call, &this.signals.closing)
@@ -205,6 +214,9 @@ where
         if let Poll::Ready(frame) = this.inner.poll_frame(cx) {
             return Poll::Ready(frame.map(|f| f.map_err(Into::into)));
         }
+        if *this.how == How::Itself {
+            return Poll::Pending;
+        }
         if this.wait.is_none() {
             let wait = this.signal.clone().cancelled_owned();
             this.wait.set(Some(wait));
@@ -237,7 +249,7 @@ where
 
     fn size_hint(&self) -> SizeHint {
         match self.how {
-            How::Call => self.inner.size_hint(),
+            How::Call | How::Itself => self.inner.size_hint(),
             How::Stream | How::Over => SizeHint::default(),
         }
     }

@@ -26,7 +26,7 @@ mod response;
 use std::{
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -65,6 +65,7 @@ pub struct Exchange {
     due: OnceLock<Instant>,
     fault: OnceLock<(&'static str, Outcome)>,
     upstream_nanos: AtomicU64,
+    handed_over: AtomicBool,
     response: ResponseFacts,
 }
 
@@ -132,6 +133,7 @@ impl Exchange {
             due: OnceLock::new(),
             fault: OnceLock::new(),
             upstream_nanos: AtomicU64::new(0),
+            handed_over: AtomicBool::new(false),
             response: ResponseFacts::default(),
         }
     }
@@ -163,6 +165,32 @@ impl Exchange {
         };
         request.extensions_mut().insert(exchange.clone());
         exchange
+    }
+
+    /// An exchange of its own for a request that is made on behalf of this one: the same id, route, client and principal.
+    #[must_use]
+    pub fn beside(&self) -> Arc<Self> {
+        let other = Self::new(self.id());
+        if let Some(route) = self.route() {
+            other.set_route(route.clone());
+        }
+        if let Some(client) = self.client() {
+            other.set_client(client.clone());
+        }
+        if let Some(principal) = self.principal() {
+            other.set_principal(principal.clone());
+        }
+        Arc::new(other)
+    }
+
+    /// The operation goes on in another exchange, which logs and metrics see in place of this one.
+    pub fn hand_over(&self) {
+        self.handed_over.store(true, Ordering::Relaxed);
+    }
+
+    /// Somebody else accounts for the operation.
+    pub fn is_handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::Relaxed)
     }
 
     /// The exchange of a request, if it has one.

@@ -6,6 +6,8 @@
 
 use std::{error::Error, time::Duration};
 
+use http::StatusCode;
+
 use crate::{
     balance::{NoEndpoint, PinnedGone, QueueFull, QueueTimeout},
     cap::BodyTooLarge,
@@ -18,7 +20,7 @@ use crate::{
     guard::{HostRefused, OriginRefused, Problem},
     inspect::{Encoded, NotJson, UploadFailed, UploadTimeout},
     limit::Shed,
-    mcp::{EnvelopeError, headers::HeaderMismatch},
+    mcp::{EnvelopeError, events::EventTooLong, headers::HeaderMismatch},
     rate_limit::RateLimited,
     route::{NoRoute, UnsafePath},
     timeout::{HeadTimeout, IdleTimeout},
@@ -137,6 +139,12 @@ pub enum Fault {
     SessionsFull(String, Duration),
     /// The upstream gave a session an id that cannot be one.
     BadSessionId,
+    /// The channel of an old client is gone.
+    NoChannel,
+    /// The upstream refused a call with this status, and said nothing that a client could read.
+    UpstreamStatus(StatusCode),
+    /// An old server does not say where to post, or must not be believed.
+    BadEndpoint(String),
     /// The HTTP method has no meaning here.
     NotAllowed,
     /// The client accepts nothing that could be sent.
@@ -267,13 +275,38 @@ impl Fault {
         if let Some(e) = find::<s::SessionsFull>(error) {
             return Some(Self::SessionsFull(e.to_string(), e.retry_after));
         }
-        find::<s::BadSessionId>(error).map(|_| Self::BadSessionId)
+        if find::<s::BadSessionId>(error).is_some() {
+            return Some(Self::BadSessionId);
+        }
+        Self::old_client(error)
+    }
+
+    #[cfg(feature = "session")]
+    fn old_client(error: &(dyn Error + 'static)) -> Option<Self> {
+        use crate::http_sse as o;
+        if find::<o::NoChannel>(error).is_some() {
+            return Some(Self::NoChannel);
+        }
+        if let Some(e) = find::<o::SlowReader>(error) {
+            return Some(Self::SlowReader(e.to_string()));
+        }
+        if let Some(e) = find::<o::UpstreamStatus>(error) {
+            return Some(Self::UpstreamStatus(e.status));
+        }
+        find::<o::NoAnswer>(error).map(|_| Self::UpstreamBroken(Outcome::Unknown))
     }
 
     fn upstream(error: &(dyn Error + 'static)) -> Option<Self> {
+        if let Some(e) = find::<EventTooLong>(error) {
+            return Some(Self::AnswerTooLong(e.to_string()));
+        }
         #[cfg(feature = "stdio")]
         if let Some(e) = find::<crate::upstream::stdio::StdioError>(error) {
             return Some(Self::stdio(e));
+        }
+        #[cfg(all(feature = "http", feature = "session"))]
+        if let Some(e) = find::<crate::upstream::sse::SseError>(error) {
+            return Some(Self::sse(e));
         }
         #[cfg(feature = "http")]
         if let Some(fault) = Self::http(error) {
@@ -299,6 +332,31 @@ impl Fault {
             return Some(Self::UploadFailed);
         }
         find::<h::UpstreamBroken>(error).map(|e| Self::UpstreamBroken(e.outcome()))
+    }
+
+    #[cfg(all(feature = "http", feature = "session"))]
+    fn sse(error: &crate::upstream::sse::SseError) -> Self {
+        use crate::upstream::sse::SseError as E;
+        let message = error.to_string();
+        match error {
+            E::NoEndpoint { .. } => Self::Handshake(message),
+            E::NoStream { status } if status.is_success() => Self::BadEndpoint(message),
+            E::NoStream { status } | E::Refused { status } => Self::UpstreamStatus(*status),
+            E::ForeignEndpoint | E::BadEndpoint => Self::BadEndpoint(message),
+            E::Gone { sent } => Self::ServerGone {
+                message,
+                sent: *sent,
+            },
+            E::TooLong { .. } => Self::AnswerTooLong(message),
+            E::SlowReader { .. } => Self::SlowReader(message),
+            E::Full { .. } => Self::ServerBusy(message),
+            E::Duplicate => Self::Misplaced(message),
+            E::SessionRequired => Self::SessionRequired,
+            E::SessionGone => Self::SessionGone,
+            E::NotAllowed => Self::NotAllowed,
+            E::NotAcceptable => Self::NotAcceptable,
+            E::LegacyServer => Self::LegacyServer(message),
+        }
     }
 
     #[cfg(feature = "stdio")]

@@ -15,6 +15,7 @@
 //! | | [`body_limit`] | bounds request bodies |
 //! | | [`route`] | finds the route |
 //! | route | [`inspect`] | reads the facts of an MCP call |
+//! | | [`http_sse`] | serves clients of the transport HTTP+SSE (2024-11-05) |
 //! | | [`credentials`] | keeps the client's secrets from upstreams |
 //! | | [`session`] | seals session ids, and keeps sessions within limits |
 //! | | [`rate_limit`] | lets through so many calls in so much time, by session, client, tool, … |
@@ -57,6 +58,8 @@ mod glob;
 pub mod guard;
 pub mod health;
 mod host;
+#[cfg(feature = "session")]
+pub mod http_sse;
 pub mod inspect;
 pub mod limit;
 pub mod mcp;

@@ -88,6 +88,10 @@ pub struct Shed {
 #[derive(Debug, Clone, Default)]
 pub struct Permit(#[expect(dead_code, reason = "held for its Drop")] Option<Arc<Held>>);
 
+/// In the extensions of a request: what it opens is counted already, as the stream of a client for whom it is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Counted;
+
 /// A place, and the place under an outer cap that the same request holds.
 #[derive(Debug)]
 struct Held {
@@ -150,12 +154,30 @@ impl LimitLayer {
         self.streams.set(settings.streams);
     }
 
+    /// A place for a standing stream that no request below this layer opens.
+    ///
+    /// # Errors
+    /// When there are as many as there may be.
+    pub fn stream(&self) -> Result<Permit, Shed> {
+        if self.streams.is_off() {
+            return Ok(Permit(None));
+        }
+        let place = self.streams.take()?;
+        Ok(Permit(Some(Arc::new(Held {
+            _place: place,
+            _outer: None,
+        }))))
+    }
+
     fn admit<B>(&self, request: &mut Request<B>) -> Result<Permit, Shed> {
         if self.calls.is_off() && self.streams.is_off() {
             return Ok(Permit(None));
         }
         let cap = match Class::of(request) {
             Class::Free => return Ok(Permit(None)),
+            Class::Stream if request.extensions().get::<Counted>().is_some() => {
+                return Ok(Permit(None));
+            }
             Class::Stream => &self.streams,
             Class::Call => &self.calls,
         };

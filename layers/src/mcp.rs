@@ -10,6 +10,7 @@
 
 pub(crate) mod argument;
 pub mod envelope;
+pub mod events;
 pub mod headers;
 pub(crate) mod messages;
 pub mod peek;

@@ -123,6 +123,15 @@ impl RescueLayer {
     }
 }
 
+impl RescueLayer {
+    /// A failure as an event that answers the call of this exchange, for who writes an event stream by himself; `None` where it is no
+    /// single call. It is noted like any other.
+    pub fn event(&self, error: &BoxError, exchange: &Exchange) -> Option<Bytes> {
+        let fault = note(error, exchange, &self.meters);
+        render::event(&fault, exchange)
+    }
+}
+
 impl Default for RescueLayer {
     fn default() -> Self {
         Self::new()

@@ -6,5 +6,7 @@
 
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(all(feature = "http", feature = "session"))]
+pub mod sse;
 #[cfg(feature = "stdio")]
 pub mod stdio;

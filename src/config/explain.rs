@@ -215,6 +215,7 @@ fn route(section: &mut Section<'_>, route: &Route) {
             section.clock("cap", cap);
         }),
     }
+    section.word("http_sse", route.http_sse);
     session(section, route.session.as_ref());
     rate::limits(section, &route.rate_limit);
     section.bare_or_off("concurrency", route.concurrency);
@@ -279,6 +280,7 @@ fn upstream(section: &mut Section<'_>, upstream: &Upstream) {
 
 fn http(section: &mut Section<'_>, endpoint: &HttpEndpoint) {
     section.text("url", &mask_url(&endpoint.url));
+    section.word("transport", endpoint.transport);
     section.headers(&endpoint.headers);
     section.bare("http2", endpoint.http2);
     if endpoint.tls.ca.is_some() || endpoint.tls.certificate.is_some() {

@@ -11,8 +11,10 @@ use serde_json::json;
 use ziggurat_layers::{
     balance::HashKey,
     circuit::Window,
+    http_sse::Serve,
     rate_limit::{Network, Rate},
     session::Heal,
+    upstream::sse::Transport,
 };
 
 use super::endpoint::RawEndpoint;
@@ -111,6 +113,8 @@ section! {
         upstream: At<Label>,
         /// Headers of the client that are let through although they are secrets, such as `authorization`.
         forward: Vec<HeaderName> = Vec::<&str>::new(),
+        /// Whether clients of the transport HTTP+SSE (2024-11-05), which open one event stream with a GET, are served: `auto` where the upstream has no stream for such a GET, `always`, or `off`.
+        http_sse: Serve = "auto",
         /// How long the sessions of legacy clients live, and how many there may be. `off` lets the upstream's own session ids through.
         session: OrOff<RawSession> = json!({}),
         /// How many calls are let through in how much time, and how many standing streams: a limit, or a list of them, all of which a call must pass.
@@ -401,6 +405,8 @@ section! {
         weight: At<Count> = 1,
         /// Endpoints of a higher number are used only while none of a lower number can be.
         priority: Rank = 0,
+        /// Which transport of MCP it speaks: `streamable`, `sse` for HTTP+SSE (2024-11-05), or `auto`, which finds out.
+        transport: Transport = "auto",
         /// Headers that every request to it carries.
         headers: Option<Dict<SettableHeader, HeaderText>>,
         /// Whether a plain `http` URL is spoken to in HTTP/2 from the first byte.

@@ -16,6 +16,7 @@ mod child;
 mod credentials;
 mod drain;
 mod hostile;
+mod http_sse;
 mod ids;
 mod legacy;
 mod metrics;

@@ -1,6 +1,6 @@
 //! The few messages that a proxy writes itself.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -47,4 +47,32 @@ pub fn cancelled(id: &Id, reason: &str) -> Bytes {
 /// A result with nothing in it.
 pub fn empty_result(id: &Id) -> Bytes {
     Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#))
+}
+
+/// A message as one event of an event stream, on one line: line breaks inside JSON can only be white space.
+pub fn event(message: &[u8]) -> Bytes {
+    const HEAD: &[u8] = b"event: message\ndata: ";
+    let mut event = BytesMut::with_capacity(HEAD.len() + message.len() + 2);
+    event.extend_from_slice(HEAD);
+    event.extend_from_slice(message);
+    for byte in &mut event[HEAD.len()..] {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
+    event.extend_from_slice(b"\n\n");
+    event.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_on_one_line() {
+        assert_eq!(
+            event(b"{\r\n \"a\": 1\n}"),
+            &b"event: message\ndata: {   \"a\": 1 }\n\n"[..]
+        );
+    }
 }

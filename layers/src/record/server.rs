@@ -27,6 +27,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct ServerRecordLayer {
     meters: Arc<Meters>,
+    streams: bool,
 }
 
 /// The service of [`ServerRecordLayer`].
@@ -34,6 +35,7 @@ pub struct ServerRecordLayer {
 pub struct ServerRecord<S> {
     inner: S,
     meters: Arc<Meters>,
+    streams: bool,
 }
 
 /// The future of [`ServerRecord`].
@@ -51,6 +53,7 @@ pub struct ServerCall {
     meters: Arc<Meters>,
     method: Method,
     status: u16,
+    streams: bool,
     stream: Option<UpWhile>,
     over: bool,
 }
@@ -85,6 +88,16 @@ impl ServerRecordLayer {
                 streams: gauge(names::SSE_STREAMS, &[("direction", "downstream")]),
                 cancelled,
             }),
+            streams: true,
+        }
+    }
+
+    /// Counts operations alone: their responses go to a stream that another layer of this kind counts.
+    #[must_use]
+    pub fn without_streams(self) -> Self {
+        Self {
+            streams: false,
+            ..self
         }
     }
 }
@@ -107,6 +120,7 @@ impl<S> Layer<S> for ServerRecordLayer {
         ServerRecord {
             inner,
             meters: self.meters.clone(),
+            streams: self.streams,
         }
     }
 }
@@ -131,6 +145,7 @@ where
             meters: self.meters.clone(),
             method: request.method().clone(),
             status: 0,
+            streams: self.streams,
             stream: None,
             over: false,
         };
@@ -154,7 +169,7 @@ where
         let response = ready!(this.inner.poll(cx))?;
         let mut call = this.call.take().expect("polled once");
         call.status = response.status().as_u16();
-        if Media::of(response.headers()) == Media::Events {
+        if call.streams && Media::of(response.headers()) == Media::Events {
             call.stream = Some(UpWhile::new(&call.meters.streams));
         }
         Poll::Ready(Ok(response.map(|body| Tracked::new(body, call))))
@@ -163,7 +178,7 @@ where
 
 impl ServerCall {
     fn finish(&mut self, end: Option<&End<'_>>) {
-        if std::mem::replace(&mut self.over, true) {
+        if std::mem::replace(&mut self.over, true) || self.exchange.is_handed_over() {
             return;
         }
         let Self {

@@ -102,13 +102,14 @@ pub(super) fn last_event(fault: &Fault, exchange: &Exchange) -> Option<Bytes> {
     if !exchange.response().at_boundary() || exchange.is_answered() {
         return None;
     }
+    event(fault, exchange)
+}
+
+/// A fault as an event that answers the call.
+pub(super) fn event(fault: &Fault, exchange: &Exchange) -> Option<Bytes> {
     // Of a batch nobody knows here which of its calls have been answered.
     let id = exchange.call()?.request()?.id()?;
-    let message = error(fault, Row::of(fault), exchange, id);
-    let mut event = BytesMut::from(&b"event: message\ndata: "[..]);
-    event.extend_from_slice(&message);
-    event.extend_from_slice(b"\n\n");
-    Some(event.freeze())
+    Some(wire::event(&error(fault, Row::of(fault), exchange, id)))
 }
 
 fn envelope(fault: &Fault, row: Row, exchange: &Exchange, ids: &[&Id]) -> Bytes {

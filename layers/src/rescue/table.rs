@@ -51,6 +51,9 @@ pub(super) const KINDS: &[(&str, &str)] = &[
     ("http", "connect_timeout"),
     ("http", "unforwardable"),
     ("http", "upstream_broken"),
+    ("http_sse", "bad_endpoint"),
+    ("http_sse", "no_channel"),
+    ("http_sse", "upstream_status"),
     ("inspect", "bad_message"),
     ("inspect", "header_mismatch"),
     ("inspect", "unsupported_media"),
@@ -118,6 +121,15 @@ impl Row {
                 .by(Blame::Proxy)
                 .again(*again),
             Fault::BadSessionId => row("session", "bad_session_id", 502),
+            Fault::NoChannel => client("http_sse", "no_channel", 404),
+            Fault::UpstreamStatus(status) if status.is_client_error() => {
+                row("http_sse", "upstream_status", status.as_u16()).outcome(Outcome::Rejected)
+            }
+            Fault::UpstreamStatus(status) if status.is_server_error() => {
+                row("http_sse", "upstream_status", status.as_u16())
+            }
+            Fault::BadEndpoint(_) => row("http_sse", "bad_endpoint", 502).unsent(),
+            Fault::UpstreamStatus(_) => row("http_sse", "upstream_status", 502),
             Fault::NotAllowed => client("stdio", "not_allowed", 405),
             Fault::NotAcceptable => client("stdio", "not_acceptable", 406),
             Fault::LegacyServer(_) => client("stdio", "legacy_server", 400),
@@ -275,6 +287,7 @@ pub(super) fn message(fault: &Fault) -> String {
         | Fault::SlowReader(text)
         | Fault::ServerBusy(text)
         | Fault::LegacyServer(text)
+        | Fault::BadEndpoint(text)
         | Fault::Unforwardable(text)
         | Fault::Deadline { message: text, .. }
         | Fault::ServerGone { message: text, .. } => text.clone(),
@@ -305,6 +318,11 @@ pub(super) fn message(fault: &Fault) -> String {
         }
         Fault::EndpointGone => "the endpoint that this call belongs to is gone".into(),
         Fault::BadSessionId => "the upstream gave the session an id that cannot be one".into(),
+        Fault::NoChannel => {
+            "the event stream of this endpoint does not exist or has ended; open another with GET"
+                .into()
+        }
+        Fault::UpstreamStatus(status) => format!("the upstream answered {status}"),
         Fault::NotAllowed => "the method is not allowed here".into(),
         Fault::NotAcceptable => "a GET must accept text/event-stream".into(),
         Fault::Bug => "the proxy failed".into(),

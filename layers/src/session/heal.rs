@@ -268,7 +268,7 @@ where
         let facts = CallFacts::read(&method, request.headers(), message)
             .map_err(|error| NotHealed::Failed(error.into()))?;
         *request.method_mut() = method;
-        let exchange = self.exchange();
+        let exchange = self.exchange.beside();
         exchange.set_call(facts);
         request.extensions_mut().insert(exchange.clone());
         request.extensions_mut().insert(Unasked);
@@ -282,21 +282,6 @@ where
         } else {
             Err(NotHealed::Status(response.status().as_u16()))
         }
-    }
-
-    /// An exchange for the same client, under the same request id.
-    fn exchange(&self) -> Arc<Exchange> {
-        let exchange = Arc::new(Exchange::new(self.exchange.id()));
-        if let Some(route) = self.exchange.route() {
-            exchange.set_route(route.clone());
-        }
-        if let Some(client) = self.exchange.client() {
-            exchange.set_client(client.clone());
-        }
-        if let Some(principal) = self.exchange.principal() {
-            exchange.set_principal(principal.clone());
-        }
-        exchange
     }
 }
 

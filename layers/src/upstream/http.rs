@@ -49,7 +49,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, Version, request::Parts};
+use http::{Method, Request, Response, StatusCode, Version, request::Parts, uri::PathAndQuery};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client as HyperClient, ResponseFuture};
 use tower::Service;
@@ -75,6 +75,10 @@ use crate::{Body, error::BoxError, exchange::Exchange};
 pub struct HttpUpstream {
     shared: Arc<Shared>,
 }
+
+/// In the extensions of a request: it goes to this path and query at the endpoint's origin, whatever the rest of the endpoint's URL says.
+#[derive(Debug, Clone)]
+pub struct Exact(pub PathAndQuery);
 
 /// The future of [`HttpUpstream`].
 pub struct HttpFuture(State);
@@ -173,9 +177,13 @@ impl Shared {
         let mut extensions = std::mem::take(&mut parts.extensions);
         let exchange = extensions.remove::<Arc<Exchange>>();
         let route = exchange.as_ref().and_then(|e| e.route());
-        let uri = self
-            .target
-            .uri(&parts.uri, route.map(|route| &*route.prefix))?;
+        let uri = match extensions.remove::<Exact>() {
+            Some(Exact(path)) => self.target.at(path)?,
+            None => {
+                let prefix = route.map(|route| &*route.prefix);
+                self.target.uri(&parts.uri, prefix)?
+            }
+        };
         let plain = exchange.as_ref().is_none_or(|e| e.call().is_none());
         let upgrades = self.upgrades.as_ref().filter(|_| plain);
         let tunnel = upgrades.and_then(|_| Tunnel::wanted(&parts, &mut extensions));

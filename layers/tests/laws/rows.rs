@@ -21,6 +21,7 @@ use ziggurat_layers::{
     gate::{Gate, GateLayer, Look},
     guard::{CorsLayer, GuardLayer, GuardSettings},
     health::outlier::{OutlierDetector, OutlierLayer, OutlierSettings},
+    http_sse::{Channels, HttpSseLayer, HttpSseSettings},
     inspect::{InspectLayer, InspectSettings},
     limit::{LimitLayer, LimitSettings},
     mcp::headers::SESSION_ID,
@@ -87,6 +88,10 @@ pub(crate) fn rows() -> Vec<Row> {
             ..row(route)
         },
         row(|leaf, kind| plain(&InspectLayer::new(inspect(kind)), leaf)),
+        row(|leaf, _| {
+            let settings = HttpSseSettings::default();
+            plain(&HttpSseLayer::new(settings, Channels::default()), leaf)
+        }),
         Row {
             removes: &[header::AUTHORIZATION],
             ..row(|leaf, _| plain(&CredentialsLayer::new(CredentialsSettings::default()), leaf))

@@ -135,6 +135,7 @@ fn http(
     warn_of_masks([url.query().unwrap_or_default()], place, mistakes);
     HttpEndpoint {
         url,
+        transport: raw.transport,
         headers,
         http2: raw.http2.value.0,
         tls: raw

@@ -63,6 +63,7 @@ fn route(raw: RawRoute, mistakes: &mut Mistakes) -> Route {
             .unwrap_or_default(),
         protocol: raw.protocol,
         upstream: raw.upstream.value.0,
+        http_sse: raw.http_sse,
         forward: raw.forward,
         deadline: match raw.deadline.value {
             OrOff::Off => None,

@@ -44,6 +44,7 @@ routes:
     deadline:
       limit: 5m
       cap: 1h
+    http_sse: auto
     session:
       idle: 30m
       lifetime: off
@@ -105,6 +106,7 @@ upstreams:
     stateless: false
     endpoints:
       - url: "http://127.0.0.1:3001/mcp"
+        transport: auto
         headers: {}
         http2: false
         pool_idle: 4s

@@ -7,6 +7,7 @@ use ziggurat_layers::balance::HashKey;
 use ziggurat_layers::circuit::Window;
 use ziggurat_layers::health::HealthSettings;
 use ziggurat_layers::rate_limit::Allowance;
+use ziggurat_layers::http_sse::Serve;
 use ziggurat_layers::session::Heal;
 use ziggurat_layers::share::Share;
 
@@ -46,6 +47,7 @@ fn what_is_left_out_gets_a_default() {
     );
     let (limit, cap) = (Duration::from_secs(300), Duration::from_secs(3600));
     assert_eq!(route.deadline, Some(Deadline { limit, cap }));
+    assert_eq!(route.http_sse, Serve::Auto);
     assert!(route.forward.is_empty());
     let upstream = &config.upstreams[0];
     assert_eq!(upstream.concurrency.map(|count| count.get()), Some(1024));
@@ -161,6 +163,7 @@ fn every_setting_reaches_the_config() {
         [http::header::AUTHORIZATION, http::header::COOKIE]
     );
     let (limit, cap) = (Duration::from_secs(90), Duration::from_secs(1800));
+    assert_eq!(route.http_sse, Serve::Always);
     assert_eq!(route.deadline, Some(Deadline { limit, cap }));
     assert_eq!(route.errors, Errors::Status);
     assert_eq!(
@@ -273,6 +276,7 @@ fn a_layer_that_is_off_is_none() {
         (&None, &None, false)
     );
     assert_eq!(config.routes[0].deadline, None);
+    assert_eq!(config.routes[0].http_sse, Serve::Off);
     assert_eq!(config.upstreams[0].concurrency, None);
 }
 

@@ -4,7 +4,9 @@ use http::HeaderName;
 use schemars::{Schema, json_schema};
 use ziggurat_layers::balance::HashKey;
 use ziggurat_layers::rate_limit::KeyPart;
+use ziggurat_layers::http_sse::Serve;
 use ziggurat_layers::session::Heal;
+use ziggurat_layers::upstream::sse::Transport;
 
 use crate::config::read::{FromText, Wrong};
 use crate::config::{Choice, Errors, Isolation, Per, ProbeKind, Protocol};
@@ -72,6 +74,22 @@ impl Worded for Heal {
         ("safe", Self::Safe),
         ("always", Self::Always),
         ("never", Self::Never),
+    ];
+}
+
+impl Worded for Serve {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("always", Self::Always),
+        ("off", Self::Off),
+    ];
+}
+
+impl Worded for Transport {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("streamable", Self::Streamable),
+        ("sse", Self::Sse),
     ];
 }
 

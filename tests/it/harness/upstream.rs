@@ -228,6 +228,13 @@ impl Wire {
         None
     }
 
+    /// Waits until the other side goes away, and notes that it did.
+    pub(crate) async fn gone(&mut self) {
+        let mut sink = [0; 1024];
+        while let Ok(1..) = self.stream.read(&mut sink).await {}
+        self.seen.left.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Cuts the connection with a reset.
     pub(crate) fn reset(self) -> Option<Self> {
         #[expect(

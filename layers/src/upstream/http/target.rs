@@ -101,10 +101,15 @@ impl Target {
                     .map_err(|_| Unforwardable::TooLong)?
             }
         };
+        self.at(whole)
+    }
+
+    /// The URL of this path and query at the origin.
+    pub(super) fn at(&self, path: PathAndQuery) -> Result<Uri, Unforwardable> {
         Uri::builder()
             .scheme(self.scheme.clone())
             .authority(self.authority.clone())
-            .path_and_query(whole)
+            .path_and_query(path)
             .build()
             .map_err(|_| Unforwardable::TooLong)
     }

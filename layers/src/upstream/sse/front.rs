@@ -1,0 +1,335 @@
+//! The side of Streamable HTTP: what is answered to which request.
+
+use std::{pin::pin, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::future::poll_fn;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body::Body as HttpBody;
+use tokio::time::timeout;
+use tower::Service;
+
+use super::{
+    Shared, SseBody, SseError, Verdict,
+    body::Standing,
+    link::{self, Link, Origin},
+    mailbox::{Item, Mailbox},
+};
+use crate::{
+    Body,
+    error::BoxError,
+    exchange::Exchange,
+    mcp::{CallFacts, Era, Id, Kind, Verb, headers, wire},
+};
+
+/// What came first of a call, if it came.
+type First = Option<Option<Result<Item, SseError>>>;
+
+type Answer<B> = Result<Response<SseBody<B>>, BoxError>;
+
+/// A request of a client, for the old transport.
+pub(super) struct Incoming<S> {
+    pub(super) shared: Arc<Shared>,
+    pub(super) inner: S,
+    pub(super) origin: Origin,
+    pub(super) body: Bytes,
+}
+
+/// A call that was posted, for as long as somebody waits for it. Going away is no cancel, unless somebody said why.
+pub(super) struct Lease {
+    pub(super) call: Arc<Mailbox>,
+    link: Arc<Link>,
+    exchange: Arc<Exchange>,
+    /// Tells the server that a request was given up.
+    cancel: Box<dyn Fn(Id, &'static str) + Send + Sync>,
+}
+
+/// A session whose `initialize` has no answer yet; dropping it ends that.
+struct Unbegun<'a>(&'a Shared, Option<Arc<Link>>);
+
+impl<S, B> Incoming<S>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// The request, read; its body must be there.
+    pub(super) fn new(shared: Arc<Shared>, inner: S, request: Request<Body>) -> Option<Self> {
+        let exchange = Exchange::get(&request)?.clone();
+        let (parts, body) = request.into_parts();
+        Some(Self {
+            shared,
+            inner,
+            origin: Origin {
+                uri: parts.uri,
+                headers: parts.headers,
+                exchange,
+            },
+            body: body.bytes().cloned().unwrap_or_default(),
+        })
+    }
+
+    /// Answers it.
+    pub(super) async fn answer(self) -> Answer<B> {
+        let exchange = self.origin.exchange.clone();
+        let Some(facts) = exchange.call() else {
+            return Err(SseError::NotAllowed.into());
+        };
+        match (facts.verb, facts.era) {
+            (Verb::Post, Era::Modern) => Err(SseError::LegacyServer.into()),
+            (Verb::Post, Era::Legacy) if facts.is_initialize() => self.initialize(facts).await,
+            (Verb::Post, Era::Legacy) => {
+                let link = self.link()?;
+                self.post(facts, link).await
+            }
+            (Verb::Get, _) => self.stream(),
+            (Verb::Delete, _) => {
+                let link = self.link()?;
+                self.shared.remove(&link.id);
+                Ok(Response::new(SseBody::whole(Bytes::new())))
+            }
+            (Verb::Other, _) => Err(SseError::NotAllowed.into()),
+        }
+    }
+
+    /// The session that the request names.
+    fn link(&self) -> Result<Arc<Link>, SseError> {
+        let id = headers::single(&self.origin.headers, &headers::SESSION_ID)
+            .ok_or(SseError::SessionRequired)?;
+        self.shared.find(id).ok_or(SseError::SessionGone)
+    }
+
+    async fn initialize(self, facts: &CallFacts) -> Answer<B> {
+        self.shared.room()?;
+        let opened = link::open(self.inner.clone(), &self.origin, &self.shared.settings).await?;
+        self.shared.learn(Verdict::Old);
+        self.begin(facts, opened).await
+    }
+
+    /// Begins a session over a stream that was opened. An error, or no answer, begins none.
+    pub(super) async fn begin(self, facts: &CallFacts, opened: link::Opened) -> Answer<B> {
+        let link = Link::begin(&self.shared, opened)?;
+        let unbegun = Unbegun(&self.shared, Some(link.clone()));
+        let (lease, mut first) = self.call(facts, &link).await?;
+        loop {
+            let item = match first.take() {
+                Some(item) => item,
+                None => poll_fn(|cx| lease.call.poll_next(cx)).await,
+            };
+            match item {
+                Some(Ok(item)) if item.answer => {
+                    let mut response = json(item.message);
+                    if !item.error
+                        && let Ok(id) = HeaderValue::from_str(&link.id)
+                    {
+                        unbegun.keep();
+                        response.headers_mut().insert(headers::SESSION_ID, id);
+                    }
+                    return Ok(response);
+                }
+                // What comes before the answer waits for the session's GET stream.
+                Some(Ok(item)) => link.desk.deliver(item.message),
+                Some(Err(error)) => return Err(error.into()),
+                None => return Err(SseError::Gone { sent: true }.into()),
+            }
+        }
+    }
+
+    /// Posts the messages, and answers in the form that what comes first asks for.
+    async fn post(self, facts: &CallFacts, link: Arc<Link>) -> Answer<B> {
+        link.desk.touch();
+        for message in facts.messages().iter().filter(|m| m.kind != Kind::Request) {
+            let text = self.body.slice(message.span.clone());
+            self.send(&link, text).await?;
+            if let Some((id, _)) = &message.cancels {
+                link.desk.cancel(id);
+            }
+        }
+        if facts.requests().next().is_none() {
+            return Ok(accepted());
+        }
+        let (lease, first) = self.call(facts, &link).await?;
+        self.respond(lease, first, facts.batch).await
+    }
+
+    /// Posts the requests; their answers come through the lease. The first may come before the server has taken them all.
+    async fn call(&self, facts: &CallFacts, link: &Arc<Link>) -> Result<(Lease, First), BoxError> {
+        let requests: Vec<_> = facts.requests().collect();
+        let lease = self.lease(link, link.desk.expect(&requests)?);
+        let sending = async {
+            for message in &requests {
+                let text = self.body.slice(message.span.clone());
+                self.send(link, text).await?;
+            }
+            Ok::<_, BoxError>(())
+        };
+        let mut sending = pin!(sending);
+        let mut first = None;
+        loop {
+            let next = poll_fn(|cx| lease.call.poll_next(cx));
+            tokio::select! {
+                biased;
+                sent = &mut sending => {
+                    if let Err(error) = sent {
+                        link.desk.give_up(&lease.call);
+                        return Err(error);
+                    }
+                    break;
+                }
+                item = next, if first.is_none() => {
+                    // Of one request the answer is all that there is to wait for.
+                    let over = requests.len() == 1 && !matches!(&item, Some(Ok(item)) if !item.answer);
+                    first = Some(item);
+                    if over {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok((lease, first))
+    }
+
+    async fn respond(&self, lease: Lease, first: First, batch: bool) -> Answer<B> {
+        let streams = accepts_events(&self.origin.headers);
+        let mut next = first;
+        loop {
+            let item = match next.take() {
+                Some(item) => item,
+                None => {
+                    let wait = poll_fn(|cx| lease.call.poll_next(cx));
+                    if streams {
+                        match timeout(self.shared.settings.silence, wait).await {
+                            Ok(item) => item,
+                            Err(_silence) => return Ok(events(SseBody::events(None, lease))),
+                        }
+                    } else {
+                        wait.await
+                    }
+                }
+            };
+            match item {
+                Some(Ok(item)) if item.answer && !batch => return Ok(json(item.message)),
+                Some(Ok(item)) if streams => {
+                    return Ok(events(SseBody::events(Some(item.message), lease)));
+                }
+                // Whoever takes JSON alone gets the answer alone.
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error.into()),
+                // Cancelled: there is no answer, and there will be none.
+                None => return Ok(accepted()),
+            }
+        }
+    }
+
+    async fn send(&self, link: &Link, message: Bytes) -> Result<(), BoxError> {
+        let inner = self.inner.clone();
+        let sent = link::post(inner, &self.origin, &link.post, message).await;
+        // By this the server says that it does not know the session.
+        let lost = sent.as_ref().err().is_some_and(|error| {
+            let refused = error.downcast_ref::<SseError>();
+            matches!(refused, Some(SseError::Refused { status }) if *status == StatusCode::NOT_FOUND)
+        });
+        if lost {
+            self.shared.remove(&link.id);
+            return Err(SseError::SessionGone.into());
+        }
+        sent
+    }
+
+    fn lease(&self, link: &Arc<Link>, call: Arc<Mailbox>) -> Lease {
+        let (inner, origin, to) = (self.inner.clone(), self.origin.clone(), link.post.clone());
+        let shared = Arc::downgrade(&self.shared);
+        let cancel = move |id: Id, reason: &'static str| {
+            let (inner, origin, to) = (inner.clone(), origin.clone(), to.clone());
+            let message = wire::cancelled(&id, reason);
+            if let Some(shared) = shared.upgrade() {
+                shared.notice(async move {
+                    let told = link::post(inner, &origin, &to, message).await;
+                    tracing::debug!(told = told.is_ok(), "a cancellation was sent on");
+                });
+            }
+        };
+        Lease {
+            call,
+            link: link.clone(),
+            exchange: self.origin.exchange.clone(),
+            cancel: Box::new(cancel),
+        }
+    }
+
+    fn stream(self) -> Answer<B> {
+        let link = self.link()?;
+        if !accepts_events(&self.origin.headers) {
+            return Err(SseError::NotAcceptable.into());
+        }
+        let stream = link.desk.open_stream();
+        let desk = link.desk.clone();
+        Ok(events(SseBody::standing(Standing { stream, desk })))
+    }
+}
+
+impl Unbegun<'_> {
+    fn keep(mut self) {
+        self.1 = None;
+    }
+}
+
+impl Drop for Unbegun<'_> {
+    fn drop(&mut self) {
+        if let Some(link) = self.1.take() {
+            self.0.remove(&link.id);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.call.detach();
+        // Legacy: going away is not a cancel. The server goes on, and its answer is dropped.
+        let Some(why) = self.exchange.gave_up() else {
+            return;
+        };
+        for id in self.link.desk.give_up(&self.call) {
+            (self.cancel)(id, why.as_str());
+        }
+    }
+}
+
+// === responses ===
+
+/// Whether an event stream may be the answer.
+pub(super) fn accepts_events(headers: &HeaderMap) -> bool {
+    let mut values = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|v| v.to_str().ok());
+    values.any(|v| {
+        let v = v.to_ascii_lowercase();
+        v.contains("text/event-stream") || v.contains("*/*") || v.contains("text/*")
+    })
+}
+
+fn accepted<B>() -> Response<SseBody<B>> {
+    let mut response = Response::new(SseBody::whole(Bytes::new()));
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
+}
+
+fn json<B>(message: Bytes) -> Response<SseBody<B>> {
+    let mut response = Response::new(SseBody::whole(message));
+    let kind = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+fn events<B>(body: SseBody<B>) -> Response<SseBody<B>> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    let text = HeaderValue::from_static;
+    headers.insert(header::CONTENT_TYPE, text("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, text("no-cache, no-transform"));
+    headers.insert("x-accel-buffering", text("no"));
+    response
+}

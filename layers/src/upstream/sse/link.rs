@@ -1,0 +1,287 @@
+//! The connection of one session: the GET whose stream brings what the server says, and the POSTs to where that says.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use aws_lc_rs::rand;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header, uri::PathAndQuery};
+use http_body::Body as HttpBody;
+use http_body_util::{BodyExt, Limited};
+use tokio::{
+    task::JoinSet,
+    time::{sleep_until, timeout},
+};
+use tower::{Service, ServiceExt};
+
+use super::{Shared, SseError, SseSettings, desk::Desk, url::resolve};
+use crate::{
+    Body,
+    error::BoxError,
+    exchange::Exchange,
+    mcp::{
+        CallFacts,
+        events::{DataEvent, EventReader},
+        headers::{LAST_EVENT_ID, SESSION_ID},
+    },
+    observe::Media,
+    upstream::http::Exact,
+};
+
+/// What a request brings that others are made after.
+#[derive(Clone)]
+pub(super) struct Origin {
+    pub(super) uri: Uri,
+    pub(super) headers: HeaderMap,
+    pub(super) exchange: Arc<Exchange>,
+}
+
+/// An event stream that has said where to post.
+pub(super) struct Opened {
+    pub(super) post: PathAndQuery,
+    stream: Stream,
+}
+
+/// An event stream that is read event by event.
+struct Stream {
+    body: Pin<Box<Body>>,
+    reader: EventReader,
+    /// What came in one piece with the endpoint.
+    early: Vec<Bytes>,
+}
+
+/// A session with the server; dropping it closes the connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) id: Box<str>,
+    pub(super) desk: Arc<Desk>,
+    pub(super) post: PathAndQuery,
+    /// The reader of the stream; aborted with the link.
+    _reader: JoinSet<()>,
+}
+
+/// The most bytes of the answer to a POST that are read, so that its connection can be used again, and for how long.
+const REST: (usize, Duration) = (64 * 1024, Duration::from_secs(1));
+
+// === the stream ===
+
+/// Opens an event stream, and waits for its endpoint.
+pub(super) async fn open<S, B>(
+    inner: S,
+    origin: &Origin,
+    settings: &SseSettings,
+) -> Result<Opened, BoxError>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let limit = settings.handshake;
+    let opened = async {
+        let request = origin.get()?;
+        let response = inner.oneshot(request).await.map_err(Into::into)?;
+        endpoint(response, settings).await
+    };
+    match timeout(limit, opened).await {
+        Ok(opened) => opened,
+        Err(_late) => Err(SseError::NoEndpoint { limit }.into()),
+    }
+}
+
+/// Reads a response as far as its endpoint.
+async fn endpoint<B>(response: Response<B>, settings: &SseSettings) -> Result<Opened, BoxError>
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let status = response.status();
+    if !status.is_success() || Media::of(response.headers()) != Media::Events {
+        return Err(SseError::NoStream { status }.into());
+    }
+    let mut stream = Stream {
+        body: Box::pin(Body::new(response.into_body())),
+        reader: EventReader::new(settings.message_limit),
+        early: Vec::new(),
+    };
+    let mut first = None;
+    while first.is_none() {
+        let early = &mut stream.early;
+        let Some(frame) = stream.body.frame().await else {
+            return Err(SseError::Gone { sent: false }.into());
+        };
+        let Ok(data) = frame?.into_data() else {
+            continue;
+        };
+        stream.reader.feed(&data, |event: DataEvent| match &first {
+            None => first = Some(event),
+            Some(_) if &*event.name == "message" => early.push(event.data),
+            Some(_) => {}
+        })?;
+    }
+    let endpoint = first.filter(|event| &*event.name == "endpoint");
+    let endpoint = endpoint.ok_or(SseError::BadEndpoint)?;
+    let text = std::str::from_utf8(&endpoint.data).map_err(|_| SseError::BadEndpoint)?;
+    Ok(Opened {
+        post: resolve(&settings.url, text)?,
+        stream,
+    })
+}
+
+impl Stream {
+    /// Hands what comes to the desk, until the stream ends, fails, or has been quiet for too long.
+    async fn run(mut self, desk: Arc<Desk>, limit: usize) -> SseError {
+        let take = |message: Bytes| {
+            if !message.is_empty() {
+                desk.take(message);
+            }
+        };
+        self.early.drain(..).for_each(take);
+        loop {
+            let quiet_until = desk.quiet_until();
+            let frame = tokio::select! {
+                frame = self.body.frame() => frame,
+                () = sleep_until(quiet_until) => {
+                    if desk.quiet_until() > quiet_until {
+                        continue;
+                    }
+                    return SseError::Gone { sent: true };
+                }
+            };
+            let data = match frame {
+                Some(Ok(frame)) => frame.into_data(),
+                Some(Err(_)) | None => return SseError::Gone { sent: true },
+            };
+            let Ok(data) = data else { continue };
+            let read = self.reader.feed(&data, |event: DataEvent| {
+                if &*event.name == "message" {
+                    take(event.data);
+                }
+            });
+            if read.is_err() {
+                tracing::warn!(limit, "a message of the server is too long");
+                return SseError::TooLong { limit };
+            }
+        }
+    }
+}
+
+// === requests ===
+
+impl Origin {
+    /// The GET that opens a stream.
+    fn get(&self) -> Result<Request<Body>, BoxError> {
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = self.uri.clone();
+        self.furnish(&mut request, "text/event-stream");
+        self.file(&mut request, &Bytes::new())?;
+        Ok(request)
+    }
+
+    /// A POST of one message.
+    fn post(&self, post: &PathAndQuery, message: Bytes) -> Result<Request<Body>, BoxError> {
+        let mut request = Request::new(Body::full(message.clone()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = Uri::from(post.clone());
+        self.furnish(&mut request, "application/json, text/event-stream");
+        let headers = request.headers_mut();
+        let json = HeaderValue::from_static("application/json");
+        headers.insert(header::CONTENT_TYPE, json);
+        let length = HeaderValue::from(message.len());
+        headers.insert(header::CONTENT_LENGTH, length);
+        request.extensions_mut().insert(Exact(post.clone()));
+        self.file(&mut request, &message)?;
+        Ok(request)
+    }
+
+    fn furnish(&self, request: &mut Request<Body>, accept: &'static str) {
+        let headers = request.headers_mut();
+        headers.clone_from(&self.headers);
+        for name in [
+            SESSION_ID,
+            LAST_EVENT_ID,
+            header::CONTENT_TYPE,
+            header::CONTENT_LENGTH,
+        ] {
+            headers.remove(name);
+        }
+        headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+    }
+
+    fn file(&self, request: &mut Request<Body>, message: &Bytes) -> Result<(), BoxError> {
+        let facts = CallFacts::read(request.method(), request.headers(), message)?;
+        let exchange = self.exchange.beside();
+        exchange.set_call(facts);
+        request.extensions_mut().insert(exchange);
+        Ok(())
+    }
+}
+
+/// Posts one message; the server must take it.
+pub(super) async fn post<S, B>(
+    inner: S,
+    origin: &Origin,
+    post: &PathAndQuery,
+    message: Bytes,
+) -> Result<(), BoxError>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let request = origin.post(post, message)?;
+    let response = inner.oneshot(request).await.map_err(Into::into)?;
+    let status = response.status();
+    if !status.is_success() {
+        return Err(SseError::Refused { status }.into());
+    }
+    let rest = Limited::new(response.into_body(), REST.0).collect();
+    let _read = timeout(REST.1, Box::pin(rest)).await;
+    Ok(())
+}
+
+// === impl Link ===
+
+impl Link {
+    /// A session over an opened stream, which ends with that.
+    pub(super) fn begin(shared: &Arc<Shared>, opened: Opened) -> Result<Arc<Self>, SseError> {
+        let desk = Arc::new(Desk::new(&shared.settings));
+        let id = random_id();
+        let mut reader = JoinSet::new();
+        let (limit, theirs) = (shared.settings.message_limit, desk.clone());
+        let (owner, own_id) = (Arc::downgrade(shared), id.clone());
+        reader.spawn(async move {
+            let why = opened.stream.run(theirs.clone(), limit).await;
+            theirs.end(why);
+            if let Some(owner) = owner.upgrade() {
+                owner.remove(&own_id);
+            }
+        });
+        let link = Arc::new(Self {
+            id,
+            desk,
+            post: opened.post,
+            _reader: reader,
+        });
+        shared.insert(&link)?;
+        Ok(link)
+    }
+}
+
+/// An unguessable id.
+fn random_id() -> Box<str> {
+    let mut bytes = [0; 16];
+    // rustls, without which there is no HTTP upstream, has no other source either.
+    rand::fill(&mut bytes).expect("the system gives random bytes");
+    let mut id = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        id.push_str(&format!("{byte:02x}"));
+    }
+    id.into()
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.desk.end(SseError::SessionGone);
+    }
+}
