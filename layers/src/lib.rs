@@ -27,6 +27,7 @@
 //! | | [`limit`] | caps calls at one endpoint |
 //! | | [`record`] | metrics of attempts |
 //! | | [`timeout`] | head and idle clocks |
+//! | | [`resume`] | goes on with event streams that broke |
 //! | | [`observe`] | reads what the upstream answers |
 //! | | [`upstream`] | the upstream: over HTTP, or a child process |
 //!
@@ -63,6 +64,7 @@ pub mod observe;
 pub mod ready;
 pub mod record;
 pub mod rescue;
+pub mod resume;
 pub mod retry;
 pub mod route;
 #[cfg(feature = "session")]
