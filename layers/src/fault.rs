@@ -19,6 +19,7 @@ use crate::{
     inspect::{Encoded, NotJson, UploadFailed, UploadTimeout},
     limit::Shed,
     mcp::{EnvelopeError, headers::HeaderMismatch},
+    rescue::AnswerMissing,
     route::{NoRoute, UnsafePath},
     timeout::{HeadTimeout, IdleTimeout},
 };
@@ -105,6 +106,8 @@ pub enum Fault {
     Unforwardable(String),
     /// The upstream broke off.
     UpstreamBroken(Outcome),
+    /// The upstream ended its event stream without an answer.
+    AnswerMissing,
     /// The server program could not be started.
     SpawnFailed(String),
     /// The server program failed to start, and is left alone for a while.
@@ -183,6 +186,9 @@ impl Fault {
         }
         if let Some(e) = find::<CircuitOpen>(error) {
             return Some(Self::CircuitOpen(e.to_string(), e.retry_after));
+        }
+        if find::<AnswerMissing>(error).is_some() {
+            return Some(Self::AnswerMissing);
         }
         if let Some(e) = find::<Injected>(error) {
             return Some(Self::Injected { sent: e.sent });

@@ -9,6 +9,7 @@
 //! | | [`access_log`] | a line for each operation |
 //! | | [`record`] | metrics, as the client sees them |
 //! | | [`guard`] (CORS half) | answers preflights, adds CORS headers |
+//! | | [`heartbeat`] | keeps quiet event streams alive |
 //! | | [`rescue`] | turns errors into responses, the only one to do so |
 //! | | [`drain`] | ends streams and calls at shutdown |
 //! | | [`guard`] | refuses foreign `Host` and `Origin` |
@@ -55,6 +56,7 @@ pub mod fault;
 pub mod gate;
 pub mod guard;
 pub mod health;
+pub mod heartbeat;
 mod host;
 pub mod inspect;
 pub mod limit;

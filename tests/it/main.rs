@@ -25,5 +25,6 @@ mod plain;
 mod reload;
 mod resilience;
 mod sessions;
+mod streams;
 mod timeouts;
 mod tls;

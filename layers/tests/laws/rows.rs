@@ -21,6 +21,7 @@ use ziggurat_layers::{
     gate::{Gate, GateLayer, Look},
     guard::{CorsLayer, GuardLayer, GuardSettings},
     health::outlier::{OutlierDetector, OutlierLayer, OutlierSettings},
+    heartbeat::{HeartbeatLayer, HeartbeatSettings},
     inspect::{InspectLayer, InspectSettings},
     limit::{LimitLayer, LimitSettings},
     mcp::headers::SESSION_ID,
@@ -28,6 +29,7 @@ use ziggurat_layers::{
     observe::ObserveLayer,
     record::{ClientRecordLayer, ServerRecordLayer},
     rescue::RescueLayer,
+    resume::{ResumeLayer, ResumeSettings},
     retry::{RetryLayer, RetrySettings},
     route::{Match, Route, Router},
     session::{
@@ -71,6 +73,10 @@ pub(crate) fn rows() -> Vec<Row> {
         row(|leaf, _| plain(&AccessLogLayer::new(true), leaf)),
         row(|leaf, _| plain(&ServerRecordLayer::new(["/"], &Tools::default()), leaf)),
         row(|leaf, _| plain(&CorsLayer::new(GuardSettings::loopback()), leaf)),
+        row(|leaf, _| {
+            let settings = HeartbeatSettings::default();
+            plain(&HeartbeatLayer::new(Some(settings)), leaf)
+        }),
         Row {
             answers: true,
             ..row(|leaf, _| plain(&RescueLayer::new(), leaf))
@@ -113,6 +119,10 @@ pub(crate) fn rows() -> Vec<Row> {
             )
         }),
         row(|leaf, _| plain(&TimeoutLayer::new(TIMEOUTS), leaf)),
+        row(|leaf, _| {
+            let settings = ResumeSettings::default();
+            plain(&ResumeLayer::new("u", Some(settings)), leaf)
+        }),
         row(|leaf, _| plain(&ObserveLayer::new("u"), leaf)),
         row(|leaf, _| plain(&chaos(DELAY), leaf)),
         row(|leaf, _| plain(&chaos(DRIP), leaf)),

@@ -29,6 +29,8 @@ server:
   hosts: [localhost, "127.0.0.1", "[::1]"]
   origins: [localhost, "127.0.0.1", "[::1]"]
   header_timeout: 10s
+  heartbeat: 15s
+  write_stall: 1m
   access_log: true
   session_keys: []
   drain:
@@ -100,6 +102,12 @@ upstreams:
       base: 30s
       max: 5m
       max_ejected: 10%
+    resume:
+      tries: 10
+      limit: 30s
+      standing: 5m
+      first: 200ms
+      max: 30s
     trust_annotations: false
     stateless: false
     endpoints:

@@ -57,6 +57,13 @@ fn seen(store: Store, request: Request<Body>) -> (String, Ended) {
     })
 }
 
+/// The events of a text. Where a CR and its LF were cut apart, one of the two may be missing, or there twice: an empty line between events is none.
+fn blocks(text: &str) -> Vec<String> {
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
+    let blocks = text.split("\n\n").map(|block| block.trim_matches('\n').to_owned());
+    blocks.filter(|block| !block.is_empty()).collect()
+}
+
 proptest! {
     #[test]
     fn the_client_sees_each_event_once_and_in_order(
@@ -77,7 +84,7 @@ proptest! {
             })
             .collect();
         events.push(format!("id: {last}{end}data: {{\"id\":1,\"result\":{{}}}}{end}{end}"));
-        let whole = events.concat();
+        let whole = blocks(&events.concat());
         // Without any id a call cannot be resumed: the first event passes.
         let first = events[0].len() + 1;
         let cuts = cuts.into_iter().enumerate();
@@ -85,7 +92,7 @@ proptest! {
         let request = if of_call { call("2025-06-18") } else { stream() };
         let store = Store { events, cuts, repeats, step };
         let (text, ended) = seen(store, request);
-        prop_assert_eq!(text, whole);
+        prop_assert_eq!(blocks(&text), whole);
         prop_assert_eq!(ended, Ended::Well);
     }
 }
