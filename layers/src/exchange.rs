@@ -333,7 +333,11 @@ impl Exchange {
     /// The client speaks a revision in which servers may end streams that it then resumes by itself.
     pub fn may_poll(&self) -> bool {
         self.call().is_some_and(|call| {
-            call.era == Era::Legacy && call.version.as_deref().is_some_and(|v| v >= POLLING_VERSION)
+            call.era == Era::Legacy
+                && call
+                    .version
+                    .as_deref()
+                    .is_some_and(|v| v >= POLLING_VERSION)
         })
     }
 

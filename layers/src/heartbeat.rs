@@ -157,15 +157,19 @@ where
         let this = self.project();
         let mut response = ready!(this.inner.poll(cx))?;
         let events = Media::of(response.headers()) == Media::Events;
-        let beat = this.on.take().filter(|_| events).map(|(settings, exchange)| {
-            announce(response.headers_mut());
-            Box::new(Beat {
-                interval: settings.interval,
-                exchange,
-                clock: Clock::default(),
-                last: None,
-            })
-        });
+        let beat = this
+            .on
+            .take()
+            .filter(|_| events)
+            .map(|(settings, exchange)| {
+                announce(response.headers_mut());
+                Box::new(Beat {
+                    interval: settings.interval,
+                    exchange,
+                    clock: Clock::default(),
+                    last: None,
+                })
+            });
         Poll::Ready(Ok(response.map(|inner| HeartbeatBody { inner, beat })))
     }
 }
@@ -182,7 +186,9 @@ fn announce(headers: &mut HeaderMap) {
     if given.any(says) {
         return;
     }
-    let first = headers.get(header::CACHE_CONTROL).map(HeaderValue::as_bytes);
+    let first = headers
+        .get(header::CACHE_CONTROL)
+        .map(HeaderValue::as_bytes);
     let together = [first.unwrap_or(b"no-cache"), b", no-transform"].concat();
     if let Ok(value) = HeaderValue::from_bytes(&together) {
         match headers.entry(header::CACHE_CONTROL) {

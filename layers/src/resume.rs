@@ -201,8 +201,8 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let response = ready!(this.inner.poll(cx)).map_err(Into::into)?;
-        let events = response.status() == StatusCode::OK
-            && Media::of(response.headers()) == Media::Events;
+        let events =
+            response.status() == StatusCode::OK && Media::of(response.headers()) == Media::Events;
         let life = this.kept.take().filter(|_| events).map(|mut kept| {
             kept.head.began(response.headers());
             Box::new(Life::new(kept))

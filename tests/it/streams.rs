@@ -93,7 +93,12 @@ async fn plain_events_that_are_cut_go_on() {
 #[tokio::test]
 async fn a_stream_that_ends_without_its_answer_says_so() {
     let upstream = Upstream::start(async |_: Received, wire: Wire| {
-        wire.sse().await.event("{\"method\":\"x\"}").await.end().await
+        wire.sse()
+            .await
+            .event("{\"method\":\"x\"}")
+            .await
+            .end()
+            .await
     })
     .await;
     let z = Ziggurat::yaml(&http(&upstream.url("/mcp"))).await;
@@ -134,7 +139,14 @@ async fn a_quiet_stream_has_a_comment_at_its_head_and_heartbeats_and_a_torn_even
             return wire.stall().await;
         }
         let long = "x".repeat(1 << 20);
-        wire.drip("data: ").await.drip(&long).await.drip("yz").await.stall().await
+        wire.drip("data: ")
+            .await
+            .drip(&long)
+            .await
+            .drip("yz")
+            .await
+            .stall()
+            .await
     })
     .await;
     let z = Ziggurat::yaml(&plain(&upstream, "heartbeat: 50ms")).await;
@@ -143,7 +155,10 @@ async fn a_quiet_stream_has_a_comment_at_its_head_and_heartbeats_and_a_torn_even
     let mut quiet = get(&z.target(), "/quiet").await;
     let head = read_until(&mut quiet, "\r\n\r\n").await.to_lowercase();
     assert!(head.contains("x-accel-buffering: no\r\n"), "{head}");
-    assert!(head.contains("cache-control: no-cache, no-transform\r\n"), "{head}");
+    assert!(
+        head.contains("cache-control: no-cache, no-transform\r\n"),
+        "{head}"
+    );
     for _ in 0..5 {
         read_until(&mut quiet, "3\r\n:\n\n\r\n").await;
     }
@@ -171,7 +186,10 @@ async fn a_client_that_reads_nothing_is_cut_and_its_upstream_learns_it_while_oth
     let mut slow = get(&z.target(), "/torrent").await;
     until("it is cut", async || {
         assert_eq!(z.target().get("/other").await.status, 200);
-        z.metrics().await.sum("ziggurat_sse_write_stalls_total", &[]) == 1.0
+        z.metrics()
+            .await
+            .sum("ziggurat_sse_write_stalls_total", &[])
+            == 1.0
     })
     .await;
     upstream.left().await;

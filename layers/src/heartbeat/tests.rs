@@ -138,7 +138,10 @@ fn the_head_says_that_nothing_is_to_be_held_back_or_changed() {
         (&[][..], &["no-cache, no-transform"][..]),
         (&["no-store"], &["no-store, no-transform"]),
         (&["no-cache, No-Transform"], &["no-cache, No-Transform"]),
-        (&["private", "no-cache"], &["private, no-transform", "no-cache"]),
+        (
+            &["private", "no-cache"],
+            &["private, no-transform", "no-cache"],
+        ),
     ] {
         let mut headers = HeaderMap::new();
         for value in given {

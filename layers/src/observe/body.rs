@@ -255,7 +255,8 @@ impl Events {
         let mut kept = 0;
         for range in repeated {
             if kept < range.start {
-                self.out.push_back(Frame::data(ready.slice(kept..range.start)));
+                self.out
+                    .push_back(Frame::data(ready.slice(kept..range.start)));
             }
             kept = range.end;
         }

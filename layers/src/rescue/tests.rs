@@ -237,7 +237,9 @@ async fn ended_after(event: &'static str, version: &'static str) -> (String, boo
     ));
     let mut request = Request::new(Body::empty());
     let version = http::HeaderValue::from_static(version);
-    request.headers_mut().insert("mcp-protocol-version", version);
+    request
+        .headers_mut()
+        .insert("mcp-protocol-version", version);
     let call = Bytes::from_static(br#"{"id":"a","method":"tools/call"}"#);
     let facts = CallFacts::read(&http::Method::POST, request.headers(), &call);
     Exchange::of(&mut request).set_call(facts.expect("a call"));
@@ -260,14 +262,28 @@ async fn ended_after(event: &'static str, version: &'static str) -> (String, boo
 #[tokio::test]
 async fn a_stream_that_ends_without_its_answer_says_so() {
     let (text, cut) = ended_after("data: {\"method\":\"x\"}\n\n", "2025-11-25").await;
-    assert!(text.contains("answer_missing") && text.contains("unknown") && !cut, "{text}");
+    assert!(
+        text.contains("answer_missing") && text.contains("unknown") && !cut,
+        "{text}"
+    );
     // The end of an event is missing, too.
     let (text, cut) = ended_after("data: {\"meth", "2025-11-25").await;
     assert!(!text.contains("answer_missing") && cut, "{text}");
     // Nothing is missing: it is there, or its client comes for it.
     let answer = "data: {\"id\":\"a\",\"result\":{}}\n\n";
-    assert_eq!(ended_after(answer, "2025-06-18").await, (answer.into(), false));
+    assert_eq!(
+        ended_after(answer, "2025-06-18").await,
+        (answer.into(), false)
+    );
     let primed = "id: 1\nretry: 10\ndata:\n\n";
-    assert_eq!(ended_after(primed, "2025-11-25").await, (primed.into(), false));
-    assert!(ended_after(primed, "2025-06-18").await.0.contains("answer_missing"));
+    assert_eq!(
+        ended_after(primed, "2025-11-25").await,
+        (primed.into(), false)
+    );
+    assert!(
+        ended_after(primed, "2025-06-18")
+            .await
+            .0
+            .contains("answer_missing")
+    );
 }

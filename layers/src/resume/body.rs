@@ -145,10 +145,7 @@ impl<S: Service<Request<Req>>, Req> Life<S, Req> {
     fn away(&mut self, broke: &Broke, cause: Option<BoxError>) -> Result<(), Option<BoxError>> {
         let now = Instant::now();
         let (pause, polls) = match broke {
-            Broke::Polls(retry) => (
-                Some(self.schedule.poll(*retry, fastrand::f64())),
-                true,
-            ),
+            Broke::Polls(retry) => (Some(self.schedule.poll(*retry, fastrand::f64())), true),
             Broke::Resumes | Broke::Passes => {
                 self.schedule.broke(now);
                 (self.pause(now), false)
@@ -283,7 +280,10 @@ where
     }
 }
 
-impl<S: Service<Request<Req>>, Req> Drop for Life<S, Req> {
+impl<S, Req> Drop for Life<S, Req>
+where
+    S: Service<Request<Req>>,
+{
     fn drop(&mut self) {
         self.exchange.response().keep_questions(false);
     }
@@ -386,9 +386,7 @@ where
         match (&self.life, &self.inner) {
             (None, None) => true,
             (None, Some(inner)) => inner.is_end_stream(),
-            (Some(life), Some(inner)) => {
-                inner.is_end_stream() && life.broke(None) == Broke::Passes
-            }
+            (Some(life), Some(inner)) => inner.is_end_stream() && life.broke(None) == Broke::Passes,
             (Some(_), None) => false,
         }
     }

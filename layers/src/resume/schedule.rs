@@ -180,11 +180,7 @@ mod tests {
             let all: Duration = pauses.iter().sum();
             assert_eq!(all, Duration::from_secs(300), "{random}");
             // And it is back soon after the upstream is.
-            assert!(
-                pauses
-                    .iter()
-                    .all(|pause| *pause <= Duration::from_secs(30))
-            );
+            assert!(pauses.iter().all(|pause| *pause <= Duration::from_secs(30)));
         }
     }
 
@@ -222,10 +218,7 @@ mod tests {
             assert_eq!(round(SECOND, true), Some(Duration::from_millis(200)));
         }
         for _ in 0..50 {
-            assert_eq!(
-                round(30 * SECOND, false),
-                Some(Duration::from_millis(200))
-            );
+            assert_eq!(round(30 * SECOND, false), Some(Duration::from_millis(200)));
         }
         // What neither says anything nor stands is given up.
         let rounds = (0..50).take_while(|_| round(SECOND, false).is_some());

@@ -14,9 +14,7 @@ use ziggurat_layers::verdict::Judge;
 
 use crate::config::mistake::Mistakes;
 use crate::config::node::Node;
-use crate::config::raw::{
-    RawBalance, RawCircuit, RawHealth, RawOutlier, RawResume, RawRetry,
-};
+use crate::config::raw::{RawBalance, RawCircuit, RawHealth, RawOutlier, RawResume, RawRetry};
 use crate::config::read::{OrOff, Read, ShortOr};
 use crate::config::value::{Amount, Count, ErrorStatus, Part, Word};
 use crate::config::{Choice, Health, ProbeKind};

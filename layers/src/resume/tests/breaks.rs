@@ -13,7 +13,10 @@ async fn a_call_that_is_cut_goes_on_where_it_was() {
     let seen = server.seen();
     assert_eq!(seen.len(), 2);
     let asked = &seen[1];
-    assert_eq!((&asked.method, &*asked.uri), (&Method::GET, "http://u/mcp?x=1"));
+    assert_eq!(
+        (&asked.method, &*asked.uri),
+        (&Method::GET, "http://u/mcp?x=1")
+    );
     assert_eq!(asked.headers[LAST_EVENT_ID], "1");
     assert_eq!(asked.headers[header::ACCEPT], "text/event-stream");
     assert_eq!(asked.headers[header::AUTHORIZATION], "Bearer t");
@@ -77,9 +80,15 @@ async fn a_stream_that_its_client_resumes_is_resumed_from_there() {
 
 #[tokio::test(start_paused = true)]
 async fn plain_events_go_on_if_they_have_ids() {
-    let server = Server::new([Act::Cut(vec!["id: a\ndata: 1\n\nid"]), Act::End(vec!["data: 2\n\n"])]);
+    let server = Server::new([
+        Act::Cut(vec!["id: a\ndata: 1\n\nid"]),
+        Act::End(vec!["data: 2\n\n"]),
+    ]);
     let (text, ended) = whole(&server, plain()).await;
-    assert_eq!((&*text, ended), ("id: a\ndata: 1\n\ndata: 2\n\n", Ended::Well));
+    assert_eq!(
+        (&*text, ended),
+        ("id: a\ndata: 1\n\ndata: 2\n\n", Ended::Well)
+    );
     assert_eq!(server.cursors(), ["a"]);
     let server = Server::new([Act::Cut(vec!["data: 1\n\n"])]);
     assert_eq!(whole(&server, plain()).await.1, Ended::Cut);
@@ -157,7 +166,8 @@ async fn a_session_that_the_answer_began_is_the_one_to_ask_in() {
 
 #[tokio::test(start_paused = true)]
 async fn a_question_outlives_the_connection_that_it_was_asked_on() {
-    let ask = "id: 3\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"q\",\"method\":\"elicitation/create\"}\n\n";
+    let ask =
+        "id: 3\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"q\",\"method\":\"elicitation/create\"}\n\n";
     let server = Server::new([Act::Cut(vec![ask]), Act::Stall(vec![TWO])]);
     let request = call("2025-06-18");
     let exchange = Exchange::get(&request).expect("one").clone();

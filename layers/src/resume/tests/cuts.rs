@@ -60,7 +60,9 @@ fn seen(store: Store, request: Request<Body>) -> (String, Ended) {
 /// The events of a text. Where a CR and its LF were cut apart, one of the two may be missing, or there twice: an empty line between events is none.
 fn blocks(text: &str) -> Vec<String> {
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
-    let blocks = text.split("\n\n").map(|block| block.trim_matches('\n').to_owned());
+    let blocks = text
+        .split("\n\n")
+        .map(|block| block.trim_matches('\n').to_owned());
     blocks.filter(|block| !block.is_empty()).collect()
 }
 

@@ -72,7 +72,11 @@ async fn what_may_pass_is_tried_again() {
             let acts = [Act::Cut(vec![ONE]), act.clone(), act.clone()];
             let server = Server::new(acts.into_iter().chain([Act::End(vec![ANSWER])]));
             let (text, ended) = whole(&server, request).await;
-            assert_eq!((text, ended), ([ONE, ANSWER].concat(), Ended::Well), "{act:?}");
+            assert_eq!(
+                (text, ended),
+                ([ONE, ANSWER].concat(), Ended::Well),
+                "{act:?}"
+            );
             assert_eq!(server.cursors(), ["1", "1", "1"]);
         }
     }
