@@ -202,6 +202,16 @@ fn announce(headers: &mut HeaderMap) {
 
 // === impl HeartbeatBody ===
 
+/// No body: for layers above that answer by themselves.
+impl<B: Default> Default for HeartbeatBody<B> {
+    fn default() -> Self {
+        Self {
+            inner: B::default(),
+            beat: None,
+        }
+    }
+}
+
 impl<B: HttpBody<Data = Bytes>> HttpBody for HeartbeatBody<B> {
     type Data = Bytes;
     type Error = B::Error;

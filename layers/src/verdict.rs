@@ -304,6 +304,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_stream_that_ends_without_its_answer_is_a_failure() {
+        let exchange = exchange();
+        exchange.response().set_ended_unanswered();
+        let (future, log) = watched(std::future::ready(answer(200)), &exchange);
+        let body = future.await.expect("a response").into_body();
+        body.collect().await.expect("no error");
+        assert_eq!(*log.lock().expect("not poisoned"), [Verdict::Failure]);
+    }
+
+    #[tokio::test]
     async fn what_is_dropped_is_neutral_unless_a_clock_ran_out() {
         for (why, verdict) in [
             (None, Verdict::Neutral),

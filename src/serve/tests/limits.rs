@@ -1,10 +1,17 @@
 //! Bounds on connections and streams, and who a request comes from.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
 use http::Request;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tower::service_fn;
 
 use super::*;
+use crate::serve::testing::TestBody;
 
 #[tokio::test]
 async fn connections_over_the_bound_wait_for_their_turn() {
