@@ -17,8 +17,11 @@ use crate::mcp::Id;
 #[derive(Debug, Clone, Default)]
 pub struct Waits {
     sessions: Arc<Mutex<HashMap<Box<str>, Session>>>,
-    cancelled: Arc<Mutex<VecDeque<(Box<str>, Id)>>>,
+    cancelled: Arc<Mutex<Cancelled>>,
 }
+
+/// The newest cancellations, each with its session.
+type Cancelled = VecDeque<(Box<str>, Id)>;
 
 /// How a session stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -54,6 +54,9 @@ enum Phase<S: Service<Request<Req>>, Req> {
     Away(Away<S, Req>),
 }
 
+/// The request for the rest, on its way.
+type Asked<S, Req> = Pin<Box<Oneshot<S, Request<Req>>>>;
+
 /// A stream that broke.
 struct Away<S: Service<Request<Req>>, Req> {
     /// What broke it; nothing if it ended.
@@ -62,7 +65,7 @@ struct Away<S: Service<Request<Req>>, Req> {
     polls: bool,
     /// The end of the pause, and then of the time that there is for an answer.
     clock: Pin<Box<Sleep>>,
-    asked: Option<Pin<Box<Oneshot<S, Request<Req>>>>>,
+    asked: Option<Asked<S, Req>>,
 }
 
 /// What a break, or an end, means.
