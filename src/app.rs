@@ -168,6 +168,7 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
     let settings = ServeSettings {
         name: "data",
         header_read_timeout: config.server.header_timeout,
+        write_stall: config.server.write_stall,
         max_connections: connections,
         drain_delay: config.server.drain.delay,
         ..ServeSettings::default()

@@ -21,6 +21,7 @@ use ziggurat_layers::circuit::CircuitSettings;
 use ziggurat_layers::health::{HttpProbe, outlier::OutlierSettings};
 use ziggurat_layers::rate_limit::{KeyPart, RateLimitSettings};
 use ziggurat_layers::http_sse::Serve;
+use ziggurat_layers::resume::ResumeSettings;
 use ziggurat_layers::retry::RetrySettings;
 use ziggurat_layers::session::SessionSettings;
 use ziggurat_layers::share::Share;
@@ -103,6 +104,10 @@ pub struct Server {
     pub origins: Option<Vec<String>>,
     /// How long a client may take to send the head of a request.
     pub header_timeout: Duration,
+    /// After how much silence an event stream gets a comment.
+    pub heartbeat: Option<Duration>,
+    /// How long a client may read nothing of what there is to send.
+    pub write_stall: Option<Duration>,
     /// Whether each operation is logged.
     pub access_log: bool,
     /// The texts of the keys that seal session ids, the newest first.
@@ -209,6 +214,8 @@ pub struct Upstream {
     pub health: Option<Health>,
     /// When an endpoint is left alone that does worse than the others.
     pub outlier: Option<OutlierSettings>,
+    /// How event streams that break are gone on with.
+    pub resume: Option<ResumeSettings>,
     /// Whether the server's annotations of its tools are believed.
     pub trust_annotations: bool,
     /// Whether the server keeps nothing of a session.

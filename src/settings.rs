@@ -15,11 +15,13 @@ use ziggurat_layers::{
     exchange::{ErrorStyle, RouteInfo},
     guard::{GuardSettings, OriginName},
     health::{HealthSettings, Probe, outlier::OutlierHandle},
+    heartbeat::HeartbeatSettings,
     http_sse::{Channels, HttpSseLayer, HttpSseSettings},
     inspect::InspectSettings,
     limit::LimitLayer,
     metrics::Tools,
     rate_limit::RateLimitLayer,
+    resume::ResumeSettings,
     retry::RetryLayer,
     route::Match,
     session::SessionLayer,
@@ -53,6 +55,8 @@ pub struct ServerSettings {
     pub guard: Arc<GuardSettings>,
     /// The most bytes of a request body.
     pub body_limit: Option<u64>,
+    /// Whether, and after how much silence, an event stream gets a comment.
+    pub heartbeat: Option<HeartbeatSettings>,
     /// The signals of a shutdown.
     pub drain: DrainSignals,
 }
@@ -109,6 +113,8 @@ pub struct EndpointSettings {
     pub tools: Tools,
     /// The clocks of an attempt.
     pub timeouts: TimeoutSettings,
+    /// How its event streams are gone on with.
+    pub resume: Option<ResumeSettings>,
 }
 
 /// A value of a config that a layer does not take.
@@ -163,6 +169,9 @@ impl ServerSettings {
                 origins: origins.transpose()?,
             }),
             body_limit: server.body_limit,
+            heartbeat: server
+                .heartbeat
+                .map(|interval| HeartbeatSettings { interval }),
             drain,
         })
     }
@@ -271,6 +280,11 @@ impl EndpointSettings {
             timeouts: TimeoutSettings {
                 head: upstream.timeouts.head,
                 idle: upstream.timeouts.idle,
+            },
+            resume: match core.service {
+                CoreService::Http(_) => upstream.resume,
+                // What a process had to say is gone with it.
+                CoreService::Stdio(_) => None,
             },
         }
     }

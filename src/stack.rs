@@ -2,7 +2,7 @@
 //!
 //! Start and reload call [`tower`], and nothing else assembles layers. Boxed only where types must meet: an endpoint, a route, the
 //! server. A layer that is off is a pass-through inside itself, so the type of the stack does not depend on the file.
-//! A layer that is missing here (auth, intercept, resume, …) does not exist yet.
+//! A layer that is missing here (auth, intercept, …) does not exist yet.
 
 use std::convert::Infallible;
 
@@ -20,10 +20,12 @@ use ziggurat_layers::{
     exchange::ExchangeLayer,
     guard::{CorsLayer, GuardLayer},
     health::outlier::OutlierLayer,
+    heartbeat::HeartbeatLayer,
     inspect::InspectLayer,
     observe::ObserveLayer,
     record::{ClientRecordLayer, ServerRecordLayer},
     rescue::RescueLayer,
+    resume::ResumeLayer,
     route::Router,
     timeout::TimeoutLayer,
 };
@@ -42,7 +44,7 @@ pub type Tower = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
 /// The server terrace: every request on the listener.
 ///
-/// Log and metrics stand outside rescue, so that they see what the client sees. Security checks come before anything is allocated
+/// Log and metrics stand outside rescue, so that they see what the client sees. So do heartbeats, after whose end nothing may come. Security checks come before anything is allocated
 /// for a request, size before names.
 pub fn server(settings: &ServerSettings, routes: Router<Terrace>) -> Tower {
     let service = ServiceBuilder::new()
@@ -51,6 +53,7 @@ pub fn server(settings: &ServerSettings, routes: Router<Terrace>) -> Tower {
         .layer(AccessLogLayer::new(settings.access_log))
         .layer(ServerRecordLayer::new(settings.routes(), &settings.tools))
         .layer(CorsLayer::new(settings.guard.clone()))
+        .layer(HeartbeatLayer::new(settings.heartbeat))
         .layer(RescueLayer::new())
         .layer(DrainLayer::new(settings.drain.clone()))
         .layer(BodyLimitLayer::new(settings.body_limit))
@@ -105,7 +108,8 @@ where
 /// The endpoint terrace: one replica of an upstream.
 ///
 /// The balancer reads the load and the gate, which breaker and cap shut; what they refuse is no attempt. Metrics stand outside the clocks, so that a timeout is a failure of the endpoint; the observer stands directly above the upstream, so
-/// that everybody above it knows what passed.
+/// that everybody above it knows what passed, and the bodies that go on with a broken stream pass it, too: to everybody else it is one
+/// stream, whose clocks run on.
 pub fn endpoint<U, B>(settings: &EndpointSettings, upstream: U) -> Terrace
 where
     U: Service<Request<Body>, Response = Response<B>, Error = BoxError>
@@ -129,6 +133,7 @@ where
             &settings.tools,
         ))
         .layer(TimeoutLayer::new(settings.timeouts))
+        .layer(ResumeLayer::new(&settings.upstream, settings.resume))
         .layer(ObserveLayer::new(&settings.upstream))
         .service(upstream);
     Terrace::new(erase(service))

@@ -37,7 +37,11 @@ use tokio::time::Instant;
 use tower::{Layer, Service};
 
 pub use self::{client::Client, response::ResponseFacts};
-use crate::{error::Outcome, mcp::CallFacts, waits::Wait};
+use crate::{
+    error::Outcome,
+    mcp::{CallFacts, Era},
+    waits::Wait,
+};
 
 /// Puts an [`Exchange`] into each request that has none.
 #[derive(Debug, Clone, Copy, Default)]
@@ -112,6 +116,9 @@ pub enum GiveUp {
 }
 
 // === impl Exchange ===
+
+/// The revision with which servers may end event streams for their clients to poll.
+const POLLING_VERSION: &str = "2025-11-25";
 
 /// The header that carries the exchange's id.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -357,6 +364,24 @@ impl Exchange {
                 .is_none_or(|call| answers >= call.requests().count())
     }
 
+    /// The event stream of the call ended, nothing on it said so, and its client waits for an answer still. Not so where the client can come
+    /// back for it: from 2025-11-25 on a server may end a stream after an event with an id (transports, "Sending Messages to the
+    /// Server"), and the client polls.
+    pub fn is_left_unanswered(&self) -> bool {
+        self.response.ended_unanswered() && !(self.response.has_event_id() && self.may_poll())
+    }
+
+    /// The client speaks a revision in which servers may end streams that it then resumes by itself.
+    pub fn may_poll(&self) -> bool {
+        self.call().is_some_and(|call| {
+            call.era == Era::Legacy
+                && call
+                    .version
+                    .as_deref()
+                    .is_some_and(|v| v >= POLLING_VERSION)
+        })
+    }
+
     /// A message passed.
     pub fn saw_event(&self) {
         self.response.events.fetch_add(1, Ordering::Relaxed);
@@ -505,12 +530,20 @@ mod tests {
         exchange.saw_event();
         exchange.saw_progress();
         exchange.response().saw_answer(Answer::Result);
-        exchange.response().set_torn(true);
+        exchange.response().set_unfinished();
+        exchange.response().set_ended_unanswered();
+        exchange.response().saw_event_id("7".into());
+        exchange.response().saw_retry(Duration::from_secs(1));
+        exchange.response().go_on();
         exchange.response().observe(&Waits::default());
         exchange.response().reset();
         assert!(exchange.last_event().is_none() && exchange.last_progress().is_none());
         assert!(!exchange.is_answered() && exchange.response().answer().is_none());
-        assert_eq!(exchange.response().events(), 0);
-        assert!(exchange.response().at_boundary(), "still observed");
+        let response = exchange.response();
+        assert_eq!(response.events(), 0);
+        assert!(response.at_boundary(), "still observed");
+        assert!(!response.is_unfinished() && !response.ended_unanswered());
+        assert_eq!((response.event_id(), response.retry()), (None, None));
+        assert!(!response.goes_on() && !response.is_repeated("7"));
     }
 }

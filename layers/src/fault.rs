@@ -22,6 +22,7 @@ use crate::{
     limit::Shed,
     mcp::{EnvelopeError, events::EventTooLong, headers::HeaderMismatch},
     rate_limit::RateLimited,
+    rescue::AnswerMissing,
     route::{NoRoute, UnsafePath},
     timeout::{HeadTimeout, IdleTimeout},
 };
@@ -110,6 +111,8 @@ pub enum Fault {
     Unforwardable(String),
     /// The upstream broke off.
     UpstreamBroken(Outcome),
+    /// The upstream ended its event stream without an answer.
+    AnswerMissing,
     /// The server program could not be started.
     SpawnFailed(String),
     /// The server program failed to start, and is left alone for a while.
@@ -194,6 +197,9 @@ impl Fault {
         }
         if let Some(e) = find::<CircuitOpen>(error) {
             return Some(Self::CircuitOpen(e.to_string(), e.retry_after));
+        }
+        if find::<AnswerMissing>(error).is_some() {
+            return Some(Self::AnswerMissing);
         }
         if let Some(e) = find::<Injected>(error) {
             return Some(Self::Injected { sent: e.sent });

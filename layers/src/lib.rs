@@ -9,6 +9,7 @@
 //! | | [`access_log`] | a line for each operation |
 //! | | [`record`] | metrics, as the client sees them |
 //! | | [`guard`] (CORS half) | answers preflights, adds CORS headers |
+//! | | [`heartbeat`] | keeps quiet event streams alive |
 //! | | [`rescue`] | turns errors into responses, the only one to do so |
 //! | | [`drain`] | ends streams and calls at shutdown |
 //! | | [`guard`] | refuses foreign `Host` and `Origin` |
@@ -29,6 +30,7 @@
 //! | | [`limit`] | caps calls at one endpoint |
 //! | | [`record`] | metrics of attempts |
 //! | | [`timeout`] | head and idle clocks |
+//! | | [`resume`] | goes on with event streams that broke |
 //! | | [`observe`] | reads what the upstream answers |
 //! | | [`upstream`] | the upstream: over HTTP, or a child process |
 //!
@@ -57,6 +59,7 @@ pub mod gate;
 mod glob;
 pub mod guard;
 pub mod health;
+pub mod heartbeat;
 mod host;
 #[cfg(feature = "session")]
 pub mod http_sse;
@@ -70,6 +73,7 @@ pub mod rate_limit;
 pub mod ready;
 pub mod record;
 pub mod rescue;
+pub mod resume;
 pub mod retry;
 pub mod route;
 #[cfg(feature = "session")]

@@ -1,9 +1,10 @@
 //! The observer: reads each response message and event once as it passes, and says what it was.
 //!
 //! It publishes to the [`Exchange`]: messages, progress, answers and how they ended, requests of the server
-//! that wait for their client. Breaker, clocks, metrics and rescue listen to that; none of them parses. Events of an
+//! that wait for their client, ids of events, a stream that ended without its answer. Breaker, clocks, metrics, resume and rescue listen to that; none of them parses. Events of an
 //! event stream are released whole: the bytes are not changed or copied, but a part of an event waits until its end has come (up to
-//! `hold`, past which it goes out as it is), so a cut never leaves half an event.
+//! `hold`, past which it goes out as it is), so a cut never leaves half an event. Where a body goes on with a stream that broke
+//! ([`resume`](crate::resume)), an event that it repeats is left out.
 //!
 //! Place: directly above the upstream service. Readiness and errors: the inner service's. Bodies: forwarded.
 //!
@@ -171,6 +172,10 @@ where
                 if let Some(id) = answer.id() {
                     self.shared.waits.answered(session, id);
                 }
+            }
+            if call.session.is_some() {
+                let cancelled = call.messages().iter().filter_map(|m| m.cancels.as_ref());
+                cancelled.for_each(|(id, _)| self.shared.waits.cancel(session, id));
             }
         }
         ObserveFuture {

@@ -43,6 +43,7 @@ fn verdict(exchange: &Exchange, status: u16, end: Option<&End<'_>>) -> ErrorType
         (_, Some(why)) => ErrorType::Kind(why.as_str()),
         (Some(End::Dropped), None) => ErrorType::Kind("client_gone"),
         (Some(End::Failed(_)), None) => ErrorType::Kind("broken"),
+        (Some(End::Complete), None) if exchange.is_left_unanswered() => ErrorType::Kind("broken"),
         (Some(End::Complete) | None, None) if status >= 400 => ErrorType::Status(status),
         (Some(End::Complete) | None, None) => ErrorType::None,
     }

@@ -6,7 +6,8 @@
 //! - an MCP request whose id is known: a JSON-RPC error with that id, `code` the status number (or MCP's own code), in HTTP 200, unless
 //!   the specification gives it a status (a dead session's 404, 400 with −32020, …) or the route has [`ErrorStyle::Status`](crate::exchange::ErrorStyle::Status);
 //! - an event stream that has begun: the JSON-RPC error as its last event, if the stream stands between two events; else the
-//!   connection is broken off, as is any other body that fails.
+//!   connection is broken off, as is any other body that fails. One that ends well, but without the answer to its call, has failed too
+//!   ([`AnswerMissing`]).
 //!
 //! A panic in a layer below, in its call, its future or its body, is caught, logged, and answered like any other fault (500).
 //!
@@ -94,6 +95,11 @@ enum State<B> {
     /// An answer of our own, or the last event.
     Own(Option<Bytes>),
 }
+
+/// The upstream ended an event stream without the answer that its client waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the upstream ended its event stream without an answer")]
+pub struct AnswerMissing;
 
 #[derive(Debug)]
 struct Meters {
@@ -318,6 +324,7 @@ where
                     Ok(Poll::Pending) => return Poll::Pending,
                     Ok(Poll::Ready(Some(Err(error)))) => error.into(),
                     Ok(Poll::Ready(Some(Ok(frame)))) => return Poll::Ready(Some(Ok(frame))),
+                    Ok(Poll::Ready(None)) if exchange.is_left_unanswered() => AnswerMissing.into(),
                     Ok(Poll::Ready(None)) => return Poll::Ready(None),
                     Err(panic) => panic,
                 };
@@ -338,7 +345,10 @@ where
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            State::Inner { inner, .. } => inner.is_end_stream(),
+            // Whoever reads it must come for the last event.
+            State::Inner {
+                inner, exchange, ..
+            } => inner.is_end_stream() && !exchange.is_left_unanswered(),
             State::Own(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
         }
     }

@@ -9,6 +9,7 @@
 //! | a server program that went away under the call: another takes its place, and one call may have been too much for it | neutral |
 //! | an error that none of our layers makes | failure |
 //! | an error for which the client or the proxy's own limits are to blame | neutral |
+//! | an event stream that ended without the answer to its call | failure |
 //! | status 5xx | failure |
 //! | a JSON-RPC error, a result with `isError` | success, or failure by setting |
 //! | given up because a clock ran out, also one outside the endpoint | failure |
@@ -126,6 +127,7 @@ impl Judge {
             };
         }
         match end {
+            End::Complete if exchange.is_left_unanswered() => Verdict::Failure,
             End::Complete => Verdict::Success,
             End::Failed(error) => self.error(error),
             End::Dropped => self.dropped(exchange),
@@ -299,6 +301,16 @@ mod tests {
             assert!(future.await.is_err());
             assert_eq!(*log.lock().expect("not poisoned"), [verdict]);
         }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_ends_without_its_answer_is_a_failure() {
+        let exchange = exchange();
+        exchange.response().set_ended_unanswered();
+        let (future, log) = watched(std::future::ready(answer(200)), &exchange);
+        let body = future.await.expect("a response").into_body();
+        body.collect().await.expect("no error");
+        assert_eq!(*log.lock().expect("not poisoned"), [Verdict::Failure]);
     }
 
     #[tokio::test]

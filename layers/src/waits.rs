@@ -1,11 +1,11 @@
 //! Requests of a server that wait for their client's answer, while which no clock runs.
 //!
 //! A legacy server asks its client (sampling, elicitation, roots) on an event stream; the answer comes as a POST of
-//! its own. [`Waits`] brings the two together by session and id. It is bounded: past its caps a wait is not noted, and the call's
+//! its own. [`Waits`] brings the two together by session and id, and the same way it knows which calls their client took back. It is bounded: past its caps a wait is not noted, and the call's
 //! clocks run as for any other.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -17,7 +17,11 @@ use crate::mcp::Id;
 #[derive(Debug, Clone, Default)]
 pub struct Waits {
     sessions: Arc<Mutex<HashMap<Box<str>, Session>>>,
+    cancelled: Arc<Mutex<Cancelled>>,
 }
+
+/// The newest cancellations, each with its session.
+type Cancelled = VecDeque<(Box<str>, Id)>;
 
 /// How a session stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,6 +49,8 @@ struct Session {
 
 const MAX_SESSIONS: usize = 10_000;
 const MAX_OPEN: usize = 256;
+/// How many of the newest cancellations are known. Each matters only until its call has ended, which is soon.
+const MAX_CANCELLED: usize = 256;
 
 impl Waits {
     /// How the session stands.
@@ -64,6 +70,23 @@ impl Waits {
         }
     }
 
+    /// The client has taken its call `id` back.
+    pub fn cancel(&self, session: &str, id: &Id) {
+        let mut cancelled = lock(&self.cancelled);
+        if cancelled.len() >= MAX_CANCELLED {
+            cancelled.pop_front();
+        }
+        cancelled.push_back((session.into(), id.clone()));
+    }
+
+    /// The client took its call `id` back not long ago, so that nobody may answer it.
+    pub fn is_cancelled(&self, session: &str, id: &Id) -> bool {
+        let cancelled = lock(&self.cancelled);
+        cancelled
+            .iter()
+            .any(|(of, which)| **of == *session && which == id)
+    }
+
     /// A stream on which the session's client may be asked.
     pub fn stream(&self, session: &str) -> Asked {
         Asked {
@@ -74,8 +97,12 @@ impl Waits {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Session>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.sessions)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Session {
@@ -139,6 +166,20 @@ impl Drop for Asked {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_that_was_taken_back_is_known_for_a_while() {
+        let waits = Waits::default();
+        waits.cancel("s", &Id::from_number(1));
+        assert!(waits.is_cancelled("s", &Id::from_number(1)));
+        assert!(!waits.is_cancelled("t", &Id::from_number(1)));
+        assert!(!waits.is_cancelled("s", &Id::from_number(2)));
+        for id in 0..MAX_CANCELLED as u64 {
+            waits.cancel("t", &Id::from_number(id));
+        }
+        assert!(!waits.is_cancelled("s", &Id::from_number(1)));
+        assert_eq!(lock(&waits.cancelled).len(), MAX_CANCELLED);
+    }
 
     #[test]
     fn a_wait_ends_with_the_answer_or_with_its_stream() {

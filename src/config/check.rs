@@ -161,6 +161,8 @@ fn server(raw: RawServer, mistakes: &mut Mistakes) -> Server {
         hosts: raw.hosts.value.map(names),
         origins: raw.origins.map(names),
         header_timeout: raw.header_timeout.0,
+        heartbeat: raw.heartbeat.map(|clock| clock.0),
+        write_stall: raw.write_stall.map(|clock| clock.0),
         access_log: raw.access_log.0,
         session_keys: raw
             .session_keys
@@ -276,6 +278,7 @@ fn upstream(
     Some(Upstream {
         health: resilience::health(raw.health, kind, mistakes),
         outlier: raw.outlier.map(resilience::outlier),
+        resume: raw.resume.map(resilience::resume),
         timeouts: timeouts(raw.timeouts, plain),
         concurrency: raw.concurrency.map(|Count(count)| count),
         balance: resilience::balance(raw.balance, mistakes),

@@ -183,6 +183,8 @@ fn server(section: &mut Section<'_>, server: &Server) {
     section.list_or_off("hosts", server.hosts.as_deref());
     section.list_or_off("origins", server.origins.as_deref());
     section.clock("header_timeout", server.header_timeout);
+    section.bare_or_off("heartbeat", server.heartbeat.map(duration));
+    section.bare_or_off("write_stall", server.write_stall.map(duration));
     section.bare("access_log", server.access_log);
     let keys = server.session_keys.iter().map(|_| Tree::text(MASK));
     section.items("session_keys", keys.collect());
@@ -260,6 +262,7 @@ fn upstream(section: &mut Section<'_>, upstream: &Upstream) {
     resilience::circuit(section, "tool_circuit", upstream.tool_circuit.as_ref());
     resilience::health(section, upstream.health.as_ref());
     resilience::outlier(section, upstream.outlier.as_ref());
+    resilience::resume(section, upstream.resume.as_ref());
     section.bare("trust_annotations", upstream.trust_annotations);
     section.bare("stateless", upstream.stateless);
     let endpoints = upstream.endpoints.iter().enumerate();

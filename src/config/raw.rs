@@ -81,6 +81,10 @@ section! {
         origins: OrOff<Vec<HostName>> = ["localhost", "127.0.0.1", "[::1]"],
         /// How long a client may take to send the head of a request.
         header_timeout: Clock = "10s",
+        /// After how much silence an event stream to a client gets a comment, so that nobody on the way gives it up. `off` also leaves the headers of event streams alone.
+        heartbeat: OrOff<Clock> = "15s",
+        /// How long a connection may take no byte of what there is to send, because its client does not read, before it is cut.
+        write_stall: OrOff<Clock> = "60s",
         /// Whether each operation is logged, on one line.
         access_log: Switch = true,
         /// The keys that seal session ids, each 32 bytes as base64 or hexadecimal digits; the first one seals, all open. Without any, each process makes its own, and no session outlives it.
@@ -169,6 +173,8 @@ section! {
         health: Option<OrOff<RawHealth>>,
         /// When an endpoint that does worse than the others is left alone.
         outlier: OrOff<RawOutlier> = json!({}),
+        /// How event streams of an HTTP endpoint that break are gone on with, by `Last-Event-ID`. Those of a command end with its process.
+        resume: OrOff<RawResume> = json!({}),
         /// Whether `readOnlyHint` and `idempotentHint` of the server's tools are believed when a failed call might be tried again.
         trust_annotations: Switch = false,
         /// Whether the server keeps nothing of a session, so that a lost one can be begun anew whatever was called in it.
@@ -381,6 +387,22 @@ section! {
         max: Clock = "5m",
         /// The most endpoints that are left alone at once; one always may be, where there are others.
         max_ejected: Part = "10%",
+    }
+}
+
+section! {
+    /// How event streams that break are gone on with.
+    RawResume {
+        /// The most tries of a call in a row, without an event between them.
+        tries: Count = 10,
+        /// How long a call may be without its stream.
+        limit: Clock = "30s",
+        /// How long a stream that stands may be away before it is given up.
+        standing: Clock = "5m",
+        /// The longest pause before the first try; it doubles with each, and is a random part of that. What the server asks for with `retry:` comes on top.
+        first: Pause = "200ms",
+        /// The longest pause.
+        max: Clock = "30s",
     }
 }
 

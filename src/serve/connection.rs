@@ -27,6 +27,7 @@ use super::floor::{Floor, Lease};
 use super::io::LineIo;
 use super::line::{Doing, Line, Order};
 use super::meter::Meter;
+use super::outlet::Outlet;
 use super::{BoxError, Peer, ServeSettings};
 
 /// What all connections of a listener share.
@@ -49,6 +50,7 @@ struct Clock {
     line: Arc<Line>,
     head: Duration,
     idle: Duration,
+    stall: Option<Duration>,
     timer: Pin<Box<Sleep>>,
     /// The connection was asked to close for idleness, so the next time it is cut.
     warned: bool,
@@ -61,6 +63,8 @@ enum Due {
     Close,
     /// The client has had its time.
     Cut,
+    /// The client reads nothing of what there is to send.
+    Stalled,
 }
 
 /// How often a silent TCP connection is probed, so that a vanished client is noticed under a standing stream.
@@ -125,6 +129,7 @@ where
 
     async fn connection(&self, stream: TcpStream, addr: SocketAddr, lease: Lease) {
         tune(&stream);
+        let stream = Outlet::new(stream, lease.line().clone());
         let Some(tls) = &self.tls else {
             return self.serve(stream, Peer { addr, tls: false }, lease).await;
         };
@@ -165,6 +170,10 @@ where
                 }
                 match clock.poll(cx) {
                     Poll::Ready(Due::Cut) => return Poll::Ready(None),
+                    Poll::Ready(Due::Stalled) => {
+                        self.meter.write_stalled();
+                        return Poll::Ready(None);
+                    }
                     Poll::Ready(Due::Close) => {}
                     Poll::Pending if !closing && line.should_close() => {}
                     Poll::Pending => return Poll::Pending,
@@ -233,20 +242,29 @@ impl Clock {
             line,
             head: settings.header_read_timeout,
             idle: settings.idle_timeout,
+            stall: settings.write_stall,
             timer: Box::pin(tokio::time::sleep(settings.header_read_timeout)),
             warned: false,
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Due> {
-        // The timer may fire early, never late: only a head brings the deadline closer.
-        if let Doing::Head(since) = self.line.doing()
-            && since + self.head < self.timer.deadline()
-        {
-            self.timer.as_mut().reset(since + self.head);
+        // The timer may fire early, never late: only a head and a write that waits bring the deadline closer.
+        let head = match self.line.doing() {
+            Doing::Head(since) => Some(since + self.head),
+            Doing::Fresh(_) | Doing::Idle(_) | Doing::Busy => None,
+        };
+        for closer in head.into_iter().chain(self.stalled()) {
+            if closer < self.timer.deadline() {
+                self.timer.as_mut().reset(closer);
+            }
         }
         while self.timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
+            let stalled = self.stalled();
+            if stalled.is_some_and(|due| due <= now) {
+                return Poll::Ready(Due::Stalled);
+            }
             let deadline = match self.line.doing() {
                 Doing::Fresh(since) | Doing::Head(since) => {
                     if since + self.head <= now {
@@ -265,8 +283,14 @@ impl Clock {
                 Doing::Idle(since) => since + self.idle,
                 Doing::Busy => now + self.idle,
             };
+            let deadline = stalled.map_or(deadline, |due| due.min(deadline));
             self.timer.as_mut().reset(deadline);
         }
         Poll::Pending
+    }
+
+    /// When the client, which reads nothing now, has had its time for it.
+    fn stalled(&self) -> Option<Instant> {
+        Some(self.line.stalled()? + self.stall?)
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct Line {
     order: AtomicU8,
     stage: AtomicU8,
     since: AtomicU64,
+    /// Milliseconds, and one, from the beginning to when a write had to wait; 0 while none does.
+    stalled: AtomicU64,
     exchanges: AtomicU32,
     multiplexed: AtomicBool,
     upgraded: AtomicBool,
@@ -63,6 +65,7 @@ impl Line {
             order: AtomicU8::new(order as u8),
             stage: AtomicU8::new(FRESH),
             since: AtomicU64::new(0),
+            stalled: AtomicU64::new(0),
             exchanges: AtomicU32::new(0),
             multiplexed: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
@@ -132,6 +135,24 @@ impl Line {
         }
     }
 
+    /// The socket took something, or had no room for it.
+    pub(super) fn wrote(&self, took: bool) {
+        let stalled = self.stalled.load(Ordering::Relaxed) > 0;
+        if took && stalled {
+            self.stalled.store(0, Ordering::Release);
+        } else if !took && !stalled {
+            let since = u64::try_from(self.began.elapsed().as_millis());
+            let since = since.unwrap_or(u64::MAX).saturating_add(1);
+            self.stalled.store(since, Ordering::Release);
+        }
+    }
+
+    /// Since when the socket has had no room for what there is to send.
+    pub(super) fn stalled(&self) -> Option<Instant> {
+        let since = self.stalled.load(Ordering::Acquire).checked_sub(1)?;
+        Some(self.began + Duration::from_millis(since))
+    }
+
     /// A request head is complete, and its exchange begins.
     pub(super) fn begin(&self, multiplexed: bool) {
         self.exchanges.fetch_add(1, Ordering::AcqRel);
@@ -183,6 +204,22 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         line.received();
         assert_eq!(line.doing(), Doing::Head(start + Duration::from_secs(2)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stall_lasts_from_the_first_write_that_waits_to_the_next_that_does_not() {
+        let line = Line::new(Order::Serve);
+        let start = Instant::now();
+        assert_eq!(line.stalled(), None);
+        for _ in 0..3 {
+            line.wrote(false);
+            assert_eq!(line.stalled(), Some(start));
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        line.wrote(true);
+        assert_eq!(line.stalled(), None);
+        line.wrote(false);
+        assert_eq!(line.stalled(), Some(start + Duration::from_secs(3)));
     }
 
     #[tokio::test(start_paused = true)]

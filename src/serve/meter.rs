@@ -9,6 +9,7 @@ pub(super) struct Meter {
     accepted: Counter,
     accept_errors: Counter,
     handshake_failures: Counter,
+    write_stalls: Counter,
 }
 
 // === impl Meter ===
@@ -31,11 +32,16 @@ impl Meter {
             "ziggurat_tls_handshake_failures_total",
             "TLS handshakes that failed or took too long."
         );
+        metrics::describe_counter!(
+            "ziggurat_sse_write_stalls_total",
+            "Connections that were cut, with the event streams on them, because their client read nothing for too long."
+        );
         Self {
             open: gauge!("ziggurat_connections", "listener" => listener),
             accepted: counter!("ziggurat_connections_total", "listener" => listener),
             accept_errors: counter!("ziggurat_accept_errors_total", "listener" => listener),
             handshake_failures: counter!("ziggurat_tls_handshake_failures_total", "listener" => listener),
+            write_stalls: counter!("ziggurat_sse_write_stalls_total", "listener" => listener),
         }
     }
 
@@ -54,5 +60,9 @@ impl Meter {
 
     pub(super) fn handshake_failed(&self) {
         self.handshake_failures.increment(1);
+    }
+
+    pub(super) fn write_stalled(&self) {
+        self.write_stalls.increment(1);
     }
 }

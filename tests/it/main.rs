@@ -28,6 +28,7 @@ mod rate_limit;
 mod reload;
 mod resilience;
 mod sessions;
+mod streams;
 mod timeouts;
 mod tls;
 mod warm;

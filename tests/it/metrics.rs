@@ -72,6 +72,10 @@ async fn any_tool(received: Received, wire: Wire) -> Option<Wire> {
             return wire.answer("200 OK", &headers, &result.to_string()).await;
         }
         "/x/never" => return wire.stall().await,
+        "/x/cut" if received.header("last-event-id") == "1" => {
+            return wire.sse().await.drip("data: 2\n\n").await.end().await;
+        }
+        "/x/cut" => return wire.sse().await.drip("id: 1\ndata: 1\n\n").await.close(),
         "/x/broken" => return wire.reset(),
         _ => {}
     }
@@ -139,6 +143,11 @@ async fn every_metric_is_moved_by_real_traffic() {
     running.messages().await;
     drop(stream);
     session.call(2, "garbage", json!({})).await.last().await;
+
+    // An event stream that breaks, and is gone on with.
+    let events = [("accept", "text/event-stream")];
+    let cut = z.target().request("GET", "/plain/cut", &events, "").await;
+    assert!(cut.text().await.ends_with("data: 2\n\n"));
 
     // A plain exchange, another key than the one for which there is room, and one call too many.
     z.target().get("/plain").await.text().await;

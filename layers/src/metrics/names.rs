@@ -54,6 +54,8 @@ metrics! {
         "Event streams that are open: to clients (downstream) and from upstreams (upstream).";
     SSE_EVENTS = Counter "ziggurat_sse_events_total" ["upstream"]
         "Events that passed from an upstream.";
+    RESUMES = Counter "ziggurat_resumes_total" ["upstream", "outcome"]
+        "Event streams of an upstream that broke: they went on where they broke (resumed), began anew (reopened), went on where the server had ended them for a while (polled), or did not, because the upstream cannot (refused) or does not for too long (gave_up).";
     INFLIGHT = Gauge "ziggurat_inflight" ["upstream"]
         "Calls that an upstream is working on, standing streams left out.";
     ENDPOINT_READY = Gauge "ziggurat_endpoint_ready" ["upstream", "endpoint"]

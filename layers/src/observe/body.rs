@@ -2,9 +2,11 @@
 
 use std::{
     collections::VecDeque,
+    ops::Range,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use ::metrics::{Counter, Histogram};
@@ -50,6 +52,8 @@ struct Events {
     /// What may go out.
     out: VecDeque<Frame<Bytes>>,
     ended: bool,
+    /// The body goes on with a stream of which a part has passed.
+    goes_on: bool,
     counter: Counter,
     first: Option<Histogram>,
 }
@@ -60,7 +64,7 @@ struct Teller {
     asked: Option<Asked>,
 }
 
-impl<B> ObserveBody<B> {
+impl<B: HttpBody> ObserveBody<B> {
     pub(super) fn new(inner: B, media: Media, exchange: Arc<Exchange>, shared: &Shared) -> Self {
         let mcp = exchange.call().is_some();
         let look = match media {
@@ -74,13 +78,14 @@ impl<B> ObserveBody<B> {
                 held_bytes: 0,
                 out: VecDeque::new(),
                 ended: false,
+                goes_on: exchange.response().goes_on(),
                 counter: shared.events.clone(),
                 first: Some(shared.first_event.clone()),
             })),
             Media::Json if mcp => Look::Json(Box::default()),
             Media::Json | Media::Other => Look::Frames,
         };
-        Self {
+        let mut body = Self {
             inner,
             look,
             teller: Teller {
@@ -88,7 +93,17 @@ impl<B> ObserveBody<B> {
                 waits: shared.waits.clone(),
                 asked: None,
             },
+        };
+        if let Look::Events(events) = &mut body.look {
+            if events.goes_on {
+                events.first = None;
+                body.teller.asked = body.teller.exchange.response().take_questions();
+            }
+            if body.inner.is_end_stream() {
+                body.teller.ended();
+            }
         }
+        body
     }
 }
 
@@ -120,7 +135,13 @@ where
                 None => None,
             };
             match this.look {
-                Look::Events(events) => events.take(frame, this.teller),
+                Look::Events(events) => {
+                    events.take(frame, this.teller);
+                    // Whoever reads it may not ask again.
+                    if this.inner.is_end_stream() && events.held.is_empty() {
+                        this.teller.ended();
+                    }
+                }
                 Look::Json(peek) => {
                     if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
                         peek.feed(data, |seen| this.teller.message(seen));
@@ -164,31 +185,25 @@ impl Events {
                 return;
             }
             None => {
+                if !self.held.is_empty() {
+                    teller.exchange.response().set_unfinished();
+                }
                 self.release();
                 self.ended = true;
+                teller.ended();
                 return;
             }
         };
-        let Self {
-            scanner,
-            counter,
-            first,
-            ..
-        } = self;
-        let whole = scanner.feed(&data, |event| {
-            if event.data {
-                counter.increment(1);
-                if let Some(first) = first.take() {
-                    first.record(teller.exchange.started().elapsed().as_secs_f64());
-                }
-            }
-            teller.event(event);
-        });
+        let (whole, repeated) = self.scan(&data, teller);
         let mut rest = data;
         if whole > 0 {
             self.release();
             let ready = rest.split_to(whole);
-            self.out.push_back(Frame::data(ready));
+            if repeated.is_empty() {
+                self.out.push_back(Frame::data(ready));
+            } else {
+                self.leave_out(&repeated, &ready);
+            }
             teller.exchange.response().set_torn(false);
         }
         if !rest.is_empty() {
@@ -201,6 +216,55 @@ impl Events {
         }
     }
 
+    /// Tells what is in the bytes. Returns how many of them belong to whole events, and which of those were delivered before.
+    fn scan(&mut self, data: &Bytes, teller: &mut Teller) -> (usize, Vec<Range<usize>>) {
+        let Self {
+            scanner,
+            counter,
+            first,
+            goes_on,
+            ..
+        } = self;
+        let (mut repeated, mut start) = (Vec::new(), 0);
+        let whole = scanner.feed_with_ends(data, |event, end| {
+            let begin = std::mem::replace(&mut start, end);
+            let response = teller.exchange.response();
+            let again = |id| response.is_repeated(id);
+            // Of a very long one a part may have gone out.
+            let whole = begin > 0 || response.at_boundary();
+            if *goes_on && event.id.as_deref().is_some_and(again) && whole {
+                repeated.push(begin..end);
+                return;
+            }
+            if event.data {
+                counter.increment(1);
+                if let Some(first) = first.take() {
+                    first.record(teller.exchange.started().elapsed().as_secs_f64());
+                }
+            }
+            teller.event(event);
+        });
+        (whole, repeated)
+    }
+
+    /// Releases whole events but for those that were delivered before; of the first one, what was held is a part.
+    fn leave_out(&mut self, repeated: &[Range<usize>], ready: &Bytes) {
+        if repeated[0].start == 0 {
+            self.out.clear();
+        }
+        let mut kept = 0;
+        for range in repeated {
+            if kept < range.start {
+                self.out
+                    .push_back(Frame::data(ready.slice(kept..range.start)));
+            }
+            kept = range.end;
+        }
+        if kept < ready.len() {
+            self.out.push_back(Frame::data(ready.slice(kept..)));
+        }
+    }
+
     fn release(&mut self) {
         self.held_bytes = 0;
         self.out.extend(self.held.drain(..).map(Frame::data));
@@ -209,10 +273,33 @@ impl Events {
 
 impl Teller {
     fn event(&mut self, event: Event) {
+        let response = self.exchange.response();
+        if let Some(id) = event.id {
+            response.saw_event_id(id);
+        }
+        if let Some(retry) = event.retry {
+            response.saw_retry(Duration::from_millis(retry));
+        }
         match event.message {
             Some(seen) => self.message(seen),
             None if event.data && self.exchange.call().is_none() => self.exchange.saw_event(),
             None => {}
+        }
+    }
+
+    /// The event stream is over.
+    fn ended(&self) {
+        let Some(call) = self.exchange.call() else {
+            return;
+        };
+        let session = call.session.as_deref();
+        let waits = call.requests().next().is_some() && !call.is_standing();
+        let taken_back = |id| session.is_some_and(|s| self.waits.is_cancelled(s, id));
+        if waits
+            && !self.exchange.is_answered()
+            && !call.requests().filter_map(|m| m.id()).any(taken_back)
+        {
+            self.exchange.response().set_ended_unanswered();
         }
     }
 
@@ -239,6 +326,14 @@ impl Teller {
                     .get_or_insert_with(|| self.waits.stream(key))
                     .ask(id);
             }
+        }
+    }
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        if let Some(asked) = self.asked.take() {
+            self.exchange.response().leave_questions(asked);
         }
     }
 }

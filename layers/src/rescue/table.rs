@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use super::AnswerMissing;
 use crate::{
     error::Outcome,
     fault::{Blame, Fault},
@@ -61,6 +62,7 @@ pub(super) const KINDS: &[(&str, &str)] = &[
     ("inspect", "upload_timeout"),
     ("limit", "overloaded"),
     ("rate_limit", "rate_limited"),
+    ("rescue", "answer_missing"),
     ("rescue", "internal_error"),
     ("route", "no_route"),
     ("route", "unsafe_path"),
@@ -179,6 +181,7 @@ impl Row {
                 .phase("connect"),
             Fault::ConnectFailed(_) => row("http", "connect_failed", 502).unsent(),
             Fault::UpstreamBroken(outcome) => row("http", "upstream_broken", 502).outcome(*outcome),
+            Fault::AnswerMissing => row("rescue", "answer_missing", 502),
             Fault::SpawnFailed(_) => row("stdio", "start_failed", 502).unsent(),
             Fault::Backoff(again) => row("stdio", "start_delayed", 503)
                 .unsent()
@@ -307,6 +310,7 @@ pub(super) fn message(fault: &Fault) -> String {
         Fault::ConnectFailed(problem) => format!("the upstream cannot be reached: {problem}"),
         Fault::Injected { .. } => "a fault was injected, for a test".into(),
         Fault::UpstreamBroken(_) => "the upstream broke off".into(),
+        Fault::AnswerMissing => AnswerMissing.to_string(),
         Fault::Backoff(again) => {
             format!("the server failed to start; the next try is in {again:.1?}")
         }

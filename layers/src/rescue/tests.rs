@@ -273,3 +273,64 @@ async fn who_is_over_a_rate_limit_is_told_when_to_come_back() {
     assert_eq!(head.headers["retry-after"], "1200");
     assert!(table::KINDS.contains(&("rate_limit", "rate_limited")));
 }
+
+/// What a client reads of an event stream that ends after this event, and whether it was broken off.
+async fn ended_after(event: &'static str, version: &'static str) -> (String, bool) {
+    let service = RescueLayer::new().layer(crate::observe::ObserveLayer::new("u").layer(
+        service_fn(move |_: Request<Body>| async move {
+            let response = Response::builder().header("content-type", "text/event-stream");
+            response.body(Body::full(event)).map_err(BoxError::from)
+        }),
+    ));
+    let mut request = Request::new(Body::empty());
+    let version = http::HeaderValue::from_static(version);
+    request
+        .headers_mut()
+        .insert("mcp-protocol-version", version);
+    let call = Bytes::from_static(br#"{"id":"a","method":"tools/call"}"#);
+    let facts = CallFacts::read(&http::Method::POST, request.headers(), &call);
+    Exchange::of(&mut request).set_call(facts.expect("a call"));
+    let Ok(response) = service.oneshot(request).await;
+    let mut body = response.into_body();
+    let mut text = String::new();
+    while !body.is_end_stream() {
+        match body.frame().await {
+            Some(Ok(frame)) => {
+                let data = frame.into_data().expect("data");
+                text.push_str(std::str::from_utf8(&data).expect("text"));
+            }
+            Some(Err(_)) => return (text, true),
+            None => break,
+        }
+    }
+    (text, false)
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_without_its_answer_says_so() {
+    let (text, cut) = ended_after("data: {\"method\":\"x\"}\n\n", "2025-11-25").await;
+    assert!(
+        text.contains("answer_missing") && text.contains("unknown") && !cut,
+        "{text}"
+    );
+    // The end of an event is missing, too.
+    let (text, cut) = ended_after("data: {\"meth", "2025-11-25").await;
+    assert!(!text.contains("answer_missing") && cut, "{text}");
+    // Nothing is missing: it is there, or its client comes for it.
+    let answer = "data: {\"id\":\"a\",\"result\":{}}\n\n";
+    assert_eq!(
+        ended_after(answer, "2025-06-18").await,
+        (answer.into(), false)
+    );
+    let primed = "id: 1\nretry: 10\ndata:\n\n";
+    assert_eq!(
+        ended_after(primed, "2025-11-25").await,
+        (primed.into(), false)
+    );
+    assert!(
+        ended_after(primed, "2025-06-18")
+            .await
+            .0
+            .contains("answer_missing")
+    );
+}

@@ -7,6 +7,7 @@
 //! cancellations and subscription ids are mapped back, value and JSON type.
 //!
 //! - An answer that comes first is JSON; if something else comes first, or nothing for [`StdioSettings::silence`], it is an event stream.
+//!   What is quiet on it is for a [`heartbeat`](crate::heartbeat) above.
 //! - What a legacy server says that belongs to no call goes to the session's GET stream, or waits for one (bounded).
 //! - A legacy client that goes away leaves its call with the child, which goes on; a modern one cancels it. A call that was given
 //!   up for a reason ([`GiveUp`](crate::exchange::GiveUp)) is cancelled in both eras, but for `initialize`.

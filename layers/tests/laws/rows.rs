@@ -22,6 +22,7 @@ use ziggurat_layers::{
     guard::{CorsLayer, GuardLayer, GuardSettings},
     health::outlier::{OutlierDetector, OutlierLayer, OutlierSettings},
     http_sse::{Channels, HttpSseLayer, HttpSseSettings},
+    heartbeat::{HeartbeatLayer, HeartbeatSettings},
     inspect::{InspectLayer, InspectSettings},
     limit::{LimitLayer, LimitSettings},
     mcp::headers::SESSION_ID,
@@ -33,6 +34,7 @@ use ziggurat_layers::{
     },
     record::{ClientRecordLayer, ServerRecordLayer},
     rescue::RescueLayer,
+    resume::{ResumeLayer, ResumeSettings},
     retry::{RetryLayer, RetrySettings},
     route::{Match, Route, Router},
     session::{
@@ -76,6 +78,10 @@ pub(crate) fn rows() -> Vec<Row> {
         row(|leaf, _| plain(&AccessLogLayer::new(true), leaf)),
         row(|leaf, _| plain(&ServerRecordLayer::new(["/"], &Tools::default()), leaf)),
         row(|leaf, _| plain(&CorsLayer::new(GuardSettings::loopback()), leaf)),
+        row(|leaf, _| {
+            let settings = HeartbeatSettings::default();
+            plain(&HeartbeatLayer::new(Some(settings)), leaf)
+        }),
         Row {
             answers: true,
             ..row(|leaf, _| plain(&RescueLayer::new(), leaf))
@@ -124,6 +130,10 @@ pub(crate) fn rows() -> Vec<Row> {
             )
         }),
         row(|leaf, _| plain(&TimeoutLayer::new(TIMEOUTS), leaf)),
+        row(|leaf, _| {
+            let settings = ResumeSettings::default();
+            plain(&ResumeLayer::new("u", Some(settings)), leaf)
+        }),
         row(|leaf, _| plain(&ObserveLayer::new("u"), leaf)),
         row(|leaf, _| plain(&chaos(DELAY), leaf)),
         row(|leaf, _| plain(&chaos(DRIP), leaf)),

@@ -9,12 +9,13 @@ use ziggurat_layers::circuit::{CircuitSettings, SlowCalls};
 use ziggurat_layers::health::HttpProbe;
 use ziggurat_layers::health::outlier::{Factor, OutlierSettings, RateSettings};
 use ziggurat_layers::pattern::Pattern;
+use ziggurat_layers::resume::ResumeSettings;
 use ziggurat_layers::retry::{Backoff, BudgetSettings, RetrySettings};
 use ziggurat_layers::verdict::Judge;
 
 use crate::config::mistake::Mistakes;
 use crate::config::node::Node;
-use crate::config::raw::{RawBalance, RawCircuit, RawHealth, RawOutlier, RawRetry};
+use crate::config::raw::{RawBalance, RawCircuit, RawHealth, RawOutlier, RawResume, RawRetry};
 use crate::config::read::{OrOff, Read, ShortOr};
 use crate::config::value::{Amount, Count, ErrorStatus, Part, Word};
 use crate::config::{Choice, Health, ProbeKind};
@@ -103,6 +104,18 @@ pub(super) fn retry(raw: RawRetry) -> RetrySettings {
             .into_iter()
             .map(|ErrorStatus(status)| status)
             .collect(),
+    }
+}
+
+pub(super) fn resume(raw: RawResume) -> ResumeSettings {
+    ResumeSettings {
+        tries: small(raw.tries),
+        limit: raw.limit.0,
+        standing: raw.standing.0,
+        backoff: Backoff {
+            base: raw.first.0,
+            max: raw.max.0,
+        },
     }
 }
 

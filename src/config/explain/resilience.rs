@@ -4,6 +4,7 @@ use http::StatusCode;
 use ziggurat_layers::balance::{BalanceSettings, HashKey, Policy};
 use ziggurat_layers::circuit::{CircuitSettings, Window};
 use ziggurat_layers::health::outlier::OutlierSettings;
+use ziggurat_layers::resume::ResumeSettings;
 use ziggurat_layers::retry::RetrySettings;
 use ziggurat_layers::share::Share;
 
@@ -98,6 +99,19 @@ pub(super) fn outlier(section: &mut Section<'_>, settings: Option<&OutlierSettin
         section.clock("base", settings.base);
         section.clock("max", settings.max);
         section.bare("max_ejected", percent(settings.max_ejected));
+    });
+}
+
+pub(super) fn resume(section: &mut Section<'_>, settings: Option<&ResumeSettings>) {
+    let Some(settings) = settings else {
+        return section.bare("resume", "off");
+    };
+    section.section("resume", |section| {
+        section.bare("tries", settings.tries);
+        section.clock("limit", settings.limit);
+        section.clock("standing", settings.standing);
+        section.clock("first", settings.backoff.base);
+        section.clock("max", settings.backoff.max);
     });
 }
 

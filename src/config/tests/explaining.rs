@@ -15,11 +15,8 @@ fn what_is_explained_means_the_same_when_it_is_read() {
     }
 }
 
-#[test]
-fn every_default_is_filled_in() {
-    assert_eq!(
-        good(FIXTURES[3].1).to_yaml(),
-        r#"listen: 127.0.0.1:8080
+/// The smallest config, as it is explained.
+const EVERY_DEFAULT: &str = r#"listen: 127.0.0.1:8080
 admin: 127.0.0.1:9901
 insecure_bind: false
 server:
@@ -29,6 +26,8 @@ server:
   hosts: [localhost, "127.0.0.1", "[::1]"]
   origins: [localhost, "127.0.0.1", "[::1]"]
   header_timeout: 10s
+  heartbeat: 15s
+  write_stall: 1m
   access_log: true
   session_keys: []
   drain:
@@ -102,6 +101,12 @@ upstreams:
       base: 30s
       max: 5m
       max_ejected: 10%
+    resume:
+      tries: 10
+      limit: 30s
+      standing: 5m
+      first: 200ms
+      max: 30s
     trust_annotations: false
     stateless: false
     endpoints:
@@ -113,8 +118,11 @@ upstreams:
         keepalive: 30s
         weight: 1
         priority: 0
-"#
-    );
+"#;
+
+#[test]
+fn every_default_is_filled_in() {
+    assert_eq!(good(FIXTURES[3].1).to_yaml(), EVERY_DEFAULT);
 }
 
 #[test]

@@ -31,6 +31,8 @@ fn what_is_left_out_gets_a_default() {
     assert_eq!(config.server.hosts, Some(local.clone()));
     assert_eq!(config.server.origins, Some(local));
     assert_eq!(config.server.header_timeout, Duration::from_secs(10));
+    assert_eq!(config.server.heartbeat, Some(Duration::from_secs(15)));
+    assert_eq!(config.server.write_stall, Some(Duration::from_secs(60)));
     assert!(config.server.access_log);
     assert_eq!(
         config.server.drain,
@@ -67,6 +69,7 @@ fn what_is_left_out_gets_a_default() {
     assert_eq!(upstream.circuit, Some(CircuitSettings::default()));
     assert_eq!(upstream.tool_circuit, None);
     assert_eq!(upstream.outlier, Some(OutlierSettings::default()));
+    assert_eq!(upstream.resume, Some(ResumeSettings::default()));
     // One endpoint is not probed, several are.
     assert_eq!(upstream.health, None);
     let several = with_endpoint("url: http://a.example")
@@ -246,6 +249,17 @@ fn the_settings_of_resilience_reach_the_config() {
         ("/healthz", 200..=204)
     );
     assert_eq!(health.http.contains.as_deref(), Some("ready"));
+    let resume = upstream.resume.as_ref().expect("on");
+    assert_eq!(
+        (resume.tries.get(), resume.limit, resume.standing),
+        (4, Duration::from_secs(20), Duration::from_secs(120))
+    );
+    assert_eq!(
+        (resume.backoff.base, resume.backoff.max),
+        (Duration::from_millis(100), Duration::from_secs(5))
+    );
+    assert_eq!(config.server.heartbeat, Some(Duration::from_secs(20)));
+    assert_eq!(config.server.write_stall, Some(Duration::from_secs(45)));
     let outlier = upstream.outlier.as_ref().expect("on");
     assert_eq!(
         (outlier.base, outlier.max_ejected),
@@ -275,9 +289,11 @@ fn a_layer_that_is_off_is_none() {
         (&server.hosts, &server.origins, server.access_log),
         (&None, &None, false)
     );
+    assert_eq!((server.heartbeat, server.write_stall), (None, None));
     assert_eq!(config.routes[0].deadline, None);
     assert_eq!(config.routes[0].http_sse, Serve::Off);
     assert_eq!(config.upstreams[0].concurrency, None);
+    assert_eq!(config.upstreams[0].resume, None);
 }
 
 #[test]

@@ -1,10 +1,17 @@
 //! Bounds on connections and streams, and who a request comes from.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
 use http::Request;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tower::service_fn;
 
 use super::*;
+use crate::serve::testing::TestBody;
 
 #[tokio::test]
 async fn connections_over_the_bound_wait_for_their_turn() {
@@ -74,4 +81,61 @@ async fn a_request_knows_its_peer() {
     let addr = client.stream.local_addr().unwrap();
     client.get("/").await;
     client.until(&format!("{addr} false.")).await;
+}
+
+/// An event stream that always has more to send.
+fn torrent(dropped: Arc<()>) -> http::Response<TestBody> {
+    use futures_util::StreamExt;
+    let piece = Bytes::from(vec![b'x'; 64 * 1024]);
+    let pieces = futures_util::stream::repeat(piece).map(move |piece| {
+        let _held = &dropped;
+        Ok(Frame::data(piece))
+    });
+    http::Response::new(BodyExt::boxed(StreamBody::new(pieces)))
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_cut_while_others_go_on() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let _recorder = metrics::set_default_local_recorder(&recorder);
+    let metrics = recorder.handle();
+    let settings = ServeSettings {
+        write_stall: Some(Duration::from_millis(300)),
+        ..ServeSettings::default()
+    };
+    let held = Arc::new(());
+    let body = held.clone();
+    let service = service_fn(move |request: Request<_>| {
+        let body = body.clone();
+        async move {
+            Ok(match request.uri().path() {
+                "/torrent" => torrent(body),
+                _ => whole("ok"),
+            })
+        }
+    });
+    let running = Running::start(service, settings).await;
+    let before = Arc::strong_count(&held);
+    let mut slow = running.raw().await;
+    slow.get("/torrent").await;
+    let mut other = running.raw().await;
+    let cut = "ziggurat_sse_write_stalls_total{listener=\"data\"} 1\n";
+    while !metrics.render().contains(cut) {
+        other.get("/").await;
+        other.until("ok").await;
+        tokio::task::yield_now().await;
+    }
+    while Arc::strong_count(&held) > before {
+        tokio::task::yield_now().await;
+    }
+    // One that reads is not cut, though it takes longer than that.
+    let mut reader = running.raw().await;
+    reader.get("/torrent").await;
+    let mut buffer = vec![0; 1 << 20];
+    let start = tokio::time::Instant::now();
+    while start.elapsed() < Duration::from_millis(700) {
+        let read = tokio::io::AsyncReadExt::read(&mut reader.stream, &mut buffer).await;
+        assert!(read.unwrap() > 0);
+    }
+    assert!(metrics.render().contains(cut));
 }

@@ -79,26 +79,16 @@ impl StdioBody {
         for message in first {
             body.ready.extend(message.into_event().into_parts());
         }
-        if body.ready.is_empty() {
-            body.comment();
-        }
         body.settle();
         body
     }
 
     /// The events of a standing stream.
     pub(super) fn standing(standing: Standing) -> Self {
-        let mut body = Self {
+        Self {
             ready: VecDeque::new(),
             source: Source::Standing(standing),
-        };
-        body.comment();
-        body
-    }
-
-    /// A comment, so that whoever stands between sees that the stream has begun.
-    fn comment(&mut self) {
-        self.ready.push_back(Bytes::from_static(b":\n\n"));
+        }
     }
 
     /// Lets go of a call that is over.
