@@ -51,7 +51,9 @@ pub(crate) fn assemble(
         let retry = retries.layer(route, upstream, pool);
         let session = sessions.layer(route, upstream, &keys);
         let rate_limit = rates.layer(route);
-        let settings = RouteSettings::new(config, route, caps, session, rate_limit, retry, &server, channels)?;
+        let settings = RouteSettings::new(
+            config, route, caps, session, rate_limit, retry, &server, channels,
+        )?;
         // One for each upstream: its queue is shared.
         let balance = balances
             .entry(upstream.name.as_str())

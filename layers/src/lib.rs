@@ -56,7 +56,6 @@ pub mod error;
 pub mod exchange;
 pub mod fault;
 pub mod gate;
-mod glob;
 pub mod guard;
 pub mod health;
 pub mod heartbeat;

@@ -38,6 +38,12 @@ impl From<&str> for Pattern {
     }
 }
 
+impl From<String> for Pattern {
+    fn from(text: String) -> Self {
+        Self::new(text)
+    }
+}
+
 impl AsRef<str> for Pattern {
     fn as_ref(&self) -> &str {
         &self.0

@@ -3,17 +3,17 @@
 use std::{fmt, net::IpAddr, str::FromStr};
 
 use super::key::{Subject, network};
-use crate::glob;
+use crate::pattern::Pattern;
 
 /// Which calls: those that are of each list, where an empty list takes all. In names `*` stands for any text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selector {
     /// Calls of these tools.
-    pub tools: Vec<String>,
+    pub tools: Vec<Pattern>,
     /// Calls with these JSON-RPC methods, or HTTP methods where there is none.
-    pub methods: Vec<String>,
+    pub methods: Vec<Pattern>,
     /// Calls of these principals. Who has none is none of them.
-    pub principals: Vec<String>,
+    pub principals: Vec<Pattern>,
     /// Calls of clients with addresses in these networks.
     pub clients: Vec<Network>,
 }
@@ -39,9 +39,8 @@ impl Selector {
     }
 
     pub(super) fn takes(&self, subject: &Subject<'_>) -> bool {
-        let named = |patterns: &[String], name: Option<&str>| {
-            patterns.is_empty()
-                || name.is_some_and(|name| patterns.iter().any(|p| glob::matches(p, name)))
+        let named = |patterns: &[Pattern], name: Option<&str>| {
+            patterns.is_empty() || name.is_some_and(|name| patterns.iter().any(|p| p.fits(name)))
         };
         named(&self.tools, subject.tool())
             && named(&self.methods, Some(subject.method()))

@@ -273,7 +273,7 @@ async fn plain_http_is_limited_by_its_method_and_client() {
 #[tokio::test(start_paused = true)]
 async fn a_limit_is_for_what_its_selector_takes_and_the_first_tier_counts() {
     let mut limit = limit("tools", &[KeyPart::Client], "1/h");
-    limit.selector.tools = vec!["get_*".to_owned(), "search".to_owned()];
+    limit.selector.tools = vec!["get_*".into(), "search".into()];
     let tier = |networks: &[&str], allowance| Tier {
         selector: Selector {
             clients: networks.iter().map(|n| n.parse().expect("one")).collect(),

@@ -5,7 +5,6 @@ use http::Method;
 use super::annotations::Annotations;
 use crate::{
     exchange::Exchange,
-    glob::matches,
     mcp::{Kind, MessageFacts, Verb},
     pattern::Pattern,
 };

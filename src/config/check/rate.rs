@@ -111,7 +111,7 @@ fn tier(raw: RawTier, limit: &Allowance, mistakes: &mut Mistakes) -> Tier {
 }
 
 fn selector(raw: RawSelector) -> Selector {
-    let names = |names: Vec<NamePattern>| names.into_iter().map(|name| name.0).collect();
+    let names = |names: Vec<NamePattern>| names.into_iter().map(|name| name.0.into()).collect();
     Selector {
         tools: names(raw.tools),
         methods: names(raw.methods),

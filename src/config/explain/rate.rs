@@ -58,18 +58,17 @@ fn selector(section: &mut Section<'_>, selector: &Selector) {
         return;
     }
     section.section("match", |section| {
-        let clients: Vec<String> = selector.clients.iter().map(ToString::to_string).collect();
-        let lists = [
-            ("tools", &selector.tools),
-            ("methods", &selector.methods),
-            ("clients", &clients),
-        ];
-        for (key, list) in lists {
-            if !list.is_empty() {
-                section.list(key, list);
-            }
-        }
+        let clients = selector.clients.iter().map(ToString::to_string);
+        listed(section, "tools", &selector.tools);
+        listed(section, "methods", &selector.methods);
+        listed(section, "clients", &clients.collect::<Vec<_>>());
     });
+}
+
+fn listed<S: AsRef<str>>(section: &mut Section<'_>, key: &str, list: &[S]) {
+    if !list.is_empty() {
+        section.list(key, list);
+    }
 }
 
 fn allowance(section: &mut Section<'_>, allowance: &Allowance) {

@@ -6,8 +6,8 @@ use http::{HeaderName, StatusCode};
 use ziggurat_layers::balance::HashKey;
 use ziggurat_layers::circuit::Window;
 use ziggurat_layers::health::HealthSettings;
-use ziggurat_layers::rate_limit::Allowance;
 use ziggurat_layers::http_sse::Serve;
+use ziggurat_layers::rate_limit::Allowance;
 use ziggurat_layers::session::Heal;
 use ziggurat_layers::share::Share;
 

@@ -3,8 +3,8 @@
 use http::HeaderName;
 use schemars::{Schema, json_schema};
 use ziggurat_layers::balance::HashKey;
-use ziggurat_layers::rate_limit::KeyPart;
 use ziggurat_layers::http_sse::Serve;
+use ziggurat_layers::rate_limit::KeyPart;
 use ziggurat_layers::session::Heal;
 use ziggurat_layers::upstream::sse::Transport;
 
@@ -15,6 +15,9 @@ use crate::config::{Choice, Errors, Isolation, Per, ProbeKind, Protocol};
 pub(in crate::config) trait Worded: Copy + PartialEq + 'static {
     /// The words, and what they mean.
     const WORDS: &'static [(&'static str, Self)];
+
+    /// Words that another version has.
+    const ELSEWHERE: &'static [&'static str] = &[];
 
     /// The word of this value.
     fn word(self) -> &'static str {
@@ -34,7 +37,12 @@ impl<T: Worded> FromText for T {
         if let Some((_, value)) = T::WORDS.iter().find(|(word, _)| *word == text) {
             return Ok(*value);
         }
-        Err(Wrong::choice(text, &T::words()))
+        let wrong = Wrong::choice(text, &T::words());
+        Err(if T::ELSEWHERE.contains(&text) {
+            Wrong::new("is not in this version of ziggurat", wrong.cure)
+        } else {
+            wrong
+        })
     }
 
     fn describe() -> Schema {
