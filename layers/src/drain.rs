@@ -157,7 +157,8 @@ where
         if let Poll::Ready(result) = this.inner.poll(cx) {
             let response = result.map_err(Into::into)?;
             let events = Media::of(response.headers()) == Media::Events;
-            let standing = this.exchange.call().is_none_or(|call| call.is_standing());
+            let standing = this.exchange.call().is_none_or(|call| call.is_standing())
+                && !this.exchange.response().resumes_call();
             let (how, signal) = if events && standing {
                 (How::Stream, &this.signals.draining)
             } else {

@@ -19,6 +19,7 @@ use crate::{
     inspect::{Encoded, NotJson, UploadFailed, UploadTimeout},
     limit::Shed,
     mcp::{EnvelopeError, headers::HeaderMismatch},
+    replay::EventsLost,
     route::{NoRoute, UnsafePath},
     timeout::{HeadTimeout, IdleTimeout},
 };
@@ -140,6 +141,8 @@ pub enum Fault {
     NotAcceptable,
     /// A modern request for a legacy server.
     LegacyServer(String),
+    /// What the client missed of a stream is not kept any more.
+    EventsLost,
     /// Something that should not be.
     Bug,
 }
@@ -186,6 +189,9 @@ impl Fault {
         }
         if let Some(e) = find::<Injected>(error) {
             return Some(Self::Injected { sent: e.sent });
+        }
+        if find::<EventsLost>(error).is_some() {
+            return Some(Self::EventsLost);
         }
         find::<Shed>(error).map(|e| Self::Shed(e.to_string()))
     }

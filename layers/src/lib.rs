@@ -17,6 +17,7 @@
 //! | route | [`inspect`] | reads the facts of an MCP call |
 //! | | [`credentials`] | keeps the client's secrets from upstreams |
 //! | | [`session`] | seals session ids, and keeps sessions within limits |
+//! | | [`replay`] | keeps event streams, so that clients can come back to them |
 //! | | [`limit`] | caps calls and streams |
 //! | | [`deadline`] | the total time of a call |
 //! | | [`retry`] | repeats calls that failed, where that is safe |
@@ -62,6 +63,7 @@ pub mod metrics;
 pub mod observe;
 pub mod ready;
 pub mod record;
+pub mod replay;
 pub mod rescue;
 pub mod retry;
 pub mod route;

@@ -47,6 +47,7 @@ use crate::{
     error::BoxError,
     exchange::Exchange,
     fault::{Blame, Fault},
+    mcp::Id,
     metrics::{counter, names},
     observe::Media,
 };
@@ -99,6 +100,15 @@ enum State<B> {
 struct Meters {
     rejections: HashMap<&'static str, Counter>,
     timeouts: HashMap<&'static str, Counter>,
+}
+
+/// The event that tells the client of this call, in its response or in one that resumes that, that the call failed.
+pub(crate) fn error_event(
+    error: &(dyn std::error::Error + 'static),
+    exchange: &Exchange,
+    id: &Id,
+) -> Bytes {
+    render::error_event(&Fault::of(error), exchange, id)
 }
 
 // === impl RescueLayer ===

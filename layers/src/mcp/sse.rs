@@ -88,6 +88,11 @@ impl Scanner {
     /// Scans `bytes`, tells each event that ends in them, and returns how many of the bytes belong to whole
     /// events.
     pub fn feed(&mut self, bytes: &[u8], mut tell: impl FnMut(Event)) -> usize {
+        self.feed_places(bytes, |event, _| tell(event))
+    }
+
+    /// The same, and tells where in `bytes` each event ends.
+    pub fn feed_places(&mut self, bytes: &[u8], mut tell: impl FnMut(Event, usize)) -> usize {
         let mut whole = 0;
         let mut at = 0;
         if self.after_cr && !bytes.is_empty() {
@@ -124,7 +129,7 @@ impl Scanner {
                 whole = at;
                 // Blank lines between events are no events.
                 if std::mem::take(&mut self.partial) {
-                    tell(std::mem::take(&mut self.event));
+                    tell(std::mem::take(&mut self.event), at);
                     if let Some(peek) = &mut self.peek {
                         peek.reset();
                     }

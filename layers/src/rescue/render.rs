@@ -97,11 +97,16 @@ pub(super) fn last_event(fault: &Fault, exchange: &Exchange) -> Option<Bytes> {
     }
     // Of a batch nobody knows here which of its calls have been answered.
     let id = exchange.call()?.request()?.id()?;
+    Some(error_event(fault, exchange, id))
+}
+
+/// An event with the error of a call.
+pub(super) fn error_event(fault: &Fault, exchange: &Exchange, id: &Id) -> Bytes {
     let message = error(fault, Row::of(fault), exchange, id);
     let mut event = BytesMut::from(&b"event: message\ndata: "[..]);
     event.extend_from_slice(&message);
     event.extend_from_slice(b"\n\n");
-    Some(event.freeze())
+    event.freeze()
 }
 
 fn envelope(fault: &Fault, row: Row, exchange: &Exchange, ids: &[&Id]) -> Bytes {

@@ -57,6 +57,7 @@ pub(super) const KINDS: &[(&str, &str)] = &[
     ("inspect", "upload_failed"),
     ("inspect", "upload_timeout"),
     ("limit", "overloaded"),
+    ("replay", "events_lost"),
     ("rescue", "internal_error"),
     ("route", "no_route"),
     ("route", "unsafe_path"),
@@ -173,6 +174,7 @@ impl Row {
                 .unsent()
                 .by(Blame::Proxy)
                 .again(SOON),
+            Fault::EventsLost => row("replay", "events_lost", 410).by(Blame::Proxy),
             Fault::Bug => row("rescue", "internal_error", 500).by(Blame::Proxy),
         }
     }
@@ -298,6 +300,10 @@ pub(super) fn message(fault: &Fault) -> String {
         Fault::BadSessionId => "the upstream gave the session an id that cannot be one".into(),
         Fault::NotAllowed => "the method is not allowed here".into(),
         Fault::NotAcceptable => "a GET must accept text/event-stream".into(),
+        Fault::EventsLost => {
+            "the answer, or a part of it, came while the client was away and is not kept any more"
+                .into()
+        }
         Fault::Bug => "the proxy failed".into(),
     }
 }

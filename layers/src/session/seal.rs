@@ -241,6 +241,11 @@ impl Serial {
         rand::fill(&mut bytes).map_err(|_| NoRandomness)?;
         Ok(Self(bytes))
     }
+
+    /// As a number.
+    pub fn as_number(self) -> u128 {
+        u128::from_be_bytes(self.0)
+    }
 }
 
 /// The first 4 of its 16 bytes: enough to tell sessions apart. It is no secret: nobody can make an id of it.

@@ -20,6 +20,7 @@ use super::{
     settings::Isolation,
 };
 use crate::{
+    attempt::Unresumable,
     error::BoxError,
     exchange::Exchange,
     mcp::{CallFacts, Era, Kind, LEGACY_VERSION, MessageFacts, Verb, headers, wire},
@@ -513,5 +514,6 @@ fn events(body: StdioBody) -> Response<StdioBody> {
         HeaderValue::from_static("no-cache, no-transform"),
     );
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response.extensions_mut().insert(Unresumable);
     response
 }
