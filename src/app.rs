@@ -29,6 +29,7 @@ use crate::{
     config::{Config, Source},
     erase::erase,
     live::{Live, LiveHandle},
+    replays::Replays,
     serve::{self, Drain, Peer, ServeSettings, load_tls},
     sessions::Sessions,
     settings::SettingsError,
@@ -75,6 +76,7 @@ struct App {
     run: Run,
     tools: Tools,
     sessions: Sessions,
+    replays: Replays,
     caps: Caps,
     drain: DrainSignals,
     live: LiveHandle<Tower>,
@@ -124,12 +126,15 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
     let upstreams = Upstreams::new(&config, &Upstreams::default(), &tools)?;
     let sessions = Sessions::new()?;
     let caps = Caps::default();
-    let tower = assemble(&config, &upstreams, &sessions, &caps, &drain, &tools)?;
+    let replays = Replays::default();
+    let kept = (&sessions, &replays);
+    let tower = assemble(&config, &upstreams, kept, &caps, &drain, &tools)?;
     let (live, handle) = Live::new(tower);
     let app = Arc::new(App {
         run,
         tools,
         sessions,
+        replays,
         caps,
         drain,
         live: handle,
@@ -324,7 +329,7 @@ impl App {
         let tower = assemble(
             &config,
             &upstreams,
-            &self.sessions,
+            (&self.sessions, &self.replays),
             &self.caps,
             &self.drain,
             &self.tools,

@@ -15,6 +15,7 @@ use ziggurat_layers::{
 use crate::{
     caps::Caps,
     config::{self, Config, Upstream},
+    replays::Replays,
     sessions::Sessions,
     settings::{EndpointSettings, RouteSettings, ServerSettings, SettingsError},
     stack::{self, Tower},
@@ -28,11 +29,12 @@ use crate::{
 pub(crate) fn assemble(
     config: &Config,
     upstreams: &Upstreams,
-    sessions: &Sessions,
+    kept: (&Sessions, &Replays),
     caps: &Caps,
     drain: &DrainSignals,
     tools: &Tools,
 ) -> Result<Tower, SettingsError> {
+    let (sessions, replays) = kept;
     let server = ServerSettings::new(config, drain.clone(), tools.clone())?;
     let keys = sessions.keys(config)?;
     let mut retries = Retries::default();
@@ -46,7 +48,8 @@ pub(crate) fn assemble(
         let pool = upstreams.get(&upstream.name).ok_or_else(missing)?;
         let retry = retries.layer(route, upstream, pool);
         let session = sessions.layer(route, upstream, &keys);
-        let settings = RouteSettings::new(config, route, caps, session, retry)?;
+        let settings =
+            RouteSettings::new(config, route, caps, (session, replays.layer(route)), retry)?;
         // One for each upstream: its queue is shared.
         let balance = balances
             .entry(upstream.name.as_str())
@@ -58,6 +61,7 @@ pub(crate) fn assemble(
         });
     }
     caps.set(config);
+    replays.set(config);
     for upstream in &config.upstreams {
         if let Some(pool) = upstreams.get(&upstream.name) {
             stack_endpoints(upstream, pool, tools);

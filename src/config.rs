@@ -19,6 +19,7 @@ use http::{HeaderName, HeaderValue};
 use ziggurat_layers::balance::{BalanceSettings, Policy};
 use ziggurat_layers::circuit::CircuitSettings;
 use ziggurat_layers::health::{HttpProbe, outlier::OutlierSettings};
+use ziggurat_layers::replay::ReplaySettings;
 use ziggurat_layers::retry::RetrySettings;
 use ziggurat_layers::session::SessionSettings;
 use ziggurat_layers::share::Share;
@@ -104,6 +105,8 @@ pub struct Server {
     pub access_log: bool,
     /// The texts of the keys that seal session ids, the newest first.
     pub session_keys: Vec<SealKey>,
+    /// How many bytes of event streams are kept in all, for clients that come back.
+    pub replay_memory: u64,
     /// How a shutdown goes.
     pub drain: Drain,
 }
@@ -148,6 +151,8 @@ pub struct Route {
     pub deadline: Option<Deadline>,
     /// The sessions of legacy clients; whether their upstream is stateless is its own setting.
     pub session: Option<SessionSettings>,
+    /// The event streams that clients may come back to.
+    pub replay: Option<ReplaySettings>,
     /// How many calls may be in flight on the route.
     pub concurrency: Option<NonZeroUsize>,
     /// How a call that failed is tried again; whether annotations are believed is the upstream's.

@@ -13,6 +13,7 @@ pub mod config;
 pub mod demo;
 mod erase;
 pub mod live;
+mod replays;
 pub mod serve;
 mod sessions;
 pub mod settings;

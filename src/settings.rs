@@ -14,6 +14,7 @@ use ziggurat_layers::{
     inspect::InspectSettings,
     limit::LimitLayer,
     metrics::Tools,
+    replay::ReplayLayer,
     retry::RetryLayer,
     route::Match,
     session::SessionLayer,
@@ -65,6 +66,8 @@ pub struct RouteSettings {
     pub limit: LimitLayer,
     /// The sessions of its clients.
     pub session: SessionLayer,
+    /// The streams that they may come back to.
+    pub replay: ReplayLayer,
     /// The cap of the route.
     pub own_limit: LimitLayer,
     /// How long a call may take.
@@ -165,7 +168,7 @@ impl RouteSettings {
         config: &Config,
         route: &Route,
         caps: &Caps,
-        session: SessionLayer,
+        (session, replay): (SessionLayer, ReplayLayer),
         retry: RetryLayer,
     ) -> Result<Self, SettingsError> {
         let wrong =
@@ -200,6 +203,7 @@ impl RouteSettings {
                 forward: route.forward.clone(),
             },
             session,
+            replay,
             limit: caps.server().clone(),
             own_limit: caps.route(&route.name),
             deadline: route.deadline.as_ref().map(|deadline| DeadlineSettings {

@@ -62,12 +62,14 @@ pub fn server(settings: &ServerSettings, routes: Router<Terrace>) -> Tower {
 /// The route terrace: one route.
 ///
 /// The server's caps stand here, behind inspect, because what waits for a call (notifications, answers to the server's questions) must pass them,
-/// and only inspect knows it; all routes share them. The deadline spans everything that may be tried; each attempt is placed anew.
+/// and only inspect knows it; all routes share them. Replay stands inside session, whose streams it keeps, and outside caps and deadline, so that a call that goes on
+/// without its client keeps its places and its time. The deadline spans everything that may be tried; each attempt is placed anew.
 pub fn route(settings: &RouteSettings, balance: Balance<Terrace>) -> Terrace {
     let service = ServiceBuilder::new()
         .layer(InspectLayer::new(settings.inspect))
         .layer(CredentialsLayer::new(settings.credentials.clone()))
         .layer(settings.session.clone())
+        .layer(settings.replay.clone())
         .layer(settings.limit.clone())
         .layer(settings.own_limit.clone())
         .layer(DeadlineLayer::new(settings.deadline))

@@ -394,7 +394,7 @@ impl Origin {
     fn read(self, stream: Arc<Stream>, turn: u64, after: u64) -> Plan {
         // All that goes out are whole events.
         self.exchange.response().observe(&Waits::default());
-        let reader = Reader::again(&self.shared.store, stream, self.exchange, turn, after);
+        let reader = Reader::again(&self.shared.store, stream, self.exchange, turn, after, true);
         Plan::Answer(Some(Answer::Read(reader)))
     }
 
@@ -476,7 +476,14 @@ impl Origin {
         response.map(|inner| {
             let turn = stream.adopt(Body::new(inner));
             let store = &self.shared.store;
-            ReplayBody::reading(Reader::again(store, stream, self.exchange, turn, after))
+            ReplayBody::reading(Reader::again(
+                store,
+                stream,
+                self.exchange,
+                turn,
+                after,
+                false,
+            ))
         })
     }
 }

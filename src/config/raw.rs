@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use http::HeaderName;
 use schemars::Schema;
 use serde_json::json;
-use ziggurat_layers::{balance::HashKey, circuit::Window, session::Heal};
+use ziggurat_layers::{balance::HashKey, circuit::Window, replay::Scope, session::Heal};
 
 use super::endpoint::RawEndpoint;
 use super::mistake::Mistakes;
@@ -77,6 +77,8 @@ section! {
         access_log: Switch = true,
         /// The keys that seal session ids, each 32 bytes as base64 or hexadecimal digits; the first one seals, all open. Without any, each process makes its own, and no session outlives it.
         session_keys: Vec<At<SealKey>> = Vec::<&str>::new(),
+        /// How many bytes of event streams are kept in all for clients that come back (see `replay` of a route); the oldest go first.
+        replay_memory: Size = "64MiB",
         /// How a shutdown goes.
         drain: RawDrain = json!({}),
     }
@@ -107,6 +109,8 @@ section! {
         forward: Vec<HeaderName> = Vec::<&str>::new(),
         /// How long the sessions of legacy clients live, and how many there may be. `off` lets the upstream's own session ids through.
         session: OrOff<RawSession> = json!({}),
+        /// Which event streams of legacy sessions ziggurat keeps, so that clients whose connection broke can come back to them (`Last-Event-ID`): `auto` those of commands, which cannot keep them themselves, `always` also those of HTTP servers that give their events no ids; or a map with the details. Servers with ids of their own are asked themselves.
+        replay: At<OrOff<ShortOr<Scope, RawReplay>>> = "auto",
         /// How long a call may go without its final answer and without a progress notification: a duration, or `limit` and `cap`.
         deadline: At<OrOff<ShortOr<Clock, RawDeadline>>> = "5m",
         /// How many calls may be in flight on the route; more are refused at once.
@@ -179,6 +183,20 @@ section! {
         lost: Vec<ErrorStatus> = [404],
         /// Which sessions that an HTTP upstream has lost are begun anew there: `safe` those whose calls were all safe to repeat, `always`, or `never`. Those of a command end with its process.
         heal: Heal = "safe",
+    }
+}
+
+section! {
+    /// The event streams that ziggurat keeps.
+    RawReplay {
+        /// Which: `auto` those of commands, `always` also those of HTTP servers that give their events no ids.
+        streams: Scope = "auto",
+        /// The most events of one stream.
+        events: Count = 256,
+        /// The most bytes of one stream.
+        bytes: Size = "1MiB",
+        /// How long an event is kept, and how long a call is read on whose client went away.
+        age: Clock = "5m",
     }
 }
 

@@ -23,6 +23,7 @@ mod mistakes;
 mod modern;
 mod plain;
 mod reload;
+mod replay;
 mod resilience;
 mod sessions;
 mod timeouts;

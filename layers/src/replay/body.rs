@@ -40,6 +40,8 @@ pub(super) struct Reader {
     turn: u64,
     /// It is the request that opened the stream.
     own: bool,
+    /// No observer stands below, as it does not below an answer from memory.
+    counts: bool,
     /// It has all events up to this one, or will have with what is in `out`.
     cursor: u64,
     out: VecDeque<Out>,
@@ -78,8 +80,11 @@ impl Reader {
         exchange: Arc<Exchange>,
         turn: u64,
         after: u64,
+        counts: bool,
     ) -> Self {
-        Self::new(store, stream, exchange, turn, after)
+        let mut reader = Self::new(store, stream, exchange, turn, after);
+        reader.counts = counts;
+        reader
     }
 
     fn new(
@@ -95,6 +100,7 @@ impl Reader {
             exchange,
             turn,
             own: false,
+            counts: false,
             cursor: after,
             out: VecDeque::new(),
             halfway: false,
@@ -151,8 +157,7 @@ impl Reader {
         if let Some(number) = out.ends {
             self.seen = self.seen.max(Some(number));
             self.told = true;
-            if !self.own && number > 0 {
-                // No observer stands below an answer from memory.
+            if self.counts && number > 0 {
                 self.exchange.saw_event();
             }
         }

@@ -27,6 +27,7 @@ use ziggurat_layers::{
     metrics::Tools,
     observe::ObserveLayer,
     record::{ClientRecordLayer, ServerRecordLayer},
+    replay::{ReplayLayer, ReplaySettings, ReplayStore},
     rescue::RescueLayer,
     retry::{RetryLayer, RetrySettings},
     route::{Match, Route, Router},
@@ -91,6 +92,8 @@ pub(crate) fn rows() -> Vec<Row> {
             service: "ziggurat_layers::session::Session",
             ..row(session)
         },
+        // Outside of a session, where nothing is kept: what is kept is no law's business.
+        row(|leaf, _| plain(&replay(), leaf)),
         row(limit),
         row(|leaf, _| plain(&DeadlineLayer::new(Some(DEADLINE)), leaf)),
         Row {
@@ -182,6 +185,10 @@ fn retry() -> RetrySettings {
         safe_tools: vec!["echo".into()],
         ..RetrySettings::default()
     }
+}
+
+fn replay() -> ReplayLayer {
+    ReplayLayer::new(ReplaySettings::default(), ReplayStore::default())
 }
 
 fn chaos(injection: Injection) -> ChaosLayer {

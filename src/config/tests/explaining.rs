@@ -31,6 +31,7 @@ server:
   header_timeout: 10s
   access_log: true
   session_keys: []
+  replay_memory: 64MiB
   drain:
     delay: 0s
     limit: 30s
@@ -50,6 +51,11 @@ routes:
       max: 10000
       lost: [404]
       heal: safe
+    replay:
+      streams: auto
+      events: 256
+      bytes: 1MiB
+      age: 5m
     concurrency: off
     retry:
       attempts: 3

@@ -3,6 +3,7 @@
 use http::HeaderName;
 use schemars::{Schema, json_schema};
 use ziggurat_layers::balance::HashKey;
+use ziggurat_layers::replay::Scope;
 use ziggurat_layers::session::Heal;
 
 use crate::config::read::{FromText, Wrong};
@@ -78,6 +79,11 @@ impl Worded for Heal {
         ("always", Self::Always),
         ("never", Self::Never),
     ];
+}
+
+impl Worded for Scope {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("always", Self::Always)];
 }
 
 impl Worded for ProbeKind {
