@@ -54,11 +54,10 @@ async fn what_a_stream_had_not_read_when_it_went_away_comes_with_the_next_one() 
     let stream = rig.send(get(&session)).await.expect("a stream");
     rig.reply(post(&session, tool(1, "change", 0))).await;
     drop(stream);
-    rig.reply(post(&session, tool(2, "change", 0))).await;
     let next = rig.send(get(&session)).await.expect("a stream");
     rig.upstream.end_streams();
     let reply = read(next).await;
-    assert_eq!(reply.methods(), ["notifications/tools/list_changed"; 2]);
+    assert_eq!(reply.methods(), ["notifications/tools/list_changed"]);
 }
 
 #[tokio::test]
