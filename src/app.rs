@@ -176,6 +176,7 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
     ));
     tasks.spawn(signals(app.clone()));
     tasks.spawn(app.sessions.clone().sweep());
+    tasks.spawn(app.replays.clone().sweep());
     announce(&app, addresses, secure, &token)?;
 
     // The only task that ends by itself: a signal said stop.

@@ -1,5 +1,7 @@
 //! The streams that clients may come back to, which outlive a reload.
 
+use std::time::Duration;
+
 use ziggurat_layers::replay::{ReplayLayer, ReplayStore};
 
 use crate::config::{Config, Route};
@@ -10,12 +12,23 @@ pub(crate) struct Replays {
     store: ReplayStore,
 }
 
+/// How often what is over is let go.
+const SWEEP: Duration = Duration::from_secs(1);
+
 impl Replays {
     /// The layer of a route. What is kept already stays under the settings that it was kept under.
     pub(crate) fn layer(&self, route: &Route) -> ReplayLayer {
         match &route.replay {
             Some(settings) => ReplayLayer::new(settings.clone(), self.store.clone()),
             None => ReplayLayer::off(),
+        }
+    }
+
+    /// Lets go of what is over, for ever.
+    pub(crate) async fn sweep(self) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            self.store.sweep();
         }
     }
 

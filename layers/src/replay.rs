@@ -19,7 +19,7 @@
 //! one. Modern calls, plain HTTP, and answers in JSON pass untouched.
 //!
 //! Bounds: for each stream `events`, `bytes` and `age`; 256 streams for each session, the oldest that is over goes first; for all together the limit of the
-//! [`ReplayStore`], where the stream that began to keep something first lets go of it first. A short event is copied when it is kept, so that it does not hold on to the buffer that
+//! [`ReplayStore`], where the stream that began to keep something first lets go of it first; somebody has to ask it to let go of what is too old ([`ReplayStore::sweep`]). A short event is copied when it is kept, so that it does not hold on to the buffer that
 //! it was read into. On shutdown nothing is read on for a call that a drain gave up; tasks end with the store.
 //!
 //! Place: on the route, directly inside [`session`](crate::session), and outside limits and deadline, so that a call that goes on keeps them. Readiness: the inner service's; an
@@ -442,7 +442,6 @@ impl Origin {
             is_primed(call),
             if waits { Ids::Ours } else { Ids::Unknown },
         );
-        let hold = self.member.hold();
         response.map(|inner| {
             let stream = Stream::new(
                 id,
@@ -452,7 +451,8 @@ impl Origin {
                 self.exchange.clone(),
                 primes,
                 ids,
-                (Body::new(inner), hold),
+                &self.member,
+                Body::new(inner),
             );
             self.shared.store.add(&self.member, stream.clone());
             ReplayBody::reading(Reader::own(&self.shared.store, stream, self.exchange))

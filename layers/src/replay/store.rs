@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -41,8 +41,6 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Table {
     sessions: HashMap<u128, Kept, RandomState>,
-    /// A task looks for what is over.
-    swept: bool,
 }
 
 /// The streams of one session.
@@ -63,9 +61,6 @@ pub(super) enum Outcome {
 
 /// The most streams of a session.
 pub(super) const STREAMS: usize = 256;
-
-/// How often what is over is looked for.
-const SWEEP: Duration = Duration::from_secs(1);
 
 // === impl ReplayStore ===
 
@@ -157,12 +152,13 @@ impl ReplayStore {
             gone.push(kept.streams.remove(at));
         }
         kept.streams.push(stream);
-        let sweeps = std::mem::replace(&mut table.swept, true);
         drop(table);
         gone.iter().for_each(|stream| stream.forget());
-        if !sweeps && !self.spawn(sweep(Arc::downgrade(&self.shared))) {
-            self.shared.table().swept = false;
-        }
+    }
+
+    /// Lets go of what is over or too old. Somebody should ask for that about every second; without it, what is over stays until the limit is reached.
+    pub fn sweep(&self) {
+        self.shared.sweep();
     }
 
     /// The stream of this session with this id.
@@ -195,8 +191,10 @@ impl ReplayStore {
             let stream = stream.clone();
             async move {
                 let read = poll_fn(|cx| stream.poll_on(cx, turn));
-                let _late = tokio::time::timeout(limit, read).await;
-                stream.stop(turn);
+                tokio::select! {
+                    _over = tokio::time::timeout(limit, read) => stream.stop(turn),
+                    () = stream.ended.cancelled() => stream.forget(),
+                }
                 drop(up);
             }
         };
@@ -223,8 +221,7 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets go of what is over; says whether anything is left.
-    fn sweep(&self) -> bool {
+    fn sweep(&self) {
         let (now, mut gone) = (Instant::now(), Vec::new());
         let mut table = self.table();
         table.sessions.retain(|_, kept| {
@@ -238,21 +235,9 @@ impl Shared {
             });
             !kept.streams.is_empty()
         });
-        let left = !table.sessions.is_empty();
-        table.swept = left;
         drop(table);
         gone.iter().for_each(|stream| stream.forget());
         self.budget.sweep();
-        left
-    }
-}
-
-async fn sweep(shared: Weak<Shared>) {
-    loop {
-        tokio::time::sleep(SWEEP).await;
-        if !shared.upgrade().is_some_and(|shared| shared.sweep()) {
-            return;
-        }
     }
 }
 

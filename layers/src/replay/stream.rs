@@ -17,6 +17,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     EventsLost,
@@ -25,7 +26,13 @@ use super::{
     id::{Kind, StreamId},
     split::{Part, Splitter},
 };
-use crate::{Body, attempt::Hold, error::BoxError, exchange::Exchange, rescue::error_event};
+use crate::{
+    Body,
+    attempt::{Hold, InSession},
+    error::BoxError,
+    exchange::Exchange,
+    rescue::error_event,
+};
 
 /// A stream that clients may come back to.
 #[derive(Debug)]
@@ -34,6 +41,8 @@ pub(super) struct Stream {
     me: Weak<Self>,
     budget: Arc<Budget>,
     times: Times,
+    /// The end of its session.
+    pub(super) ended: CancellationToken,
     /// That of the request that opened it.
     exchange: Arc<Exchange>,
     /// It begins with an event without data, so that its client has an id to come back with.
@@ -172,20 +181,23 @@ impl Stream {
         exchange: Arc<Exchange>,
         primes: bool,
         ids: Ids,
-        source: (Body, Option<Hold>),
+        member: &InSession,
+        body: Body,
     ) -> Arc<Self> {
+        let kind = id.kind;
         Arc::new_cyclic(|me| Self {
             id,
             me: me.clone(),
             budget: budget.clone(),
             times,
+            ended: member.ended.clone(),
             exchange,
             primes,
             turn: AtomicU64::new(1),
             state: Mutex::new(State {
                 inner: Some(Source {
-                    body: source.0,
-                    _hold: source.1,
+                    body,
+                    _hold: (kind == Kind::Call).then(|| member.hold()).flatten(),
                 }),
                 splitter: Splitter::new(),
                 ids,

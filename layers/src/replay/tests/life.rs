@@ -19,7 +19,7 @@ async fn a_call_is_read_on_until_nobody_can_want_it_any_more() {
     assert!(!source.is_closed());
     tokio::time::sleep(MOMENT * 2).await;
     assert!(source.is_closed());
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    rig.store.sweep();
     assert_eq!(rig.store.bytes(), 0);
 }
 
@@ -32,7 +32,7 @@ async fn with_its_session_a_stream_ends() {
             rig.send(Method::DELETE, "2025-06-18", None).await;
         } else {
             rig.session.ended.cancel();
-            tokio::time::sleep(Duration::from_secs(2)).await;
+            tokio::time::sleep(MOMENT).await;
         }
         assert!(source.is_closed(), "{deleted}");
         assert_eq!(rig.store.bytes(), 0);
@@ -110,7 +110,8 @@ async fn the_gauges_are_back_when_all_is_over() {
     );
     rig.release();
     drop(source);
-    tokio::time::sleep(rig.settings.age + Duration::from_secs(2)).await;
+    tokio::time::sleep(rig.settings.age).await;
+    rig.store.sweep();
     let text = metrics.render();
     for gauge in [
         "ziggurat_replay_detached_streams 0",
