@@ -46,7 +46,7 @@ impl StreamId {
         let mut line = String::with_capacity(48);
         // Writing to a string does not fail.
         if let Some(retry) = retry {
-            let _ok = write!(line, "retry: {retry}\n");
+            let _ok = writeln!(line, "retry: {retry}");
         }
         let kind = match self.kind {
             Kind::Call => "zc",

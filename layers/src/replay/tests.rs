@@ -9,7 +9,7 @@ use std::{
 use http::Method;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 use tower::{ServiceExt, service_fn};
 
@@ -25,7 +25,10 @@ mod rules;
 type Said = Result<&'static str, &'static str>;
 
 /// A stream of the upstream, from its side.
-type Source = UnboundedSender<Said>;
+type Source = Sender<Said>;
+
+/// One that was opened, and the `Last-Event-ID` that it was asked with.
+type Opened = (Source, Option<String>);
 
 /// The layer over a scripted upstream.
 struct Rig {
@@ -33,8 +36,8 @@ struct Rig {
     store: ReplayStore,
     /// The upstream cannot resume its streams.
     unresumable: bool,
-    /// What it opened, with the `Last-Event-ID` that it was asked with.
-    opened: Arc<Mutex<Vec<(Source, Option<String>)>>>,
+    /// What it opened.
+    opened: Arc<Mutex<Vec<Opened>>>,
     session: InSession,
 }
 
@@ -62,7 +65,7 @@ fn session(serial: u128) -> InSession {
     }
 }
 
-fn body_of(receiver: UnboundedReceiver<Said>) -> Body {
+fn body_of(receiver: Receiver<Said>) -> Body {
     let frames = futures_util::stream::unfold(receiver, async |mut receiver| {
         let said = receiver.recv().await?;
         let frame = said.map(|text| Frame::data(Bytes::from_static(text.as_bytes())));
@@ -102,7 +105,7 @@ impl Rig {
     ) -> Reading {
         let (opened, unresumable) = (self.opened.clone(), self.unresumable);
         let upstream = service_fn(move |request: Request<Body>| {
-            let (source, receiver) = mpsc::unbounded_channel();
+            let (source, receiver) = mpsc::channel(1024);
             let last = headers::single(request.headers(), &LAST_EVENT_ID).map(str::to_owned);
             let mut opened = opened.lock().unwrap_or_else(PoisonError::into_inner);
             opened.push((source, last));

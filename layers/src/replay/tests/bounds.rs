@@ -6,11 +6,11 @@ use super::*;
 async fn overrun(rig: &Rig, method: Method) -> Reading {
     let mut first = rig.send(method, "2025-06-18", None).await;
     let source = rig.source();
-    source.send(Ok("data: 1\n\n")).expect("read");
+    source.try_send(Ok("data: 1\n\n")).expect("read");
     let id = first.event("1").await;
     drop(first);
     for said in ["data: 2\n\n", "data: 3\n\n", "data: 4\n\n"] {
-        source.send(Ok(said)).expect("somebody reads on");
+        source.try_send(Ok(said)).expect("somebody reads on");
     }
     tokio::time::sleep(MOMENT).await;
     rig.get(Some(&id)).await
@@ -44,8 +44,8 @@ async fn all_streams_together_hold_no_more_than_the_limit_and_the_oldest_gives_w
     let rig = Rig::new();
     let (mut old, first) = rig.call().await;
     let (mut new, second) = rig.call().await;
-    first.send(Ok("data: 1\n\ndata: 2\n\n")).expect("read");
-    second.send(Ok("data: 1\n\ndata: 2\n\n")).expect("read");
+    first.try_send(Ok("data: 1\n\ndata: 2\n\n")).expect("read");
+    second.try_send(Ok("data: 1\n\ndata: 2\n\n")).expect("read");
     let ids = [old.event("1").await, new.event("1").await];
     let held = rig.store.bytes();
     rig.store.set_limit(held / 2);
@@ -64,7 +64,7 @@ async fn all_streams_together_hold_no_more_than_the_limit_and_the_oldest_gives_w
     );
     rig.get(Some(&ids[1])).await.event("2").await;
     rig.store.set_limit(0);
-    second.send(Ok("data: 3\n\n")).expect("read");
+    second.try_send(Ok("data: 3\n\n")).expect("read");
     tokio::time::sleep(MOMENT).await;
     assert_eq!(rig.store.bytes(), 0);
 }
@@ -75,7 +75,7 @@ async fn a_session_has_a_bound_of_streams() {
     let mut readings = Vec::new();
     for _ in 0..store::STREAMS + 1 {
         let (mut reading, source) = rig.call().await;
-        source.send(Ok("data: 1\n\n")).expect("read");
+        source.try_send(Ok("data: 1\n\n")).expect("read");
         readings.push((reading.event("1").await, reading));
     }
     let first = readings.remove(0).0;
@@ -99,12 +99,12 @@ async fn half_of_a_long_event_is_no_event_for_who_comes_next() {
     let rig = Rig::always();
     let mut first = rig.get(None).await;
     let source = rig.source();
-    source.send(Ok("data: 1\n\n")).expect("read");
+    source.try_send(Ok("data: 1\n\n")).expect("read");
     let id = first.event("1").await;
-    source.send(Ok(&LONG)).expect("read");
+    source.try_send(Ok(&LONG)).expect("read");
     first.nothing().await;
     drop(first);
     let mut again = rig.get(Some(&id)).await;
-    source.send(Ok("xx\n\ndata: 3\n\n")).expect("read");
+    source.try_send(Ok("xx\n\ndata: 3\n\n")).expect("read");
     again.event("3").await;
 }

@@ -5,7 +5,7 @@ use super::*;
 /// A call of which the client has one event, and that it has left.
 async fn left(rig: &Rig) -> (String, Source) {
     let (mut first, source) = rig.call().await;
-    source.send(Ok("data: 1\n\n")).expect("read");
+    source.try_send(Ok("data: 1\n\n")).expect("read");
     let id = first.event("1").await;
     drop(first);
     (id, source)
@@ -47,7 +47,7 @@ async fn a_call_in_hand_goes_on_though_its_session_ends() {
     let rig = Rig::new();
     let (mut first, source) = rig.call().await;
     rig.send(Method::DELETE, "2025-06-18", None).await;
-    source.send(Ok("data: 1\n\n")).expect("read");
+    source.try_send(Ok("data: 1\n\n")).expect("read");
     first.event("1").await;
     assert_eq!(rig.store.bytes(), 0);
     drop(first);
@@ -58,7 +58,7 @@ async fn a_call_in_hand_goes_on_though_its_session_ends() {
 async fn a_call_that_was_given_up_is_not_read_on() {
     let rig = Rig::new();
     let (mut first, source) = rig.call().await;
-    source.send(Ok("data: 1\n\n")).expect("read");
+    source.try_send(Ok("data: 1\n\n")).expect("read");
     let id = first.event("1").await;
     let again = rig.get(Some(&id)).await;
     again.exchange.give_up(GiveUp::Drain);

@@ -77,7 +77,7 @@ async fn play(acts: Vec<Act>, standing: bool) {
     let method = if standing { Method::GET } else { Method::POST };
     let mut first = rig.send(method, "2025-11-25", None).await;
     let source = rig.source();
-    source.send(Ok("data: 0\n\n")).expect("read");
+    source.try_send(Ok("data: 0\n\n")).expect("read");
     first.event("").await;
     let mut client = Client {
         id: first.event("0").await,
@@ -95,8 +95,8 @@ async fn play(acts: Vec<Act>, standing: bool) {
                 said += events;
                 let text: &'static str = text.leak();
                 let (one, two) = text.split_at(cut.min(text.len()));
-                source.send(Ok(one)).expect("read");
-                source.send(Ok(two)).expect("read");
+                source.try_send(Ok(one)).expect("read");
+                source.try_send(Ok(two)).expect("read");
             }
             Act::Read(most) => client.read(most).await,
             Act::Cut => drop(client.reading.take()),

@@ -7,13 +7,15 @@ async fn a_call_goes_on_without_its_client_and_its_answer_waits() {
     let rig = Rig::new();
     let (mut first, source) = rig.call().await;
     source
-        .send(Ok(":\n\ndata: 1\n\ndata: 2\n\n"))
+        .try_send(Ok(":\n\ndata: 1\n\ndata: 2\n\n"))
         .expect("read");
     let id = first.event("1").await;
     drop(first);
-    source.send(Ok("data: 3\n\n")).expect("somebody reads on");
+    source
+        .try_send(Ok("data: 3\n\n"))
+        .expect("somebody reads on");
     rig.release();
-    source.send(Ok("data: answer\n\n")).expect("read");
+    source.try_send(Ok("data: answer\n\n")).expect("read");
     drop(source);
     tokio::time::sleep(MOMENT).await;
     let mut again = rig.get(Some(&id)).await;
@@ -29,11 +31,11 @@ async fn a_call_goes_on_without_its_client_and_its_answer_waits() {
 async fn whoever_comes_back_takes_the_place_of_who_reads() {
     let rig = Rig::new();
     let (mut first, source) = rig.call().await;
-    source.send(Ok("data: 1\n\n")).expect("read");
+    source.try_send(Ok("data: 1\n\n")).expect("read");
     let id = first.event("1").await;
     let mut second = rig.get(Some(&id)).await;
     let mut third = rig.get(Some(&id)).await;
-    source.send(Ok("data: 2\n\n")).expect("read");
+    source.try_send(Ok("data: 2\n\n")).expect("read");
     assert_eq!(first.next().await, None);
     assert_eq!(second.next().await, None);
     drop((first, second));
@@ -49,7 +51,9 @@ async fn a_client_of_the_newest_legacy_revision_has_an_id_from_the_beginning() {
     let id = first.event("").await;
     let source = rig.source();
     drop(first);
-    source.send(Ok("data: 1\n\n")).expect("somebody reads on");
+    source
+        .try_send(Ok("data: 1\n\n"))
+        .expect("somebody reads on");
     tokio::time::sleep(MOMENT).await;
     rig.get(Some(&id)).await.event("1").await;
 }
@@ -66,7 +70,7 @@ async fn a_client_without_an_id_cannot_come_back_so_nobody_reads_on() {
 async fn nobody_gets_a_stream_of_another_session() {
     let rig = Rig::new();
     let (mut first, source) = rig.call().await;
-    source.send(Ok("data: 1\n\ndata: 2\n\n")).expect("read");
+    source.try_send(Ok("data: 1\n\ndata: 2\n\n")).expect("read");
     let id = first.event("1").await;
     let foreign = session(2);
     let mut other = rig
@@ -88,7 +92,7 @@ async fn nobody_gets_a_stream_of_another_session() {
 async fn an_answer_of_which_all_was_read_has_nothing_more() {
     let rig = Rig::new();
     let (mut first, source) = rig.call().await;
-    source.send(Ok("data: answer\n\n")).expect("read");
+    source.try_send(Ok("data: answer\n\n")).expect("read");
     rig.release();
     drop(source);
     let id = first.event("answer").await;
@@ -115,10 +119,10 @@ async fn an_answer_that_nobody_knows_is_an_error_for_the_request_in_the_id() {
 async fn a_failure_without_a_client_is_an_event_for_the_one_that_comes_back() {
     let rig = Rig::new();
     let (mut first, source) = rig.call().await;
-    source.send(Ok("data: 1\n\n")).expect("read");
+    source.try_send(Ok("data: 1\n\n")).expect("read");
     let id = first.event("1").await;
     drop(first);
-    source.send(Err("broken")).expect("somebody reads on");
+    source.try_send(Err("broken")).expect("somebody reads on");
     tokio::time::sleep(MOMENT).await;
     let mut again = rig.get(Some(&id)).await;
     let (error_id, data) = again.next().await.expect("an event");
@@ -133,8 +137,8 @@ async fn a_failure_without_a_client_is_an_event_for_the_one_that_comes_back() {
 async fn a_failure_comes_as_an_error_to_the_client_that_asked() {
     let rig = Rig::new();
     let (mut first, source) = rig.call().await;
-    source.send(Ok("data: 1\n\n")).expect("read");
-    source.send(Err("broken")).expect("read");
+    source.try_send(Ok("data: 1\n\n")).expect("read");
+    source.try_send(Err("broken")).expect("read");
     let id = first.event("1").await;
     let (_, failed) = first.next().await.expect("an error");
     assert_eq!(failed, "failed: broken");
@@ -149,7 +153,7 @@ async fn a_standing_stream_goes_on_with_a_new_one_of_the_upstream() {
     let rig = Rig::new();
     let mut first = rig.get(None).await;
     let source = rig.source();
-    source.send(Ok("data: 1\n\ndata: 2\n\n")).expect("read");
+    source.try_send(Ok("data: 1\n\ndata: 2\n\n")).expect("read");
     let id = first.event("1").await;
     drop(first);
     assert!(source.is_closed(), "what comes waits at its source");
@@ -161,7 +165,7 @@ async fn a_standing_stream_goes_on_with_a_new_one_of_the_upstream() {
         "our id stays here"
     );
     again.event("2").await;
-    rig.source().send(Ok("data: 3\n\n")).expect("read");
+    rig.source().try_send(Ok("data: 3\n\n")).expect("read");
     let three = again.event("3").await;
     assert!(three.ends_with("-3"), "{three}");
 }
@@ -171,7 +175,7 @@ async fn a_client_without_an_id_gets_what_no_client_has_read() {
     let rig = Rig::new();
     let mut first = rig.get(None).await;
     rig.source()
-        .send(Ok("data: 1\n\ndata: 2\n\n"))
+        .try_send(Ok("data: 1\n\ndata: 2\n\n"))
         .expect("read");
     first.event("1").await;
     drop(first);
@@ -185,10 +189,12 @@ async fn a_standing_stream_whose_source_keeps_nothing_is_read_on_for_a_while() {
     let rig = Rig::always();
     let mut first = rig.get(None).await;
     let source = rig.source();
-    source.send(Ok("data: 1\n\n")).expect("read");
+    source.try_send(Ok("data: 1\n\n")).expect("read");
     let id = first.event("1").await;
     drop(first);
-    source.send(Ok("data: 2\n\n")).expect("somebody reads on");
+    source
+        .try_send(Ok("data: 2\n\n"))
+        .expect("somebody reads on");
     tokio::time::sleep(MOMENT).await;
     let mut again = rig.get(Some(&id)).await;
     again.event("2").await;
@@ -202,7 +208,7 @@ async fn a_standing_stream_whose_source_keeps_nothing_is_read_on_for_a_while() {
 async fn a_standing_stream_that_nobody_knows_is_a_new_one() {
     let rig = Rig::new();
     let mut again = rig.get(Some("zg-00000001-00000007-3")).await;
-    rig.source().send(Ok("data: 1\n\n")).expect("read");
+    rig.source().try_send(Ok("data: 1\n\n")).expect("read");
     assert!(again.event("1").await.ends_with("-1"));
     assert_eq!(rig.opened.lock().expect("whole")[0].1, None);
 }
@@ -213,7 +219,7 @@ async fn a_stream_with_ids_of_the_server_passes_as_it_is() {
     let mut first = rig.send(Method::POST, "2025-11-25", None).await;
     let source = rig.source();
     source
-        .send(Ok(":\n\nid: a\ndata:\n\ndata: x\n\n"))
+        .try_send(Ok(":\n\nid: a\ndata:\n\ndata: x\n\n"))
         .expect("read");
     assert_eq!(first.event("").await, "a");
     assert_eq!(first.next().await, Some((None, "x".to_owned())));
@@ -229,7 +235,7 @@ async fn a_stream_of_a_server_is_left_alone_unless_all_are_wanted() {
     let mut rig = Rig::always();
     rig.settings.scope = Scope::Auto;
     let (mut first, source) = rig.call().await;
-    source.send(Ok("data: 1\n\n")).expect("read");
+    source.try_send(Ok("data: 1\n\n")).expect("read");
     assert_eq!(first.next().await, Some((None, "1".to_owned())));
     drop(first);
     assert!(source.is_closed());
