@@ -18,21 +18,18 @@ use ziggurat_layers::{
     drain::DrainSignals,
     exchange::{Client, Exchange},
     health::ProberTask,
-    http_sse::Channels,
     metrics::{Tools, counter, gauge},
 };
 
 use crate::{
     admin::{Admin, AdminSettings, AdminSources},
     assemble::{assemble, probe},
-    caps::Caps,
     cli::Run,
     config::{Config, Source},
     erase::erase,
+    kept::Kept,
     live::{Live, LiveHandle},
-    rates::Rates,
     serve::{self, Drain, Peer, ServeSettings, load_tls},
-    sessions::Sessions,
     settings::SettingsError,
     stack::Tower,
     telemetry::MetricsHandle,
@@ -76,10 +73,7 @@ pub enum AppError {
 struct App {
     run: Run,
     tools: Tools,
-    sessions: Sessions,
-    channels: Channels,
-    caps: Caps,
-    rates: Rates,
+    kept: Kept,
     drain: DrainSignals,
     live: LiveHandle<Tower>,
     current: Mutex<Current>,
@@ -137,19 +131,13 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
     let tools = Tools::default();
     let drain = DrainSignals::default();
     let upstreams = Upstreams::new(&config, &Upstreams::default(), &tools)?;
-    let sessions = Sessions::new()?;
-    let (caps, rates, channels) = (Caps::default(), Rates::default(), Channels::default());
-    let tower = assemble(
-        &config, &upstreams, &sessions, &channels, &caps, &rates, &drain, &tools,
-    )?;
+    let kept = Kept::new()?;
+    let tower = assemble(&config, &upstreams, &kept, &drain, &tools)?;
     let (live, handle) = Live::new(tower);
     let app = Arc::new(App {
         run,
         tools,
-        sessions,
-        channels,
-        caps,
-        rates,
+        kept,
         drain,
         live: handle,
         current: Mutex::new(Current {
@@ -191,7 +179,8 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
         admin_drain.watch(),
     ));
     tasks.spawn(signals(app.clone()));
-    tasks.spawn(app.sessions.clone().sweep());
+    tasks.spawn(app.kept.sessions.clone().sweep());
+    tasks.spawn(app.kept.replays.clone().sweep());
     announce(&app, addresses, secure, &token)?;
 
     // The only task that ends by itself: a signal said stop.
@@ -344,16 +333,7 @@ impl App {
         }
         let mut current = self.current();
         let upstreams = Upstreams::new(&config, &current.upstreams, &self.tools)?;
-        let tower = assemble(
-            &config,
-            &upstreams,
-            &self.sessions,
-            &self.channels,
-            &self.caps,
-            &self.rates,
-            &self.drain,
-            &self.tools,
-        )?;
+        let tower = assemble(&config, &upstreams, &self.kept, &self.drain, &self.tools)?;
         if (config.listen != current.config.listen) || (config.admin != current.config.admin) {
             tracing::warn!("listen, admin and TLS take effect at the next start only");
         }
@@ -409,7 +389,7 @@ impl App {
         }
         // Their sessions, and those of old clients, end while there is somebody to end them with.
         closing.spawn({
-            let channels = self.channels.clone();
+            let channels = self.kept.channels.clone();
             async move { channels.close().await }
         });
         while closing.join_next().await.is_some() {}
@@ -432,7 +412,7 @@ impl App {
             origins: Vec::new(),
         };
         let metrics = metrics.clone();
-        let (rates, limits) = (self.rates.clone(), self.rates.clone());
+        let (rates, limits) = (self.kept.rates.clone(), self.kept.rates.clone());
         let (ready, gauges, config, upstreams, sessions, streams) = (
             self.clone(),
             self.clone(),
@@ -451,7 +431,7 @@ impl App {
             config: Arc::new(move || config.current().config.to_yaml()),
             upstreams: Arc::new(move || upstreams.current().upstreams.report()),
             sessions: Arc::new(move || {
-                let own = sessions.sessions.report();
+                let own = sessions.kept.sessions.report();
                 json!({ "clients": own, "stdio": sessions.current().upstreams.sessions() })
             }),
             streams: Arc::new(move || streams.current().upstreams.streams()),

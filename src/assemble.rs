@@ -6,7 +6,6 @@ use ziggurat_layers::{
     balance::{Balance, Member},
     drain::DrainSignals,
     health::ProberTask,
-    http_sse::Channels,
     limit::LimitSettings,
     metrics::Tools,
     retry::{Budget, BudgetSettings, RetryLayer, RetrySettings},
@@ -14,10 +13,8 @@ use ziggurat_layers::{
 };
 
 use crate::{
-    caps::Caps,
     config::{self, Config, Upstream},
-    rates::Rates,
-    sessions::Sessions,
+    kept::Kept,
     settings::{EndpointSettings, RouteSettings, ServerSettings, SettingsError},
     stack::{self, Tower},
     upstreams::{CoreService, Pool, Upstreams},
@@ -30,15 +27,12 @@ use crate::{
 pub(crate) fn assemble(
     config: &Config,
     upstreams: &Upstreams,
-    sessions: &Sessions,
-    channels: &Channels,
-    caps: &Caps,
-    rates: &Rates,
+    kept: &Kept,
     drain: &DrainSignals,
     tools: &Tools,
 ) -> Result<Tower, SettingsError> {
     let server = ServerSettings::new(config, drain.clone(), tools.clone())?;
-    let keys = sessions.keys(config)?;
+    let keys = kept.sessions.keys(config)?;
     let mut retries = Retries::default();
     let mut balances = HashMap::new();
     let mut routes = Vec::with_capacity(config.routes.len());
@@ -49,11 +43,8 @@ pub(crate) fn assemble(
         let upstream = upstream.ok_or_else(missing)?;
         let pool = upstreams.get(&upstream.name).ok_or_else(missing)?;
         let retry = retries.layer(route, upstream, pool);
-        let session = sessions.layer(route, upstream, &keys);
-        let rate_limit = rates.layer(route);
-        let settings = RouteSettings::new(
-            config, route, caps, session, rate_limit, retry, &server, channels,
-        )?;
+        let session = kept.sessions.layer(route, upstream, &keys);
+        let settings = RouteSettings::new(config, route, &server, kept, (session, retry))?;
         // One for each upstream: its queue is shared.
         let balance = balances
             .entry(upstream.name.as_str())
@@ -64,8 +55,7 @@ pub(crate) fn assemble(
             service: stack::route(&settings, balance.clone()),
         });
     }
-    caps.set(config);
-    rates.set(config);
+    kept.set(config);
     for upstream in &config.upstreams {
         if let Some(pool) = upstreams.get(&upstream.name) {
             stack_endpoints(upstream, pool, tools);

@@ -21,6 +21,7 @@ use ziggurat_layers::circuit::CircuitSettings;
 use ziggurat_layers::health::{HttpProbe, outlier::OutlierSettings};
 use ziggurat_layers::http_sse::Serve;
 use ziggurat_layers::rate_limit::{KeyPart, RateLimitSettings};
+use ziggurat_layers::replay::ReplaySettings;
 use ziggurat_layers::resume::ResumeSettings;
 use ziggurat_layers::retry::RetrySettings;
 use ziggurat_layers::session::SessionSettings;
@@ -112,6 +113,8 @@ pub struct Server {
     pub access_log: bool,
     /// The texts of the keys that seal session ids, the newest first.
     pub session_keys: Vec<SealKey>,
+    /// How many bytes of event streams are kept in all, for clients that come back.
+    pub replay_memory: u64,
     /// How a shutdown goes.
     pub drain: Drain,
 }
@@ -160,6 +163,8 @@ pub struct Route {
     pub session: Option<SessionSettings>,
     /// How many calls are let through in how much time; each limit has a name of its own.
     pub rate_limit: Vec<RateLimitSettings>,
+    /// The event streams that clients may come back to.
+    pub replay: Option<ReplaySettings>,
     /// How many calls may be in flight on the route.
     pub concurrency: Option<NonZeroUsize>,
     /// How a call that failed is tried again; whether annotations are believed is the upstream's.

@@ -1,7 +1,7 @@
 //! The service crate of ziggurat: it reads a config, stacks the tower of [`ziggurat_layers`], and serves it.
 //!
 //! A request's way stands on one screen: [`stack`]. [`config`] reads the file into checked values, [`settings`] turns those into what the layers
-//! take, `assemble` stacks the terraces of a config, `upstreams` keeps the upstream services over reloads, `sessions` the sessions of clients, `caps` what is in flight, `rates` what counts against rate limits, [`app`]
+//! take, `assemble` stacks the terraces of a config, `upstreams` keeps the upstream services over reloads, `kept` whatever else outlives them, [`app`]
 //! runs it all, on [`serve`]'s listeners, beside [`admin`] and [`telemetry`]. [`demo`] is an MCP server to try it with.
 
 pub mod admin;
@@ -12,8 +12,10 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 mod erase;
+mod kept;
 pub mod live;
 mod rates;
+mod replays;
 pub mod serve;
 mod sessions;
 pub mod settings;

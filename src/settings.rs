@@ -21,6 +21,7 @@ use ziggurat_layers::{
     limit::LimitLayer,
     metrics::Tools,
     rate_limit::RateLimitLayer,
+    replay::ReplayLayer,
     resume::ResumeSettings,
     retry::RetryLayer,
     route::Match,
@@ -34,11 +35,11 @@ use ziggurat_layers::{
 };
 
 use crate::{
-    caps::Caps,
     config::{
         Config, Endpoint, Errors, Health, HttpEndpoint, Isolation, ProbeKind, Protocol, Replica,
         Route, StdioEndpoint, Upstream,
     },
+    kept::Kept,
     upstreams::{Core, CoreService, Pool},
 };
 
@@ -86,6 +87,8 @@ pub struct RouteSettings {
     pub session: SessionLayer,
     /// How many calls are let through in how much time.
     pub rate_limit: RateLimitLayer,
+    /// The streams that they may come back to.
+    pub replay: ReplayLayer,
     /// The cap of the route.
     pub own_limit: LimitLayer,
     /// How long a call may take.
@@ -190,12 +193,9 @@ impl RouteSettings {
     pub(crate) fn new(
         config: &Config,
         route: &Route,
-        caps: &Caps,
-        session: SessionLayer,
-        rate_limit: RateLimitLayer,
-        retry: RetryLayer,
         server: &ServerSettings,
-        channels: &Channels,
+        kept: &Kept,
+        (session, retry): (SessionLayer, RetryLayer),
     ) -> Result<Self, SettingsError> {
         let wrong =
             |e: &dyn std::fmt::Display| SettingsError::new(format!("route {}", route.name), e);
@@ -225,7 +225,7 @@ impl RouteSettings {
             } else {
                 InspectSettings::off()
             },
-            http_sse: http_sse(route, server, channels).limit(caps.server().clone()),
+            http_sse: http_sse(route, server, &kept.channels).limit(kept.caps.server().clone()),
             access_log: server.access_log,
             tools: server.tools.clone(),
             drain: server.drain.clone(),
@@ -233,9 +233,10 @@ impl RouteSettings {
                 forward: route.forward.clone(),
             },
             session,
-            rate_limit,
-            limit: caps.server().clone(),
-            own_limit: caps.route(&route.name),
+            rate_limit: kept.rates.layer(route),
+            replay: kept.replays.layer(route),
+            limit: kept.caps.server().clone(),
+            own_limit: kept.caps.route(&route.name),
             deadline: route.deadline.as_ref().map(|deadline| DeadlineSettings {
                 limit: deadline.limit,
                 cap: deadline.cap,

@@ -67,7 +67,8 @@ pub fn server(settings: &ServerSettings, routes: Router<Terrace>) -> Tower {
 /// The server's caps stand here, behind inspect, because what waits for a call (notifications, answers to the server's questions) must pass them,
 /// and only inspect knows it; all routes share them. Old clients are served outside all that, so that everything inside sees Streamable HTTP alone.
 /// Rate limits stand inside the sessions, so that no made-up id is a key, and outside the caps, so that who is refused takes no place; retry is
-/// inside, so a call counts once. The deadline spans everything that may be tried; each attempt is placed anew.
+/// inside, so a call counts once. Replay stands inside session, whose streams it keeps, and outside caps and deadline, so that a call that goes on
+/// without its client keeps its places and its time. The deadline spans everything that may be tried; each attempt is placed anew.
 pub fn route(settings: &RouteSettings, balance: Balance<Terrace>) -> Terrace {
     // What old clients post becomes requests of their own, which are logged, counted and answered for like those of others.
     let own = ServiceBuilder::new()
@@ -82,6 +83,7 @@ pub fn route(settings: &RouteSettings, balance: Balance<Terrace>) -> Terrace {
         .layer(CredentialsLayer::new(settings.credentials.clone()))
         .layer(settings.session.clone())
         .layer(settings.rate_limit.clone())
+        .layer(settings.replay.clone())
         .layer(settings.limit.clone())
         .layer(settings.own_limit.clone())
         .layer(DeadlineLayer::new(settings.deadline))

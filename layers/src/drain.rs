@@ -163,7 +163,8 @@ where
         if let Poll::Ready(result) = this.inner.poll(cx) {
             let response = result.map_err(Into::into)?;
             let events = Media::of(response.headers()) == Media::Events;
-            let standing = this.exchange.call().is_none_or(|call| call.is_standing());
+            let standing = this.exchange.call().is_none_or(|call| call.is_standing())
+                && !this.exchange.response().resumes_call();
             let itself = response.extensions().get::<EndsByItself>().is_some();
             let (how, signal) = if itself {
                 (How::Itself, &this.signals.closing)

@@ -22,6 +22,7 @@ use crate::{
     limit::Shed,
     mcp::{EnvelopeError, events::EventTooLong, headers::HeaderMismatch},
     rate_limit::RateLimited,
+    replay::EventsLost,
     rescue::AnswerMissing,
     route::{NoRoute, UnsafePath},
     timeout::{HeadTimeout, IdleTimeout},
@@ -154,6 +155,8 @@ pub enum Fault {
     NotAcceptable,
     /// A modern request for a legacy server.
     LegacyServer(String),
+    /// What the client missed of a stream is not kept any more.
+    EventsLost,
     /// Something that should not be.
     Bug,
 }
@@ -206,6 +209,9 @@ impl Fault {
         }
         if let Some(e) = find::<RateLimited>(error) {
             return Some(Self::RateLimited(Box::new(e.clone())));
+        }
+        if find::<EventsLost>(error).is_some() {
+            return Some(Self::EventsLost);
         }
         find::<Shed>(error).map(|e| Self::Shed(e.to_string()))
     }

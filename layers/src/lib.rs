@@ -20,6 +20,7 @@
 //! | | [`credentials`] | keeps the client's secrets from upstreams |
 //! | | [`session`] | seals session ids, and keeps sessions within limits |
 //! | | [`rate_limit`] | lets through so many calls in so much time, by session, client, tool, … |
+//! | | [`replay`] | keeps event streams, so that clients can come back to them |
 //! | | [`limit`] | caps calls and streams |
 //! | | [`deadline`] | the total time of a call |
 //! | | [`retry`] | repeats calls that failed, where that is safe |
@@ -71,6 +72,7 @@ pub mod pattern;
 pub mod rate_limit;
 pub mod ready;
 pub mod record;
+pub mod replay;
 pub mod rescue;
 pub mod resume;
 pub mod retry;

@@ -48,6 +48,7 @@ use crate::{
     error::BoxError,
     exchange::Exchange,
     fault::{Blame, Fault},
+    mcp::Id,
     metrics::{counter, names},
     observe::Media,
 };
@@ -105,6 +106,15 @@ pub struct AnswerMissing;
 struct Meters {
     rejections: HashMap<&'static str, Counter>,
     timeouts: HashMap<&'static str, Counter>,
+}
+
+/// The event that tells the client of this call, in its response or in one that resumes that, that the call failed.
+pub(crate) fn error_event(
+    error: &(dyn std::error::Error + 'static),
+    exchange: &Exchange,
+    id: &Id,
+) -> Bytes {
+    render::error_event(&Fault::of(error), exchange, id)
 }
 
 // === impl RescueLayer ===

@@ -169,6 +169,7 @@ fn server(raw: RawServer, mistakes: &mut Mistakes) -> Server {
             .into_iter()
             .map(|key| SealKey(key.value.0))
             .collect(),
+        replay_memory: raw.replay_memory.0,
         drain: Drain {
             delay: raw.drain.delay.0,
             limit: raw.drain.limit.0,

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode};
+use ziggurat_layers::replay::ReplaySettings;
 use ziggurat_layers::session::SessionSettings;
 
 use super::check::default_name;
@@ -188,6 +189,7 @@ fn server(section: &mut Section<'_>, server: &Server) {
     section.bare("access_log", server.access_log);
     let keys = server.session_keys.iter().map(|_| Tree::text(MASK));
     section.items("session_keys", keys.collect());
+    section.bare("replay_memory", size(server.replay_memory));
     section.section("drain", |section| {
         section.clock("delay", server.drain.delay);
         section.clock("limit", server.drain.limit);
@@ -220,6 +222,7 @@ fn route(section: &mut Section<'_>, route: &Route) {
     section.word("http_sse", route.http_sse);
     session(section, route.session.as_ref());
     rate::limits(section, &route.rate_limit);
+    replay(section, route.replay.as_ref());
     section.bare_or_off("concurrency", route.concurrency);
     resilience::retry(section, route.retry.as_ref());
     section.word("errors", route.errors);
@@ -236,6 +239,18 @@ fn session(section: &mut Section<'_>, session: Option<&SessionSettings>) {
         let lost = session.lost.iter().map(StatusCode::as_u16);
         section.items("lost", lost.map(Tree::bare).collect());
         section.word("heal", session.heal);
+    });
+}
+
+fn replay(section: &mut Section<'_>, replay: Option<&ReplaySettings>) {
+    let Some(replay) = replay else {
+        return section.bare("replay", "off");
+    };
+    section.section("replay", |section| {
+        section.word("streams", replay.scope);
+        section.bare("events", replay.events);
+        section.bare("bytes", size(replay.bytes as u64));
+        section.clock("age", replay.age);
     });
 }
 

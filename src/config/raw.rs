@@ -13,6 +13,7 @@ use ziggurat_layers::{
     circuit::Window,
     http_sse::Serve,
     rate_limit::{Network, Rate},
+    replay::Scope,
     session::Heal,
     upstream::sse::Transport,
 };
@@ -89,6 +90,8 @@ section! {
         access_log: Switch = true,
         /// The keys that seal session ids, each 32 bytes as base64 or hexadecimal digits; the first one seals, all open. Without any, each process makes its own, and no session outlives it.
         session_keys: Vec<At<SealKey>> = Vec::<&str>::new(),
+        /// How many bytes of event streams are kept in all for clients that come back (see `replay` of a route); the oldest go first.
+        replay_memory: Size = "64MiB",
         /// How a shutdown goes.
         drain: RawDrain = json!({}),
     }
@@ -123,6 +126,8 @@ section! {
         session: OrOff<RawSession> = json!({}),
         /// How many calls are let through in how much time, and how many standing streams: a limit, or a list of them, all of which a call must pass.
         rate_limit: OrOff<OneOrMany<At<RawRateLimit>>> = "off",
+        /// Which event streams of legacy sessions ziggurat keeps, so that clients whose connection broke can come back to them (`Last-Event-ID`): `auto` those of commands, which cannot keep them themselves, `always` also those of HTTP servers that give their events no ids; or a map with the details. Servers with ids of their own are asked themselves.
+        replay: At<OrOff<ShortOr<Scope, RawReplay>>> = "auto",
         /// How long a call may go without its final answer and without a progress notification: a duration, or `limit` and `cap`.
         deadline: At<OrOff<ShortOr<Clock, RawDeadline>>> = "5m",
         /// How many calls may be in flight on the route; more are refused at once.
@@ -247,6 +252,20 @@ section! {
         burst: Option<At<Count>>,
         /// How many standing streams may be open.
         streams: Option<OrOff<Count>>,
+    }
+}
+
+section! {
+    /// The event streams that ziggurat keeps.
+    RawReplay {
+        /// Which: `auto` those of commands, `always` also those of HTTP servers that give their events no ids.
+        streams: Scope = "auto",
+        /// The most events of one stream.
+        events: Count = 256,
+        /// The most bytes of one stream.
+        bytes: Size = "1MiB",
+        /// How long an event is kept, and how long a call is read on whose client went away.
+        age: Clock = "5m",
     }
 }
 

@@ -20,6 +20,8 @@ async fn a_drain_finishes_calls_sends_streams_away_and_exits_with_0() {
     assert_eq!(readiness(&z).await, 200);
     let session = z.target().session().await;
     let mut stream = session.stream().await;
+    let first = stream.event().await.expect("an id to come back with");
+    assert!(first.id.is_some() && first.data.is_empty(), "{first:?}");
     let mut running = session
         .call_with_token("r", 1, "progress", json!({"steps": 10, "interval_ms": 100}))
         .await;

@@ -26,6 +26,7 @@ mod pages;
 mod plain;
 mod rate_limit;
 mod reload;
+mod replay;
 mod resilience;
 mod sessions;
 mod streams;

@@ -140,7 +140,15 @@ async fn every_metric_is_moved_by_real_traffic() {
         .all(|name| moved.has(name))
     })
     .await;
-    running.messages().await;
+    // Its client goes away, and comes back.
+    let id = running.event().await.expect("an event").id.expect("an id");
+    drop(running);
+    until("it is read on", async || {
+        moved.look(&z.metrics().await);
+        moved.has("ziggurat_replay_detached_streams") && moved.has("ziggurat_replay_buffer_bytes")
+    })
+    .await;
+    session.resume(&id).await.messages().await;
     drop(stream);
     session.call(2, "garbage", json!({})).await.last().await;
 

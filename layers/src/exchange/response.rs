@@ -34,6 +34,8 @@ pub struct ResponseFacts {
     pub(super) unanswered: AtomicBool,
     /// An observer stands below.
     pub(super) observed: AtomicBool,
+    /// It is the rest of another call's response.
+    pub(super) resumes: AtomicBool,
     pub(super) waits: OnceLock<Waits>,
     /// An id passed: then there is something in `resumption`, which need not be locked else.
     identified: AtomicBool,
@@ -114,6 +116,16 @@ impl ResponseFacts {
     /// An observer stands below, so that what passed is known.
     pub fn is_observed(&self) -> bool {
         self.observed.load(Ordering::Relaxed)
+    }
+
+    /// The response to a GET is the rest of a call's, and ends with that: no standing stream.
+    pub fn set_resumes_call(&self) {
+        self.resumes.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is (see [`set_resumes_call`](Self::set_resumes_call)).
+    pub fn resumes_call(&self) -> bool {
+        self.resumes.load(Ordering::Relaxed)
     }
 
     /// The response stands between two events, as far as is known: an own event may follow.

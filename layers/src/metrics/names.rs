@@ -100,6 +100,12 @@ metrics! {
         "Sessions of clients that a route keeps.";
     SESSION_EVICTIONS = Counter "ziggurat_session_evictions_total" ["route", "reason"]
         "Sessions of clients that ended other than by DELETE: idle, lifetime, cap, lost, endpoint_gone.";
+    REPLAY_BUFFER = Gauge "ziggurat_replay_buffer_bytes" []
+        "Bytes of events that are kept for clients that may come back for them.";
+    REPLAY_DETACHED = Gauge "ziggurat_replay_detached_streams" []
+        "Streams that are read on although their clients went away.";
+    REPLAYS = Counter "ziggurat_replays_total" ["outcome"]
+        "Clients that came back to a stream that the proxy keeps: they got all that they had missed (replayed), all but what is not kept any more (gap), the error of a call whose answer is not kept (lost), or there was nothing more to come (complete).";
     REINITIALIZE = Counter "ziggurat_reinitialize_total" ["upstream", "outcome"]
         "Sessions of clients that an upstream had lost: healed, not healed because their calls were not safe to repeat (unsafe) or because nothing is known of them (unknown), or tried in vain (failed).";
     STDIO_SESSIONS = Gauge "ziggurat_stdio_sessions" ["upstream"]

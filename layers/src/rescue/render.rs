@@ -109,7 +109,12 @@ pub(super) fn last_event(fault: &Fault, exchange: &Exchange) -> Option<Bytes> {
 pub(super) fn event(fault: &Fault, exchange: &Exchange) -> Option<Bytes> {
     // Of a batch nobody knows here which of its calls have been answered.
     let id = exchange.call()?.request()?.id()?;
-    Some(wire::event(&error(fault, Row::of(fault), exchange, id)))
+    Some(error_event(fault, exchange, id))
+}
+
+/// An event with the error of a call.
+pub(super) fn error_event(fault: &Fault, exchange: &Exchange, id: &Id) -> Bytes {
+    wire::event(&error(fault, Row::of(fault), exchange, id))
 }
 
 fn envelope(fault: &Fault, row: Row, exchange: &Exchange, ids: &[&Id]) -> Bytes {

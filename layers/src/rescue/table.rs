@@ -63,6 +63,7 @@ pub(super) const KINDS: &[(&str, &str)] = &[
     ("limit", "overloaded"),
     ("rate_limit", "rate_limited"),
     ("rescue", "answer_missing"),
+    ("replay", "events_lost"),
     ("rescue", "internal_error"),
     ("route", "no_route"),
     ("route", "unsafe_path"),
@@ -196,6 +197,7 @@ impl Row {
                 .unsent()
                 .by(Blame::Proxy)
                 .again(SOON),
+            Fault::EventsLost => row("replay", "events_lost", 410).by(Blame::Proxy),
             Fault::Bug => row("rescue", "internal_error", 500).by(Blame::Proxy),
         }
     }
@@ -329,6 +331,10 @@ pub(super) fn message(fault: &Fault) -> String {
         Fault::UpstreamStatus(status) => format!("the upstream answered {status}"),
         Fault::NotAllowed => "the method is not allowed here".into(),
         Fault::NotAcceptable => "a GET must accept text/event-stream".into(),
+        Fault::EventsLost => {
+            "the answer, or a part of it, came while the client was away and is not kept any more"
+                .into()
+        }
         Fault::Bug => "the proxy failed".into(),
     }
 }

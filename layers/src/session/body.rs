@@ -35,7 +35,7 @@ pub(super) struct Life {
     told: Instant,
     /// The messages that had passed then.
     messages: u32,
-    _in_hand: Option<InHand>,
+    _in_hand: Option<Arc<InHand>>,
     /// For a stream that stands: the end of the session.
     ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
@@ -56,7 +56,7 @@ impl Life {
         store: Arc<dyn SessionStore>,
         key: SessionKey,
         exchange: Arc<Exchange>,
-        in_hand: Option<InHand>,
+        in_hand: Option<Arc<InHand>>,
         ended: Option<CancellationToken>,
     ) -> Self {
         Self {

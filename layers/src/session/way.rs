@@ -1,7 +1,8 @@
 //! The way of one legacy request: from the id that the client knows to the one that its upstream knows, and back.
 
 use std::{
-    sync::Arc,
+    any::Any,
+    sync::{Arc, Weak},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::{
     Body,
-    attempt::Pinned,
+    attempt::{InSession, Pinned},
     deadline::DeadlineExceeded,
     error::BoxError,
     exchange::Exchange,
@@ -44,7 +45,7 @@ struct Member {
     /// The id as the client sent it.
     sealed: HeaderValue,
     live: Live,
-    in_hand: Option<InHand>,
+    in_hand: Option<Arc<InHand>>,
 }
 
 /// A place for a session; given back if none begins.
@@ -126,7 +127,7 @@ impl Way {
             Ok(live) => {
                 self.exchange.set_session(key.serial.number());
                 Ok(Member {
-                    in_hand: in_hand.then(|| InHand::new(store.clone(), key.clone())),
+                    in_hand: in_hand.then(|| Arc::new(InHand::new(store.clone(), key.clone()))),
                     key,
                     sealed,
                     live,
@@ -178,7 +179,9 @@ impl Way {
             (result, lost) = self.send(&member, &mut inner, request).await;
         }
         if result.as_ref().is_ok_and(|r| r.status().is_success()) {
-            self.note(&member, self.is_get().then_some(Note::Streamed));
+            // What was not asked of the upstream says nothing of it.
+            let streamed = self.is_get() && !self.exchange.response().resumes_call();
+            self.note(&member, streamed.then_some(Note::Streamed));
             if let Some((call, bytes)) = self.exchange.call().zip(bytes) {
                 self.note(&member, heal::notes(call, &bytes));
             }
@@ -478,6 +481,15 @@ impl Member {
         let home = &self.live.home;
         let id = HeaderValue::from_str(&home.upstream_id).map_err(|_| SessionGone::default())?;
         request.headers_mut().insert(SESSION_ID, id);
+        let busy = self.in_hand.as_ref().map(|in_hand| {
+            let busy: Weak<dyn Any + Send + Sync> = Arc::<InHand>::downgrade(in_hand);
+            busy
+        });
+        request.extensions_mut().insert(InSession {
+            serial: self.key.serial.number(),
+            ended: self.live.ended.clone(),
+            busy,
+        });
         if !home.endpoint.is_empty() {
             request
                 .extensions_mut()

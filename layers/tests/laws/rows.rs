@@ -33,6 +33,7 @@ use ziggurat_layers::{
         RateLimitSettings, RateLimits, RateStore, Reply, Usage,
     },
     record::{ClientRecordLayer, ServerRecordLayer},
+    replay::{ReplayLayer, ReplaySettings, ReplayStore},
     rescue::RescueLayer,
     resume::{ResumeLayer, ResumeSettings},
     retry::{RetryLayer, RetrySettings},
@@ -108,6 +109,8 @@ pub(crate) fn rows() -> Vec<Row> {
         },
         row(|leaf, _| plain(&rate_limit(RateLimits::new("/")), leaf)),
         row(|leaf, _| plain(&rate_limit(asked()), leaf)),
+        // Outside of a session, where nothing is kept: what is kept is no law's business.
+        row(|leaf, _| plain(&replay(), leaf)),
         row(limit),
         row(|leaf, _| plain(&DeadlineLayer::new(Some(DEADLINE)), leaf)),
         Row {
@@ -203,6 +206,10 @@ fn retry() -> RetrySettings {
         safe_tools: vec!["echo".into()],
         ..RetrySettings::default()
     }
+}
+
+fn replay() -> ReplayLayer {
+    ReplayLayer::new(ReplaySettings::default(), ReplayStore::default())
 }
 
 fn chaos(injection: Injection) -> ChaosLayer {

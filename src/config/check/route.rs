@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use ziggurat_layers::replay::{ReplaySettings, Scope};
 use ziggurat_layers::session::SessionSettings;
 
 use super::{rate, resilience};
 use crate::config::mistake::Mistakes;
-use crate::config::raw::{RawRoute, RawSession};
+use crate::config::raw::{RawReplay, RawRoute, RawSession};
 use crate::config::read::{At, OrOff, ShortOr};
 use crate::config::value::{Clock, Count, ErrorStatus, HeaderText};
-use crate::config::{Deadline, Route};
+use crate::config::{Deadline, Protocol, Route};
 
 /// The time that a call may take in all where the file does not say.
 const CAP: Duration = Duration::from_secs(60 * 60);
@@ -53,6 +54,8 @@ fn route(raw: RawRoute, mistakes: &mut Mistakes) -> Route {
     let name = raw
         .name
         .map_or_else(|| default_name(host.as_deref(), &path), |name| name.value.0);
+    let session = raw.session.map(session);
+    let without = session.is_none() || raw.protocol == Protocol::Http;
     Route {
         name,
         path,
@@ -73,8 +76,9 @@ fn route(raw: RawRoute, mistakes: &mut Mistakes) -> Route {
             }),
             OrOff::On(ShortOr::Long(raw)) => Some(deadline(raw.limit.0, raw.cap, mistakes)),
         },
-        session: raw.session.map(session),
+        session,
         rate_limit,
+        replay: replay(raw.replay, without, mistakes),
         concurrency: raw.concurrency.map(|Count(count)| count),
         retry: raw.retry.map(resilience::retry),
         errors: raw.errors,
@@ -98,6 +102,34 @@ fn session(raw: RawSession) -> SessionSettings {
         heal: raw.heal,
         stateless: false,
     }
+}
+
+/// Without sessions there is nothing to come back to; whoever wrote that all streams are to be kept would be mistaken.
+fn replay(
+    raw: At<OrOff<ShortOr<Scope, RawReplay>>>,
+    without: bool,
+    mistakes: &mut Mistakes,
+) -> Option<ReplaySettings> {
+    let settings = match raw.value {
+        OrOff::Off => return None,
+        OrOff::On(ShortOr::Short(scope)) => ReplaySettings {
+            scope,
+            ..ReplaySettings::default()
+        },
+        OrOff::On(ShortOr::Long(long)) => ReplaySettings {
+            scope: long.streams,
+            events: long.events.0,
+            bytes: usize::try_from(long.bytes.0).unwrap_or(usize::MAX),
+            age: long.age.0,
+            ..ReplaySettings::default()
+        },
+    };
+    if without && settings.scope == Scope::Always {
+        let message = "streams are kept within sessions, and this route has none";
+        let cure = "remove `replay`, or let the route have sessions (`protocol: mcp`, without `session: off`)";
+        mistakes.error(&raw.place, message, cure);
+    }
+    Some(settings)
 }
 
 fn deadline(limit: Duration, cap: Option<At<Clock>>, mistakes: &mut Mistakes) -> Deadline {

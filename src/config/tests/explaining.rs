@@ -30,6 +30,7 @@ server:
   write_stall: 1m
   access_log: true
   session_keys: []
+  replay_memory: 64MiB
   drain:
     delay: 0s
     limit: 30s
@@ -51,6 +52,11 @@ routes:
       lost: [404]
       heal: safe
     rate_limit: off
+    replay:
+      streams: auto
+      events: 256
+      bytes: 1MiB
+      age: 5m
     concurrency: off
     retry:
       attempts: 3

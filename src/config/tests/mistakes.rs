@@ -251,6 +251,13 @@ fn a_setting_of_resilience_that_is_wrong_says_what_would_be_right() {
         ),
         ("retry: { budget: lots }", "such as `20%`"),
         ("retry: { least: -1 }", "is out of range"),
+        ("replay: sometimes", "`auto`"),
+        ("replay: { events: 0 }", "write a number from 1 up"),
+        ("session: off\nreplay: always", "this route has none"),
+        (
+            "protocol: http\nreplay: { streams: always }",
+            "this route has none",
+        ),
     ] {
         says(
             &with_route(&format!("match: {{ path: /mcp }}\n{lines}")),

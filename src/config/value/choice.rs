@@ -5,6 +5,7 @@ use schemars::{Schema, json_schema};
 use ziggurat_layers::balance::HashKey;
 use ziggurat_layers::http_sse::Serve;
 use ziggurat_layers::rate_limit::KeyPart;
+use ziggurat_layers::replay::Scope;
 use ziggurat_layers::session::Heal;
 use ziggurat_layers::upstream::sse::Transport;
 
@@ -99,6 +100,11 @@ impl Worded for Transport {
         ("streamable", Self::Streamable),
         ("sse", Self::Sse),
     ];
+}
+
+impl Worded for Scope {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("always", Self::Always)];
 }
 
 impl Worded for ProbeKind {

@@ -196,6 +196,14 @@ impl Session {
         self.target.request("GET", &self.path, &headers, "").await
     }
 
+    /// Comes back to the stream of this event.
+    pub(crate) async fn resume(&self, id: &str) -> Answer {
+        let mut headers = self.headers();
+        headers.push(("accept", "text/event-stream"));
+        headers.push(("last-event-id", id));
+        self.target.request("GET", &self.path, &headers, "").await
+    }
+
     /// Ends it.
     pub(crate) async fn delete(&self) -> Answer {
         self.target

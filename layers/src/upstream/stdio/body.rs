@@ -144,7 +144,6 @@ impl HttpBody for StdioBody {
 
 impl Drop for Standing {
     fn drop(&mut self) {
-        self.call.detach();
-        self.session.touch();
+        self.session.leave_stream(&self.call);
     }
 }

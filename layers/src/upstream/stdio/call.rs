@@ -106,12 +106,13 @@ impl Call {
         wake(cell);
     }
 
-    /// The reader has gone; what comes from now on is dropped.
-    pub(super) fn detach(&self) {
+    /// The reader has gone; what comes from now on is dropped. Gives back what it has not taken.
+    pub(super) fn detach(&self) -> VecDeque<Item> {
         let mut cell = self.lock();
         cell.detached = true;
-        cell.queue.clear();
         cell.waker = None;
+        cell.bytes = 0;
+        std::mem::take(&mut cell.queue)
     }
 
     /// Somebody reads it, and it has not ended.

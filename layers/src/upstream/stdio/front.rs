@@ -21,6 +21,7 @@ use super::{
     pool::{Place, Pool, Shared, Way, Who},
 };
 use crate::{
+    attempt::Unresumable,
     error::BoxError,
     exchange::Exchange,
     mcp::{CallFacts, Era, Kind, LEGACY_VERSION, MessageFacts, Verb, headers},
@@ -415,5 +416,6 @@ fn events(body: StdioBody) -> Response<StdioBody> {
         HeaderValue::from_static("no-cache, no-transform"),
     );
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response.extensions_mut().insert(Unresumable);
     response
 }

@@ -161,6 +161,33 @@ impl Session {
         }
     }
 
+    /// Nobody reads this stream any more; what its reader had not taken waits for the next one, or is in it already.
+    pub(super) fn leave_stream(&self, call: &Arc<Call>) {
+        let mut state = self.state();
+        state.used = Instant::now();
+        // Under the lock, so that nothing comes after it before it is put back.
+        let unread = call.detach();
+        let newest = state.stream.as_ref().is_some_and(|s| Arc::ptr_eq(s, call));
+        if newest {
+            state.stream = None;
+        }
+        if state.ended {
+            return;
+        }
+        if let Some(newer) = state.stream.as_ref().filter(|s| s.is_live()) {
+            for item in unread {
+                let _fits = newer.push(item);
+            }
+            return;
+        }
+        for item in unread.into_iter().rev() {
+            let message = item.message.compact();
+            state.bytes += message.len();
+            state.waiting.push_front(message);
+        }
+        state.trim(usize::MAX);
+    }
+
     /// Takes what waits, for a client that opens no stream.
     pub(super) fn take_waiting(&self) -> VecDeque<Message> {
         let mut state = self.state();
@@ -193,11 +220,7 @@ impl Session {
         let message = message.compact();
         state.bytes += message.len();
         state.waiting.push_back(message);
-        while state.waiting.len() > WAITING || (state.bytes > limit && state.waiting.len() > 1) {
-            if let Some(oldest) = state.waiting.pop_front() {
-                state.bytes -= oldest.len();
-            }
-        }
+        state.trim(limit);
     }
 
     /// Ends it: its stream closes.
@@ -253,6 +276,15 @@ impl Session {
 }
 
 impl State {
+    /// Drops the oldest of what waits, if it is too much.
+    fn trim(&mut self, limit: usize) {
+        while self.waiting.len() > WAITING || (self.bytes > limit && self.waiting.len() > 1) {
+            if let Some(oldest) = self.waiting.pop_front() {
+                self.bytes -= oldest.len();
+            }
+        }
+    }
+
     fn has_stream(&self) -> bool {
         self.stream.as_ref().is_some_and(|s| s.is_live())
     }

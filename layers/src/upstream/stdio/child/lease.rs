@@ -42,7 +42,7 @@ impl Drop for Lease {
             drop(desk);
             return;
         }
-        self.call.detach();
+        let _unread = self.call.detach();
         let modern = self.child.era() == Era::Modern || standing;
         let reason = why.map(|why| why.as_str());
         let mut over = Vec::new();

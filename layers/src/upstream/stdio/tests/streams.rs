@@ -48,6 +48,19 @@ async fn a_newer_stream_takes_the_place_of_an_older_one() {
 }
 
 #[tokio::test]
+async fn what_a_stream_had_not_read_when_it_went_away_comes_with_the_next_one() {
+    let rig = Rig::plain();
+    let session = rig.open().await;
+    let stream = rig.send(get(&session)).await.expect("a stream");
+    rig.reply(post(&session, tool(1, "change", 0))).await;
+    drop(stream);
+    let next = rig.send(get(&session)).await.expect("a stream");
+    rig.upstream.end_streams();
+    let reply = read(next).await;
+    assert_eq!(reply.methods(), ["notifications/tools/list_changed"]);
+}
+
+#[tokio::test]
 async fn a_slow_reader_loses_its_call_and_stalls_nobody() {
     let arms = r#"*'"name":"flood"'*) progress 0; await gate; i=1; while [ $i -lt 200 ]; do progress $i; i=$((i+1)); done; answer '{}' ;;"#;
     let rig = Rig::new(arms, |s| s.buffer = 4000);
