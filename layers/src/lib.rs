@@ -18,6 +18,7 @@
 //! | | [`credentials`] | keeps the client's secrets from upstreams |
 //! | | [`session`] | seals session ids, and keeps sessions within limits |
 //! | | [`limit`] | caps calls and streams |
+//! | | [`intercept`] | shows messages to interceptors and rules, which change, refuse, answer or hold them |
 //! | | [`deadline`] | the total time of a call |
 //! | | [`retry`] | repeats calls that failed, where that is safe |
 //! | | [`balance`] | chooses an endpoint, or lets the call wait for one |
@@ -31,7 +32,7 @@
 //! | | [`upstream`] | the upstream: over HTTP, or a child process |
 //!
 //! What all of them share is the floor: [`body`], [`error`], [`fault`], [`mcp`] (facts, headers, events), [`metrics`], [`waits`], [`ready`],
-//! [`gate`] (whether an endpoint takes calls), [`share`], [`pattern`], [`attempt`] (where it may go) and [`verdict`] (how it went). One layer
+//! [`gate`] (whether an endpoint takes calls), [`share`], [`pattern`], [`secret`], [`attempt`] (where it may go) and [`verdict`] (how it went). One layer
 //! stands in no tower by default: [`chaos`], which injects faults for tests. Beside the endpoint terrace stands [`health`], whose probers ask
 //! the endpoints by themselves.
 
@@ -56,6 +57,7 @@ pub mod guard;
 pub mod health;
 mod host;
 pub mod inspect;
+pub mod intercept;
 pub mod limit;
 pub mod mcp;
 pub mod metrics;
@@ -68,6 +70,7 @@ pub mod retry;
 pub mod route;
 #[cfg(feature = "session")]
 pub mod session;
+pub mod secret;
 pub mod share;
 pub mod timeout;
 pub mod upstream;

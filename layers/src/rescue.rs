@@ -47,6 +47,7 @@ use crate::{
     error::BoxError,
     exchange::Exchange,
     fault::{Blame, Fault},
+    mcp::Id,
     metrics::{counter, names},
     observe::Media,
 };
@@ -222,6 +223,14 @@ where
             RescueBody(State::Own(Some(body))),
         )))
     }
+}
+
+/// The JSON-RPC error that answers one request of an exchange, where other answers of it may still come; the exchange is told of it.
+pub(crate) fn answer(error: &(dyn std::error::Error + 'static), exchange: &Exchange, id: &Id) -> Bytes {
+    let fault = Fault::of(error);
+    let row = Row::of(&fault);
+    exchange.set_fault(row.kind, row.outcome);
+    render::answer(&fault, exchange, id)
 }
 
 /// Does something with the inner service; its panic becomes an error.

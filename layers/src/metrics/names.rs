@@ -94,6 +94,10 @@ metrics! {
         "Sessions of clients that ended other than by DELETE: idle, lifetime, cap, lost, endpoint_gone.";
     REINITIALIZE = Counter "ziggurat_reinitialize_total" ["upstream", "outcome"]
         "Sessions of clients that an upstream had lost: healed, not healed because their calls were not safe to repeat (unsafe) or because nothing is known of them (unknown), or tried in vain (failed).";
+    INTERCEPT_HITS = Counter "ziggurat_intercept_hits_total" ["route", "rule", "action"]
+        "Messages that a rule of a route matched, by what came of it: continue, modify, block, mock, delay, pause; dry_run where it only reports, and error where it could not be judged or carried out.";
+    INTERCEPT_PAUSED = Gauge "ziggurat_intercept_paused" ["route"]
+        "Exchanges that wait for an operator's decision.";
     STDIO_SESSIONS = Gauge "ziggurat_stdio_sessions" ["upstream"]
         "Sessions that the stdio servers of an upstream have.";
     STDIO_SESSION_EVICTIONS = Counter "ziggurat_stdio_session_evictions_total" ["upstream", "reason"]

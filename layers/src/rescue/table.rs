@@ -56,6 +56,9 @@ pub(super) const KINDS: &[(&str, &str)] = &[
     ("inspect", "unsupported_media"),
     ("inspect", "upload_failed"),
     ("inspect", "upload_timeout"),
+    ("intercept", "blocked"),
+    ("intercept", "too_many_paused"),
+    ("intercept", "unreadable"),
     ("limit", "overloaded"),
     ("rescue", "internal_error"),
     ("route", "no_route"),
@@ -117,6 +120,16 @@ impl Row {
                 .by(Blame::Proxy)
                 .again(*again),
             Fault::BadSessionId => row("session", "bad_session_id", 502),
+            // 403 as a status would tell a client to get another token.
+            Fault::Blocked { sent, .. } => row("intercept", "blocked", 403)
+                .by(Blame::Client)
+                .outcome(if *sent { Outcome::Unknown } else { Outcome::Rejected }),
+            Fault::Unreadable { sent: true, .. } => row("intercept", "unreadable", 502),
+            Fault::Unreadable { sent: false, .. } => client("intercept", "unreadable", 400),
+            Fault::PauseFull(_) => row("intercept", "too_many_paused", 503)
+                .unsent()
+                .by(Blame::Proxy)
+                .again(SOON),
             Fault::NotAllowed => client("stdio", "not_allowed", 405),
             Fault::NotAcceptable => client("stdio", "not_acceptable", 406),
             Fault::LegacyServer(_) => client("stdio", "legacy_server", 400),
@@ -268,6 +281,9 @@ pub(super) fn message(fault: &Fault) -> String {
         | Fault::ServerBusy(text)
         | Fault::LegacyServer(text)
         | Fault::Unforwardable(text)
+        | Fault::PauseFull(text)
+        | Fault::Blocked { message: text, .. }
+        | Fault::Unreadable { message: text, .. }
         | Fault::Deadline { message: text, .. }
         | Fault::ServerGone { message: text, .. } => text.clone(),
         Fault::UnsupportedVersion { requested, .. } => {

@@ -176,7 +176,7 @@ impl Way {
         }
         if result.as_ref().is_ok_and(|r| r.status().is_success()) {
             self.note(&member, self.is_get().then_some(Note::Streamed));
-            if let Some((call, bytes)) = self.exchange.call().zip(bytes) {
+            if let Some((call, bytes)) = self.exchange.asked().zip(bytes) {
                 self.note(&member, heal::notes(call, &bytes));
             }
         }
