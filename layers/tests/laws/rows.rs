@@ -22,6 +22,7 @@ use ziggurat_layers::{
     guard::{CorsLayer, GuardLayer, GuardSettings},
     health::outlier::{OutlierDetector, OutlierLayer, OutlierSettings},
     inspect::{InspectLayer, InspectSettings},
+    intercept::{Asked, InterceptLayer, InterceptSettings, Interceptor, Interest},
     limit::{LimitLayer, LimitSettings},
     mcp::headers::SESSION_ID,
     metrics::Tools,
@@ -92,6 +93,8 @@ pub(crate) fn rows() -> Vec<Row> {
             ..row(session)
         },
         row(limit),
+        row(|leaf, _| plain(&InterceptLayer::off(), leaf)),
+        row(|leaf, _| plain(&looks(), leaf)),
         row(|leaf, _| plain(&DeadlineLayer::new(Some(DEADLINE)), leaf)),
         Row {
             repeats: true,
@@ -189,6 +192,24 @@ fn chaos(injection: Injection) -> ChaosLayer {
         seed: 7,
         rules: vec![ChaosRule::new(injection, Share::ALL)],
     })
+}
+
+/// It is shown everything, and changes nothing.
+#[derive(Debug)]
+struct Looks;
+
+impl Interceptor for Looks {
+    fn name(&self) -> &'static str {
+        "looks"
+    }
+
+    fn wants(&self, _: &Asked<'_>) -> Interest {
+        Interest::ALL
+    }
+}
+
+fn looks() -> InterceptLayer {
+    InterceptLayer::new(InterceptSettings::default(), vec![Arc::new(Looks)])
 }
 
 fn route(leaf: Leaf, _: Kind) -> (Router<Leaf>, Idle) {
