@@ -18,6 +18,7 @@ use ziggurat_layers::{
     drain::DrainSignals,
     exchange::{Client, Exchange},
     health::ProberTask,
+    intercept::Paused,
     metrics::{Tools, counter, gauge},
 };
 
@@ -76,6 +77,8 @@ struct App {
     tools: Tools,
     sessions: Sessions,
     caps: Caps,
+    /// The exchanges that wait for an operator.
+    paused: Paused,
     drain: DrainSignals,
     live: LiveHandle<Tower>,
     current: Mutex<Current>,
@@ -124,13 +127,17 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
     let upstreams = Upstreams::new(&config, &Upstreams::default(), &tools)?;
     let sessions = Sessions::new()?;
     let caps = Caps::default();
-    let tower = assemble(&config, &upstreams, &sessions, &caps, &drain, &tools)?;
+    let paused = Paused::default();
+    let tower = assemble(
+        &config, &upstreams, &sessions, &caps, &paused, &drain, &tools,
+    )?;
     let (live, handle) = Live::new(tower);
     let app = Arc::new(App {
         run,
         tools,
         sessions,
         caps,
+        paused,
         drain,
         live: handle,
         current: Mutex::new(Current {
@@ -326,6 +333,7 @@ impl App {
             &upstreams,
             &self.sessions,
             &self.caps,
+            &self.paused,
             &self.drain,
             &self.tools,
         )?;
@@ -364,10 +372,12 @@ impl App {
         };
         tracing::info!(limit = ?settings.limit, "draining");
         let mut watch = drain.watch();
-        let signals = self.drain.clone();
+        let (signals, paused) = (self.drain.clone(), self.paused.clone());
         let ends = async move {
             tokio::time::sleep(settings.delay).await;
             signals.draining.cancel();
+            // Nobody will decide about them any more.
+            paused.close();
             watch.closing().await;
             signals.closing.cancel();
             std::future::pending::<()>().await;

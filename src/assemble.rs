@@ -6,6 +6,7 @@ use ziggurat_layers::{
     balance::{Balance, Member},
     drain::DrainSignals,
     health::ProberTask,
+    intercept::Paused,
     limit::LimitSettings,
     metrics::Tools,
     retry::{Budget, BudgetSettings, RetryLayer, RetrySettings},
@@ -30,6 +31,7 @@ pub(crate) fn assemble(
     upstreams: &Upstreams,
     sessions: &Sessions,
     caps: &Caps,
+    paused: &Paused,
     drain: &DrainSignals,
     tools: &Tools,
 ) -> Result<Tower, SettingsError> {
@@ -46,7 +48,7 @@ pub(crate) fn assemble(
         let pool = upstreams.get(&upstream.name).ok_or_else(missing)?;
         let retry = retries.layer(route, upstream, pool);
         let session = sessions.layer(route, upstream, &keys);
-        let settings = RouteSettings::new(config, route, caps, session, retry)?;
+        let settings = RouteSettings::new(config, route, caps, paused, session, retry)?;
         // One for each upstream: its queue is shared.
         let balance = balances
             .entry(upstream.name.as_str())

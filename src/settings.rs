@@ -12,6 +12,7 @@ use ziggurat_layers::{
     guard::{GuardSettings, OriginName},
     health::{HealthSettings, Probe, outlier::OutlierHandle},
     inspect::InspectSettings,
+    intercept::{InterceptLayer, InterceptSettings, Paused},
     limit::LimitLayer,
     metrics::Tools,
     retry::RetryLayer,
@@ -67,6 +68,8 @@ pub struct RouteSettings {
     pub session: SessionLayer,
     /// The cap of the route.
     pub own_limit: LimitLayer,
+    /// The rules for its messages.
+    pub intercept: InterceptLayer,
     /// How long a call may take.
     pub deadline: Option<DeadlineSettings>,
     /// Another attempt for a call that failed.
@@ -165,6 +168,7 @@ impl RouteSettings {
         config: &Config,
         route: &Route,
         caps: &Caps,
+        paused: &Paused,
         session: SessionLayer,
         retry: RetryLayer,
     ) -> Result<Self, SettingsError> {
@@ -202,6 +206,7 @@ impl RouteSettings {
             session,
             limit: caps.server().clone(),
             own_limit: caps.route(&route.name),
+            intercept: intercept(route, paused),
             deadline: route.deadline.as_ref().map(|deadline| DeadlineSettings {
                 limit: deadline.limit,
                 cap: deadline.cap,
@@ -209,6 +214,18 @@ impl RouteSettings {
             retry,
         })
     }
+}
+
+fn intercept(route: &Route, paused: &Paused) -> InterceptLayer {
+    let Some(intercept) = &route.intercept else {
+        return InterceptLayer::off();
+    };
+    let settings = InterceptSettings {
+        cap: usize::try_from(intercept.message_cap).unwrap_or(usize::MAX),
+        lenient: intercept.rules.dry_run,
+        paused: paused.clone(),
+    };
+    InterceptLayer::new(settings, intercept.rules.interceptors(&route.name))
 }
 
 /// The most bytes of an MCP request where the server's body limit is off.

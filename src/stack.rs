@@ -2,7 +2,7 @@
 //!
 //! Start and reload call [`tower`], and nothing else assembles layers. Boxed only where types must meet: an endpoint, a route, the
 //! server. A layer that is off is a pass-through inside itself, so the type of the stack does not depend on the file.
-//! A layer that is missing here (auth, rate limit, intercept, resume, …) does not exist yet.
+//! A layer that is missing here (auth, rate limit, resume, …) does not exist yet.
 
 use std::convert::Infallible;
 
@@ -62,7 +62,8 @@ pub fn server(settings: &ServerSettings, routes: Router<Terrace>) -> Tower {
 /// The route terrace: one route.
 ///
 /// The server's caps stand here, behind inspect, because what waits for a call (notifications, answers to the server's questions) must pass them,
-/// and only inspect knows it; all routes share them. The deadline spans everything that may be tried; each attempt is placed anew.
+/// and only inspect knows it; all routes share them. Rules see a call once, as it is
+/// let in, and no clock runs while it waits for an operator. The deadline spans everything that may be tried; each attempt is placed anew.
 pub fn route(settings: &RouteSettings, balance: Balance<Terrace>) -> Terrace {
     let service = ServiceBuilder::new()
         .layer(InspectLayer::new(settings.inspect))
@@ -70,6 +71,7 @@ pub fn route(settings: &RouteSettings, balance: Balance<Terrace>) -> Terrace {
         .layer(settings.session.clone())
         .layer(settings.limit.clone())
         .layer(settings.own_limit.clone())
+        .layer(settings.intercept.clone())
         .layer(DeadlineLayer::new(settings.deadline))
         .layer(settings.retry.clone())
         .service(balance);

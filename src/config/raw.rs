@@ -13,6 +13,7 @@ use ziggurat_layers::{balance::HashKey, circuit::Window, session::Heal};
 use super::endpoint::RawEndpoint;
 use super::mistake::Mistakes;
 use super::node::Node;
+use super::rules::RawIntercept;
 use super::read::{At, Dict, Keys, OrOff, Property, Read, ShortOr, object, section};
 use super::value::{
     Amount, Clock, Count, ErrorStatus, HeaderText, HostName, Label, Part, Pause, Rank, RoutePath,
@@ -107,6 +108,8 @@ section! {
         forward: Vec<HeaderName> = Vec::<&str>::new(),
         /// How long the sessions of legacy clients live, and how many there may be. `off` lets the upstream's own session ids through.
         session: OrOff<RawSession> = json!({}),
+        /// Rules that change, refuse, answer or hold messages, `rules` in a list or in a file. Without any there are none.
+        intercept: OrOff<RawIntercept> = "off",
         /// How long a call may go without its final answer and without a progress notification: a duration, or `limit` and `cap`.
         deadline: At<OrOff<ShortOr<Clock, RawDeadline>>> = "5m",
         /// How many calls may be in flight on the route; more are refused at once.

@@ -20,7 +20,6 @@ const ELSEWHERE: &[&str] = &[
     "auth",
     "authorize",
     "cache",
-    "intercept",
     "rate_limit",
     "resume",
     "tape",

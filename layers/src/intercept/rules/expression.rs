@@ -37,7 +37,12 @@ pub struct Expression {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadExpression {
     /// It is too long.
-    #[error("is longer than {} bytes, or has more than {} parts", Expression::LONGEST, Expression::PARTS)]
+    #[error(
+        "is longer than {} bytes, or has more than {} brackets or {} parts",
+        Expression::LONGEST,
+        Expression::BRACKETS,
+        Expression::PARTS
+    )]
     TooLong,
     /// It cannot be read; at this column.
     #[error("is no expression: {problem} (column {column})")]
@@ -69,6 +74,8 @@ const FUNCTIONS: &[&str] = &[
 impl Expression {
     /// The most bytes of a text.
     pub const LONGEST: usize = 2048;
+    /// The most brackets and conditions of a text, whether within each other or not.
+    pub const BRACKETS: usize = 40;
     /// The most parts of an expression.
     pub const PARTS: usize = 400;
     /// The most parts of what a macro asks of each element.
@@ -83,7 +90,9 @@ impl Expression {
     /// # Errors
     /// When it cannot be read, uses what is not there, or could cost too much.
     pub fn new(text: &str) -> Result<Self, BadExpression> {
-        if text.len() > Self::LONGEST {
+        // The parser goes down a level for each of these, and has no bound of its own.
+        let deeper = text.bytes().filter(|b| matches!(b, b'(' | b'[' | b'{' | b'?')).count();
+        if text.len() > Self::LONGEST || deeper > Self::BRACKETS {
             return Err(BadExpression::TooLong);
         }
         let program = Program::compile(text).map_err(|errors| {
@@ -390,7 +399,7 @@ mod tests {
     #[test]
     fn what_is_not_there_or_costs_too_much_is_refused_at_once() {
         use BadExpression as B;
-        for text in ["", "args.", "1 +", &"(".repeat(2000), &"a".repeat(2049), &"!".repeat(2000)] {
+        for text in ["", "args.", "1 +", &"(".repeat(2000), &"a".repeat(2049), &"!".repeat(2000), &"[".repeat(41), &"a?".repeat(900)] {
             assert!(matches!(Expression::new(text), Err(B::Unreadable { .. } | B::TooLong)), "{text}");
         }
         for (text, unknown) in [("arg.x == 1", "arg"), ("args.x.matches('a')", "matches"), ("now() > 1", "now")] {
@@ -403,6 +412,9 @@ mod tests {
             "args.a.exists(x, args.b + x == 'a')",
         ] {
             assert!(matches!(Expression::new(text), Err(B::Costly(_))), "{text}");
+        }
+        for deep in [&"a.".repeat(900), &"1+".repeat(900), &"!(".repeat(40)] {
+            assert!(Expression::new(&format!("{deep}args{}", ")".repeat(40))).is_err());
         }
         let many = vec!["args.x == 1"; 150].join("||");
         assert_eq!(Expression::new(&many), Err(B::TooLong));

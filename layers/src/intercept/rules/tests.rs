@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use http::{HeaderMap, Method, Request, Response, header};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
