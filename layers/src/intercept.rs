@@ -78,15 +78,13 @@ use http_body::Body as HttpBody;
 use pin_project::pin_project;
 use tower::{Layer, Service};
 
-use self::{chain::Chain, way::Way};
 pub use self::{
     body::InterceptBody,
     hooks::{Asked, Block, Context, Decision, Hook, Interceptor, Interest, Mock},
-    message::{
-        BadPointer, Direction, Edit, EditError, Message, NotChanged, PatchOp, Pointer,
-    },
+    message::{BadPointer, Direction, Edit, EditError, Message, NotChanged, PatchOp, Pointer},
     paused::{AtLimit, NotPaused, PauseSettings, Paused, PausedExchange, Resolution},
 };
+use self::{chain::Chain, way::Way};
 use crate::{Body, error::BoxError, exchange::Exchange};
 
 /// What the layer goes by beside its interceptors.

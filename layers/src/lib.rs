@@ -68,9 +68,9 @@ pub mod record;
 pub mod rescue;
 pub mod retry;
 pub mod route;
+pub mod secret;
 #[cfg(feature = "session")]
 pub mod session;
-pub mod secret;
 pub mod share;
 pub mod timeout;
 pub mod upstream;

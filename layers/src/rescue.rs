@@ -226,7 +226,11 @@ where
 }
 
 /// The JSON-RPC error that answers one request of an exchange, where other answers of it may still come; the exchange is told of it.
-pub(crate) fn answer(error: &(dyn std::error::Error + 'static), exchange: &Exchange, id: &Id) -> Bytes {
+pub(crate) fn answer(
+    error: &(dyn std::error::Error + 'static),
+    exchange: &Exchange,
+    id: &Id,
+) -> Bytes {
     let fault = Fault::of(error);
     let row = Row::of(&fault);
     exchange.set_fault(row.kind, row.outcome);

@@ -13,8 +13,8 @@ use ziggurat_layers::{balance::HashKey, circuit::Window, session::Heal};
 use super::endpoint::RawEndpoint;
 use super::mistake::Mistakes;
 use super::node::Node;
-use super::rules::RawIntercept;
 use super::read::{At, Dict, Keys, OrOff, Property, Read, ShortOr, object, section};
+use super::rules::RawIntercept;
 use super::value::{
     Amount, Clock, Count, ErrorStatus, HeaderText, HostName, Label, Part, Pause, Rank, RoutePath,
     SealKey, SettableHeader, Size, Statuses, Switch, Url, VariableName, Word,

@@ -305,7 +305,10 @@ impl FromText for Integer {
 
 impl FromText for Status {
     fn from_text(text: &str) -> Result<Self, Wrong> {
-        let status = text.parse().ok().filter(|status| (200..600).contains(status));
+        let status = text
+            .parse()
+            .ok()
+            .filter(|status| (200..600).contains(status));
         let status = status.and_then(|status: u16| StatusCode::from_u16(status).ok());
         let wrong = || Wrong::new("is not a status", "write a number from 200 to 599");
         status.map(Self).ok_or_else(wrong)

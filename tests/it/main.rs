@@ -17,6 +17,7 @@ mod credentials;
 mod drain;
 mod hostile;
 mod ids;
+mod intercept;
 mod legacy;
 mod metrics;
 mod mistakes;

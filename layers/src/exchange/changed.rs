@@ -18,8 +18,13 @@ pub(crate) struct Changed {
 
 impl Changed {
     /// The headers that are other ones after than before.
-    pub(crate) fn headers(before: &HeaderMap, after: &HeaderMap) -> Vec<(HeaderName, Vec<HeaderValue>)> {
-        let names = before.keys().chain(after.keys().filter(|name| !before.contains_key(*name)));
+    pub(crate) fn headers(
+        before: &HeaderMap,
+        after: &HeaderMap,
+    ) -> Vec<(HeaderName, Vec<HeaderValue>)> {
+        let names = before
+            .keys()
+            .chain(after.keys().filter(|name| !before.contains_key(*name)));
         names
             .filter(|name| !before.get_all(*name).iter().eq(after.get_all(*name)))
             .map(|name| (name.clone(), after.get_all(name).iter().cloned().collect()))

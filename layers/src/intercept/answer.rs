@@ -3,16 +3,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header, response::Parts};
+use http::{HeaderValue, Response, StatusCode, header, response::Parts};
 use http_body::Body as HttpBody;
-use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, value::RawValue};
 
 use super::{
     Answer, Blocked, Context, Direction, Message, Mock, Unreadable,
-    body::{Events, InterceptBody},
+    body::{Events, InterceptBody, Read, read},
     chain::{Chain, Stage, Verdict, Wanted},
-    way::{splice, too_long},
+    way::splice,
 };
 use crate::{
     error::{BoxError, find},
@@ -64,7 +63,9 @@ pub(super) fn text(
                 peek::Answer::Result
             });
             let id = id.map_or("null", |id| id.as_json());
-            Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#))
+            Bytes::from(format!(
+                r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#
+            ))
         }
         Mock::Error {
             code,
@@ -100,7 +101,9 @@ pub(super) fn plain(mock: Mock, stage: Stage) -> Result<Response<Bytes>, BoxErro
     match mock {
         Mock::Response(mut response) => {
             let length = HeaderValue::from(response.body().len() as u64);
-            response.headers_mut().insert(header::CONTENT_LENGTH, length);
+            response
+                .headers_mut()
+                .insert(header::CONTENT_LENGTH, length);
             Ok(response)
         }
         Mock::Result(_) | Mock::Error { .. } => {
@@ -112,7 +115,10 @@ pub(super) fn plain(mock: Mock, stage: Stage) -> Result<Response<Bytes>, BoxErro
 pub(super) fn json(text: Bytes) -> Response<Bytes> {
     let mut response = Response::new(text);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     response
 }
 
@@ -158,7 +164,13 @@ where
 }
 
 /// What says of a body what it was before it was changed.
-const DIGESTS: [&str; 5] = ["content-digest", "content-md5", "digest", "etag", "repr-digest"];
+const DIGESTS: [&str; 5] = [
+    "content-digest",
+    "content-md5",
+    "digest",
+    "etag",
+    "repr-digest",
+];
 
 impl Show {
     pub(super) fn new(chain: Arc<Chain>, wanted: Wanted, context: Context) -> Self {
@@ -187,10 +199,19 @@ impl Show {
         B: HttpBody<Data = Bytes> + Send,
         B::Error: Into<BoxError>,
     {
-        let read = Limited::new(body, self.cap()).collect().await;
-        let read = read.map_err(too_long(Stage::Answering))?;
-        let trailers: Option<HeaderMap> = read.trailers().cloned();
-        let bytes = read.to_bytes();
+        let (bytes, trailers) = match read(body, self.cap()).await? {
+            Read::Whole(bytes, trailers) => (bytes, trailers),
+            Read::Long(read, rest) if self.is_lenient() => {
+                return Ok(Response::from_parts(head, InterceptBody::long(read, rest)));
+            }
+            Read::Long(..) => return Err(Stage::Answering.unreadable("its body is too long")),
+        };
+        if bytes.trim_ascii().is_empty() {
+            return Ok(Response::from_parts(
+                head,
+                InterceptBody::whole(bytes, trailers),
+            ));
+        }
         let batch = bytes.trim_ascii_start().starts_with(b"[") && self.is_mcp();
         let left = if batch {
             self.batch(&bytes).await?
@@ -217,7 +238,10 @@ impl Show {
             let length = HeaderValue::from(bytes.len() as u64);
             head.headers.insert(header::CONTENT_LENGTH, length);
         }
-        Ok(Response::from_parts(head, InterceptBody::whole(bytes, trailers)))
+        Ok(Response::from_parts(
+            head,
+            InterceptBody::whole(bytes, trailers),
+        ))
     }
 
     /// The elements of a batch; one that is refused becomes an error in its place.
@@ -233,7 +257,9 @@ impl Show {
             match self.in_place(piece, true).await? {
                 Left::Same => {}
                 Left::Other(new) => edits.push((span, new)),
-                Left::Nothing => return Err(Stage::Answering.unreadable("a part of a batch is refused")),
+                Left::Nothing => {
+                    return Err(Stage::Answering.unreadable("a part of a batch is refused"));
+                }
             }
         }
         Ok(match edits.is_empty() {
@@ -245,7 +271,10 @@ impl Show {
     /// Shows a message among others: what is refused has something else in its place, unless somebody would wait for it for ever.
     pub(super) async fn in_place(&self, text: Bytes, must: bool) -> Result<Left, BoxError> {
         let facts = Message::told(text.clone(), self.cap()).ok();
-        let facts = facts.as_ref().and_then(Message::facts).filter(|_| self.is_mcp());
+        let facts = facts
+            .as_ref()
+            .and_then(Message::facts)
+            .filter(|_| self.is_mcp());
         let error = match self.one(text, must).await {
             Err(error) => error,
             left => return left,
@@ -254,7 +283,9 @@ impl Show {
         let exchange = self.context.exchange();
         match facts {
             Some(facts) if ours => match (facts.kind, facts.id()) {
-                (Kind::Response, Some(id)) => Ok(Left::Other(rescue::answer(&*error, exchange, id))),
+                (Kind::Response, Some(id)) => {
+                    Ok(Left::Other(rescue::answer(&*error, exchange, id)))
+                }
                 (Kind::Response, None) | (Kind::Notification, _) => Ok(Left::Nothing),
                 (Kind::Request, _) => {
                     exchange.give_up(GiveUp::Operator);
@@ -279,7 +310,9 @@ impl Show {
             Err(_) if !must || self.is_lenient() => return Ok(Left::Same),
             Err(problem) => return Err(Stage::Answering.unreadable(problem)),
         };
-        let shown = self.chain.message(&self.wanted, &self.context, &mut message);
+        let shown = self
+            .chain
+            .message(&self.wanted, &self.context, &mut message);
         match shown.await? {
             Verdict::Pass if message.is_changed() => Ok(Left::Other(message.bytes().clone())),
             Verdict::Pass => Ok(Left::Same),
@@ -290,10 +323,15 @@ impl Show {
     /// An answer in the place of the upstream's.
     fn replaced(&self, message: &Message, mock: &Mock) -> Result<Left, BoxError> {
         let exchange = self.context.exchange();
-        let era = exchange.asked().map_or(Era::Legacy, |call: &CallFacts| call.era);
-        let facts = message.facts().filter(|_| message.direction() == Direction::Response);
+        let era = exchange
+            .asked()
+            .map_or(Era::Legacy, |call: &CallFacts| call.era);
+        let facts = message
+            .facts()
+            .filter(|_| message.direction() == Direction::Response);
         let answer = facts.and_then(|facts| text(facts, mock, era, exchange));
-        let problem = || Stage::Answering.unreadable("only an answer can be replaced by another one");
+        let problem =
+            || Stage::Answering.unreadable("only an answer can be replaced by another one");
         answer.map(Left::Other).ok_or_else(problem)
     }
 }

@@ -10,6 +10,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
 use pin_project::pin_project;
 
 use super::{
@@ -26,6 +27,8 @@ pub struct InterceptBody<B>(#[pin] State<B>);
 enum State<B> {
     Passing(#[pin] B),
     Whole(Option<Bytes>, Option<HeaderMap>),
+    /// What was read before it was too long, and the rest.
+    Long(Option<Bytes>, Pin<Box<B>>),
     Events(#[pin] Events<B>),
 }
 
@@ -41,6 +44,8 @@ pub(super) struct Events<B> {
     /// Whole events that have not been shown.
     next: VecDeque<Bytes>,
     shown: Option<Showing>,
+    /// The beginning of the next event has gone out already.
+    torn: bool,
     /// What follows the events.
     trailers: Option<Frame<Bytes>>,
     ended: bool,
@@ -58,6 +63,10 @@ impl<B> InterceptBody<B> {
     pub(super) fn whole(bytes: Bytes, trailers: Option<HeaderMap>) -> Self {
         let bytes = (!bytes.is_empty()).then_some(bytes);
         Self(State::Whole(bytes, trailers))
+    }
+
+    pub(super) fn long(read: Bytes, rest: Pin<Box<B>>) -> Self {
+        Self(State::Long((!read.is_empty()).then_some(read), rest))
     }
 
     pub(super) fn events(events: Events<B>) -> Self {
@@ -84,14 +93,21 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().0.project() {
-            StateProj::Passing(inner) => {
-                inner.poll_frame(cx).map(|f| f.map(|f| f.map_err(Into::into)))
-            }
+            StateProj::Passing(inner) => inner
+                .poll_frame(cx)
+                .map(|f| f.map(|f| f.map_err(Into::into))),
             StateProj::Whole(bytes, trailers) => {
                 let data = bytes.take().map(Frame::data);
                 let frame = data.or_else(|| trailers.take().map(Frame::trailers));
                 Poll::Ready(frame.map(Ok))
             }
+            StateProj::Long(read, rest) => match read.take() {
+                Some(read) => Poll::Ready(Some(Ok(Frame::data(read)))),
+                None => {
+                    let rest = rest.as_mut().poll_frame(cx);
+                    rest.map(|f| f.map(|f| f.map_err(Into::into)))
+                }
+            },
             StateProj::Events(events) => events.poll_frame(cx),
         }
     }
@@ -100,6 +116,7 @@ where
         match &self.0 {
             State::Passing(inner) => inner.is_end_stream(),
             State::Whole(bytes, trailers) => bytes.is_none() && trailers.is_none(),
+            State::Long(read, rest) => read.is_none() && rest.is_end_stream(),
             State::Events(events) => events.is_over(),
         }
     }
@@ -111,7 +128,7 @@ where
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
             }
             // An event may grow.
-            State::Events(_) => SizeHint::default(),
+            State::Long(..) | State::Events(_) => SizeHint::default(),
         }
     }
 }
@@ -127,6 +144,7 @@ impl<B> Events<B> {
             held: BytesMut::new(),
             next: VecDeque::new(),
             shown: None,
+            torn: false,
             trailers: None,
             ended: false,
         }
@@ -169,8 +187,16 @@ where
                 continue;
             }
             if let Some(event) = this.next.pop_front() {
-                match data_of(&event) {
-                    Some(data) => *this.shown = Some(Box::pin(shown(this.show.clone(), event, data))),
+                let torn = mem::replace(this.torn, false);
+                let long = event.len() > this.show.cap();
+                if long && !this.show.is_lenient() {
+                    *this.ended = true;
+                    return Poll::Ready(Some(Err(too_long())));
+                }
+                match data_of(&event).filter(|_| !long && !torn) {
+                    Some(data) => {
+                        *this.shown = Some(Box::pin(shown(this.show.clone(), event, data)))
+                    }
                     None => return Poll::Ready(Some(Ok(Frame::data(event)))),
                 }
                 continue;
@@ -181,22 +207,20 @@ where
             if *this.ended {
                 return Poll::Ready(None);
             }
+            if this.held.len() > this.show.cap() {
+                if !this.show.is_lenient() {
+                    *this.ended = true;
+                    this.held.clear();
+                    return Poll::Ready(Some(Err(too_long())));
+                }
+                // Its rest will follow, and is no event by itself.
+                *this.torn = true;
+                let piece = mem::take(this.held).freeze();
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
             match ready!(this.inner.as_mut().poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => {
-                        take(&data, this.scanner, this.held, this.next);
-                        if this.held.len() > this.show.cap() && !this.show.is_lenient() {
-                            *this.ended = true;
-                            this.held.clear();
-                            let problem = "an event is too long";
-                            return Poll::Ready(Some(Err(Stage::Answering.unreadable(problem))));
-                        }
-                        if this.held.len() > this.show.cap() {
-                            // Its rest will follow, and is no event by itself.
-                            let piece = mem::take(this.held).freeze();
-                            return Poll::Ready(Some(Ok(Frame::data(piece))));
-                        }
-                    }
+                    Ok(data) => take(&data, this.scanner, this.held, this.next),
                     Err(trailers) => {
                         release(this.held, this.next);
                         *this.trailers = Some(trailers);
@@ -213,6 +237,46 @@ where
             }
         }
     }
+}
+
+/// A body that was read up to a cap.
+pub(super) enum Read<B> {
+    Whole(Bytes, Option<HeaderMap>),
+    /// It is longer: what was read of it, and the rest.
+    Long(Bytes, Pin<Box<B>>),
+}
+
+/// Reads a body, but little more than `cap` bytes of it.
+pub(super) async fn read<B>(body: B, cap: usize) -> Result<Read<B>, BoxError>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let mut body = Box::pin(body);
+    let mut first = Bytes::new();
+    let mut all = BytesMut::new();
+    let mut trailers = None;
+    while let Some(frame) = body.frame().await {
+        match frame.map_err(Into::into)?.into_data() {
+            // Of one piece nothing is copied.
+            Ok(data) if first.is_empty() && all.is_empty() => first = data,
+            Ok(data) => {
+                all.extend_from_slice(&mem::take(&mut first));
+                all.extend_from_slice(&data);
+            }
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
+        if first.len() + all.len() > cap {
+            let read = if all.is_empty() { first } else { all.freeze() };
+            return Ok(Read::Long(read, body));
+        }
+    }
+    let read = if all.is_empty() { first } else { all.freeze() };
+    Ok(Read::Whole(read, trailers))
+}
+
+fn too_long() -> BoxError {
+    Stage::Answering.unreadable("an event is too long")
 }
 
 /// Cuts off the whole events of what came.
@@ -281,7 +345,9 @@ impl Line for [u8] {
 /// The data of a whole event that is a message: one of another type is read by no client as such.
 fn data_of(event: &Bytes) -> Option<Bytes> {
     // Without the empty line at its end it is none.
-    lines(event).last().filter(|line| line.trim_ascii_end_line().is_empty())?;
+    lines(event)
+        .last()
+        .filter(|line| line.trim_ascii_end_line().is_empty())?;
     let kind = lines(event).filter_map(|line| field(line, b"event")).last();
     if kind.is_some_and(|kind| !kind.is_empty() && kind != b"message") {
         return None;
@@ -339,9 +405,15 @@ mod tests {
     use super::*;
 
     fn cut(pieces: &[&[u8]]) -> (Vec<Bytes>, BytesMut) {
-        let (mut scanner, mut held, mut next) = (Scanner::plain(), BytesMut::new(), VecDeque::new());
+        let (mut scanner, mut held, mut next) =
+            (Scanner::plain(), BytesMut::new(), VecDeque::new());
         for piece in pieces {
-            take(&Bytes::copy_from_slice(piece), &mut scanner, &mut held, &mut next);
+            take(
+                &Bytes::copy_from_slice(piece),
+                &mut scanner,
+                &mut held,
+                &mut next,
+            );
         }
         (next.into(), held)
     }
@@ -373,16 +445,31 @@ mod tests {
             with_data(b"id: 7\nevent: message\ndata: x\n\n", None),
             &b"id: 7\nevent: message\n\n"[..]
         );
-        assert_eq!(with_data(b"event: message\ndata: x\n\n", None), Bytes::new());
+        assert_eq!(
+            with_data(b"event: message\ndata: x\n\n", None),
+            Bytes::new()
+        );
     }
 
     #[test]
     fn what_no_client_reads_as_a_message_is_none() {
-        for event in ["id: 1\ndata:\n\n", ": x\n\n", "event: endpoint\ndata: /x\n\n", "data: 1\n", "event\n\n"] {
+        for event in [
+            "id: 1\ndata:\n\n",
+            ": x\n\n",
+            "event: endpoint\ndata: /x\n\n",
+            "data: 1\n",
+            "event\n\n",
+        ] {
             assert_eq!(data_of(&Bytes::from(event)), None, "{event:?}");
         }
-        assert_eq!(data_of(&Bytes::from("event\ndata:1\n\n")), Some(Bytes::from("1")));
-        assert_eq!(data_of(&Bytes::from("\u{feff}data: 1\n\n")), Some(Bytes::from("1")));
+        assert_eq!(
+            data_of(&Bytes::from("event\ndata:1\n\n")),
+            Some(Bytes::from("1"))
+        );
+        assert_eq!(
+            data_of(&Bytes::from("\u{feff}data: 1\n\n")),
+            Some(Bytes::from("1"))
+        );
     }
 
     proptest::proptest! {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, response};
 
 use super::{
-    Asked, Block, Blocked, Context, Decision, Interceptor, Interest, InterceptSettings, Message,
+    Asked, Block, Blocked, Context, Decision, InterceptSettings, Interceptor, Interest, Message,
     Mock, NotChanged, Unreadable,
     paused::{PauseSettings, Resolution, Snapshot},
 };
@@ -61,7 +61,10 @@ impl Chain {
         wanted: &'a Wanted,
         what: impl Fn(&Interest) -> bool + 'a,
     ) -> impl Iterator<Item = &'a dyn Interceptor> {
-        let who = wanted.who.iter().filter(move |(_, interest)| what(interest));
+        let who = wanted
+            .who
+            .iter()
+            .filter(move |(_, interest)| what(interest));
         who.filter_map(|(place, _)| self.links.get(*place).map(|link| &**link))
     }
 
@@ -76,7 +79,13 @@ impl Chain {
         for link in self.links(wanted, |interest| interest.request) {
             let decision = link.request(context, headers, message.as_deref_mut()).await;
             let verdict = self
-                .carry_out(decision, link, context, Stage::Asking, message.as_deref_mut())
+                .carry_out(
+                    decision,
+                    link,
+                    context,
+                    Stage::Asking,
+                    message.as_deref_mut(),
+                )
                 .await?;
             if let Verdict::Mock(_) = verdict {
                 return Ok(verdict);

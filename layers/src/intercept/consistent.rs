@@ -22,7 +22,9 @@ pub(super) fn follow(
         headers.insert(NAME, headers::encode(name));
     }
     if call.era == Era::Modern && old != new {
-        let mirrors = headers.keys().filter(|name| name.as_str().starts_with(PARAM_PREFIX));
+        let mirrors = headers
+            .keys()
+            .filter(|name| name.as_str().starts_with(PARAM_PREFIX));
         let mirrors: Vec<_> = mirrors.cloned().collect();
         for mirror in mirrors {
             follow_argument(&mirror, headers, (old, new))?;
@@ -46,8 +48,15 @@ fn follow_argument(
     let mut places = Vec::new();
     find(old, &said, &mut Vec::new(), &mut places);
     // An argument of the header's own name is the one; its author may have chosen any other.
-    let own = mirror.as_str().strip_prefix(PARAM_PREFIX).unwrap_or_default();
-    let named = |place: &Vec<String>| place.last().is_some_and(|key| key.eq_ignore_ascii_case(own));
+    let own = mirror
+        .as_str()
+        .strip_prefix(PARAM_PREFIX)
+        .unwrap_or_default();
+    let named = |place: &Vec<String>| {
+        place
+            .last()
+            .is_some_and(|key| key.eq_ignore_ascii_case(own))
+    };
     if places.iter().any(named) {
         places.retain(named);
     }
@@ -102,8 +111,14 @@ mod tests {
 
     fn call(name: &str) -> CallFacts {
         let meta = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28"});
-        let body = json!({"id": 1, "method": "tools/call", "params": {"name": name, "_meta": meta}});
-        CallFacts::read(&Method::POST, &HeaderMap::new(), &Bytes::from(body.to_string())).expect("a call")
+        let body =
+            json!({"id": 1, "method": "tools/call", "params": {"name": name, "_meta": meta}});
+        CallFacts::read(
+            &Method::POST,
+            &HeaderMap::new(),
+            &Bytes::from(body.to_string()),
+        )
+        .expect("a call")
     }
 
     fn sent(more: &[(&'static str, &str)]) -> HeaderMap {
@@ -113,7 +128,8 @@ mod tests {
             ("mcp-name", "echo"),
         ];
         let all = always.iter().chain(more);
-        all.map(|(n, v)| (HeaderName::from_static(n), v.parse().expect("a value"))).collect()
+        all.map(|(n, v)| (HeaderName::from_static(n), v.parse().expect("a value")))
+            .collect()
     }
 
     #[test]
@@ -134,7 +150,11 @@ mod tests {
             ("mcp-param-flag", None),
             ("mcp-param-other", Some("none")),
         ] {
-            assert_eq!(headers.get(name).map(|v| v.to_str().expect("ASCII")), value, "{name}");
+            assert_eq!(
+                headers.get(name).map(|v| v.to_str().expect("ASCII")),
+                value,
+                "{name}"
+            );
         }
     }
 

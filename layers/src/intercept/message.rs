@@ -174,12 +174,17 @@ fn text_of(bytes: &Bytes) -> Result<&str, NotChanged> {
 
 /// What others go by must not change under them.
 fn same_message(old: &MessageFacts, new: &MessageFacts) -> Result<(), NotChanged> {
-    let id = |token: &Option<(crate::mcp::Id, crate::mcp::Span)>| token.as_ref().map(|(id, _)| id.clone());
+    let id = |token: &Option<(crate::mcp::Id, crate::mcp::Span)>| {
+        token.as_ref().map(|(id, _)| id.clone())
+    };
     let differs = [
         ("kind", old.kind != new.kind),
         ("id", old.id() != new.id()),
         ("method", old.method != new.method),
-        ("progress token", id(&old.progress_token) != id(&new.progress_token)),
+        (
+            "progress token",
+            id(&old.progress_token) != id(&new.progress_token),
+        ),
         ("cancelled request", id(&old.cancels) != id(&new.cancels)),
         ("revision", old.version != new.version),
     ];
@@ -209,7 +214,9 @@ mod tests {
         let unfit = message.apply(&[set("/result/a", "2"), set("/result/x/y", "3")]);
         assert!(matches!(unfit, Err(NotChanged::Unfit(_))));
         assert!(!message.is_changed() && message.bytes() == text);
-        message.apply(&[set("/result/b/0", "\"new\"")]).expect("it fits");
+        message
+            .apply(&[set("/result/b/0", "\"new\"")])
+            .expect("it fits");
         assert!(message.is_changed());
         assert_eq!(message.bytes(), &text.replace("[]", "[\"new\"]"));
         assert_eq!(message.value().expect("JSON")["result"]["b"][0], "new");
@@ -217,23 +224,32 @@ mod tests {
 
     #[test]
     fn a_message_stays_the_one_that_it_is() {
-        let call = r#"{"id":1,"method":"tools/call","params":{"name":"a","_meta":{"progressToken":5}}}"#;
+        let call =
+            r#"{"id":1,"method":"tools/call","params":{"name":"a","_meta":{"progressToken":5}}}"#;
         for edit in [
             set("/id", "2"),
             set("/method", "\"ping\""),
             set("/params/_meta/progressToken", "\"5\""),
-            set("/params/_meta", "{\"io.modelcontextprotocol/protocolVersion\":\"2026-07-28\"}"),
+            set(
+                "/params/_meta",
+                "{\"io.modelcontextprotocol/protocolVersion\":\"2026-07-28\"}",
+            ),
             Edit::Remove("/id".parse().expect("a pointer")),
             set("", "[]"),
             set("", "{}"),
         ] {
             let mut message = told(call);
-            assert!(message.apply(std::slice::from_ref(&edit)).is_err(), "{edit:?}");
+            assert!(
+                message.apply(std::slice::from_ref(&edit)).is_err(),
+                "{edit:?}"
+            );
             assert!(!message.is_changed() && message.bytes() == call);
             assert_eq!(message.value().expect("JSON")["id"], 1);
         }
         let mut message = told(call);
-        message.apply(&[set("/params/name", "\"b\"")]).expect("it fits");
+        message
+            .apply(&[set("/params/name", "\"b\"")])
+            .expect("it fits");
         assert_eq!(message.facts().and_then(|f| f.tool()), Some("b"));
     }
 

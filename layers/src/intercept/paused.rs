@@ -234,7 +234,9 @@ impl Shared {
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let waiting = self.places().waiting.len();
-        f.debug_struct("Paused").field("waiting", &waiting).finish_non_exhaustive()
+        f.debug_struct("Paused")
+            .field("waiting", &waiting)
+            .finish_non_exhaustive()
     }
 }
 
@@ -271,7 +273,9 @@ impl AtLimit {
 impl Snapshot {
     pub(super) fn of(by: &str, context: &Context, message: Option<&Message>, stage: Stage) -> Self {
         let facts = message.and_then(Message::facts);
-        let method = facts.and_then(|f| f.method.as_ref()).map(|m| m.as_str().to_owned());
+        let method = facts
+            .and_then(|f| f.method.as_ref())
+            .map(|m| m.as_str().to_owned());
         let direction = match (message, stage) {
             (Some(message), _) => message.direction(),
             (None, Stage::Asking) => Direction::Request,
@@ -303,7 +307,9 @@ impl Snapshot {
 
 /// A message as it may be shown.
 fn masked(message: &Bytes) -> Value {
-    let read = std::str::from_utf8(message).ok().and_then(|text| json::parse(text).ok());
+    let read = std::str::from_utf8(message)
+        .ok()
+        .and_then(|text| json::parse(text).ok());
     let Some(mut value) = read else {
         return Value::from(format!("{} bytes that are not shown", message.len()));
     };
@@ -360,14 +366,19 @@ mod tests {
         for resolution in [
             Resolution::Resume,
             Resolution::ResumeWith("{}".to_owned()),
-            Resolution::Block(Block { message: "no".to_owned() }),
+            Resolution::Block(Block {
+                message: "no".to_owned(),
+            }),
         ] {
             let mut waits = Box::pin(paused.wait(SETTINGS, snapshot()));
             assert!((&mut waits).now_or_never().is_none());
             tokio::time::advance(Duration::from_secs(20)).await;
             let all = paused.list();
             let [one] = &all[..] else { panic!("{all:?}") };
-            assert_eq!((one.by.as_str(), one.method.as_str()), ("rule", "tools/call"));
+            assert_eq!(
+                (one.by.as_str(), one.method.as_str()),
+                ("rule", "tools/call")
+            );
             assert_eq!(one.left, Duration::from_secs(40));
             let (_, message) = paused.inspect(one.id).expect("it waits");
             let message = message.expect("a message");
@@ -388,11 +399,20 @@ mod tests {
             async move { paused.wait(SETTINGS, snapshot()).await }
         });
         tokio::task::yield_now().await;
-        assert_eq!(paused.wait(SETTINGS, snapshot()).await, Err(PauseFull { most: 1 }));
+        assert_eq!(
+            paused.wait(SETTINGS, snapshot()).await,
+            Err(PauseFull { most: 1 })
+        );
         let late = first.await.expect("it ends").expect("it had a place");
         assert!(matches!(late, Resolution::Block(_)));
-        let resume = PauseSettings { then: AtLimit::Resume, ..SETTINGS };
-        assert_eq!(paused.wait(resume, snapshot()).await, Ok(Resolution::Resume));
+        let resume = PauseSettings {
+            then: AtLimit::Resume,
+            ..SETTINGS
+        };
+        assert_eq!(
+            paused.wait(resume, snapshot()).await,
+            Ok(Resolution::Resume)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -402,11 +422,17 @@ mod tests {
         assert!((&mut waits).now_or_never().is_none());
         drop(waits);
         assert!(paused.list().is_empty());
-        let resume = PauseSettings { then: AtLimit::Resume, ..SETTINGS };
+        let resume = PauseSettings {
+            then: AtLimit::Resume,
+            ..SETTINGS
+        };
         let mut waits = Box::pin(paused.wait(resume, snapshot()));
         assert!((&mut waits).now_or_never().is_none());
         paused.close();
         assert_eq!(waits.now_or_never(), Some(Ok(Resolution::Resume)));
-        assert_eq!(paused.wait(resume, snapshot()).now_or_never(), Some(Ok(Resolution::Resume)));
+        assert_eq!(
+            paused.wait(resume, snapshot()).now_or_never(),
+            Some(Ok(Resolution::Resume))
+        );
     }
 }

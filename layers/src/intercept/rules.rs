@@ -35,12 +35,12 @@ use std::{sync::Arc, time::Duration};
 use ::metrics::Counter;
 use http::{HeaderMap, HeaderName, HeaderValue, response};
 
+use self::template::Known;
 pub use self::{
     expression::{BadExpression, Expression},
     template::{BadTemplate, Respond, Template},
     when::When,
 };
-use self::template::Known;
 use super::{
     Asked, Block, Context, Decision, Direction, Edit, Hook, Interceptor, Interest, Message,
     PauseSettings,
@@ -126,7 +126,11 @@ impl RuleSet {
             counter(names::INTERCEPT_HITS, &labels)
         };
         let all = self.rules.iter().map(|rule| {
-            let action = if self.dry_run { "dry_run" } else { rule.action.as_str() };
+            let action = if self.dry_run {
+                "dry_run"
+            } else {
+                rule.action.as_str()
+            };
             let working: Arc<dyn Interceptor> = Arc::new(Working {
                 hits: count(rule, action),
                 errors: count(rule, "error"),
@@ -164,12 +168,7 @@ enum Subject<'a> {
 
 impl Working {
     /// What comes of a rule whose `when` has said yes, no, or that it cannot tell.
-    fn act(
-        &self,
-        fits: Result<bool, String>,
-        context: &Context,
-        subject: Subject<'_>,
-    ) -> Decision {
+    fn act(&self, fits: Result<bool, String>, context: &Context, subject: Subject<'_>) -> Decision {
         match fits {
             Ok(false) => return Decision::Continue,
             Ok(true) => {}
@@ -232,7 +231,12 @@ impl Working {
     fn fails(&self, context: &Context, problem: &str) -> Decision {
         self.errors.increment(1);
         let request_id = context.exchange().id();
-        tracing::warn!(rule = &*self.rule.name, request_id, problem, "a rule failed");
+        tracing::warn!(
+            rule = &*self.rule.name,
+            request_id,
+            problem,
+            "a rule failed"
+        );
         match self.rule.on_error {
             OnError::Block if !self.dry_run => {
                 Decision::Unreadable("a rule for it could not be applied".to_owned())
@@ -281,7 +285,9 @@ impl Change {
         };
         if !self.edits.is_empty() {
             let message = message.ok_or("there is no message to change")?;
-            message.apply(&self.edits).map_err(|error| error.to_string())?;
+            message
+                .apply(&self.edits)
+                .map_err(|error| error.to_string())?;
         }
         if let Some(headers) = headers {
             for name in &self.remove_headers {

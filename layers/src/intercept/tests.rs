@@ -101,7 +101,10 @@ fn set(pointer: &str, value: &str) -> Edit {
 
 fn edits(message: Option<&mut Message>, edit: Edit) -> Decision {
     let done = message.expect("a message").apply(&[edit]);
-    done.map_or_else(|e| Decision::Unreadable(e.to_string()), |()| Decision::Continue)
+    done.map_or_else(
+        |e| Decision::Unreadable(e.to_string()),
+        |()| Decision::Continue,
+    )
 }
 
 fn block() -> Decision {
@@ -117,7 +120,9 @@ fn call(text: &str, headers: &[(&'static str, &str)]) -> Request<Body> {
     let mut request = Request::new(Body::full(text.to_owned()));
     *request.method_mut() = Method::POST;
     for (name, value) in headers {
-        request.headers_mut().append(*name, value.parse().expect("a value"));
+        request
+            .headers_mut()
+            .append(*name, value.parse().expect("a value"));
     }
     let body = Bytes::from(text.to_owned());
     let facts = CallFacts::read(request.method(), request.headers(), &body).expect("a call");
@@ -133,8 +138,10 @@ fn server(
     media: &'static str,
     frames: Vec<&'static str>,
     given: &Given,
-) -> impl Service<Request<Body>, Response = Response<Body>, Error = BoxError, Future: Send> + Clone + Send + 'static
-{
+) -> impl Service<Request<Body>, Response = Response<Body>, Error = BoxError, Future: Send>
++ Clone
++ Send
++ 'static {
     let given = given.clone();
     service_fn(move |mut request: Request<Body>| {
         let (given, frames) = (given.clone(), frames.clone());
@@ -142,8 +149,13 @@ fn server(
             let facts = Exchange::of(&mut request).call().cloned();
             let (parts, body) = request.into_parts();
             let bytes = body.collect().await?.to_bytes();
-            given.lock().expect("not poisoned").push((parts.headers, bytes, facts));
-            let frames = frames.into_iter().map(|f| Ok::<_, BoxError>(Frame::data(Bytes::from(f))));
+            given
+                .lock()
+                .expect("not poisoned")
+                .push((parts.headers, bytes, facts));
+            let frames = frames
+                .into_iter()
+                .map(|f| Ok::<_, BoxError>(Frame::data(Bytes::from(f))));
             let body = StreamBody::new(futures_util::stream::iter(frames.collect::<Vec<_>>()));
             let mut response = Response::new(Body::new(body));
             let media = HeaderValue::from_static(media);
@@ -165,7 +177,12 @@ async fn send(
     let response = service.oneshot(request).await.expect("rescued");
     let status = response.status();
     let length = response.headers().get(header::CONTENT_LENGTH).cloned();
-    let body = response.into_body().collect().await.expect("a body").to_bytes();
+    let body = response
+        .into_body()
+        .collect()
+        .await
+        .expect("a body")
+        .to_bytes();
     if let Some(length) = length {
         assert_eq!(length, body.len().to_string());
     }
@@ -178,8 +195,13 @@ const ANSWER: &str = r#"{"jsonrpc":"2.0","id":"seven","result":{"content":[],"n"
 
 #[tokio::test]
 async fn a_changed_call_goes_on_as_one_piece_of_truth() {
-    let (layer, _) = script(REQUEST, |message, _| edits(message, set("/params/name", "\"écho\"")));
-    let text = CALL.replace(r#""t":"x"}"#, r#""t":"x"},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}"#);
+    let (layer, _) = script(REQUEST, |message, _| {
+        edits(message, set("/params/name", "\"écho\""))
+    });
+    let text = CALL.replace(
+        r#""t":"x"}"#,
+        r#""t":"x"},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}"#,
+    );
     let request = call(
         &text,
         &[
@@ -203,7 +225,11 @@ async fn a_changed_call_goes_on_as_one_piece_of_truth() {
     let (id, span) = facts.request().and_then(|r| r.id.clone()).expect("an id");
     assert_eq!(&body[span], id.as_json().as_bytes());
     let asked = exchange.asked().and_then(|call| call.request());
-    assert_eq!(asked.and_then(|r| r.tool()), Some("echo"), "as the client asked");
+    assert_eq!(
+        asked.and_then(|r| r.tool()),
+        Some("echo"),
+        "as the client asked"
+    );
 }
 
 #[tokio::test]
@@ -234,7 +260,10 @@ async fn a_blocked_call_is_a_json_rpc_error_and_is_not_sent() {
     let (layer, _) = script(REQUEST, |_, _| block());
     let (status, body, given) = send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await;
     let answer: Value = serde_json::from_str(&body).expect("JSON");
-    assert_eq!((status.as_u16(), &answer["id"], &answer["error"]["code"]), (200, &json!("seven"), &json!(403)));
+    assert_eq!(
+        (status.as_u16(), &answer["id"], &answer["error"]["code"]),
+        (200, &json!("seven"), &json!(403))
+    );
     assert_eq!(answer["error"]["message"], "not here");
     assert_eq!(answer["error"]["data"]["kind"], "blocked");
     assert_eq!(answer["error"]["data"]["outcome"], "rejected");
@@ -247,9 +276,14 @@ async fn a_blocked_call_is_a_json_rpc_error_and_is_not_sent() {
 
 #[tokio::test]
 async fn a_mocked_call_has_its_result_in_the_form_of_its_era() {
-    let (layer, _) = script(REQUEST, |_, _| Decision::Mock(Mock::Result(json!({"content": []}))));
+    let (layer, _) = script(REQUEST, |_, _| {
+        Decision::Mock(Mock::Result(json!({"content": []})))
+    });
     let (_, body, given) = send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await;
-    assert_eq!(body, r#"{"jsonrpc":"2.0","id":"seven","result":{"content":[]}}"#);
+    assert_eq!(
+        body,
+        r#"{"jsonrpc":"2.0","id":"seven","result":{"content":[]}}"#
+    );
     assert!(given.lock().expect("not poisoned").is_empty());
     let modern = r#"{"id":1,"method":"ping","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
     let (_, body, _) = send(&layer, call(modern, &[]), JSON, vec![]).await;
@@ -257,7 +291,10 @@ async fn a_mocked_call_has_its_result_in_the_form_of_its_era() {
     let batch = r#"[{"id":1,"method":"ping"},{"method":"notifications/initialized"},{"id":2,"method":"ping"}]"#;
     let (_, body, _) = send(&layer, call(batch, &[]), JSON, vec![]).await;
     let answers: Value = serde_json::from_str(&body).expect("JSON");
-    assert_eq!((&answers[0]["id"], &answers[1]["id"]), (&json!(1), &json!(2)));
+    assert_eq!(
+        (&answers[0]["id"], &answers[1]["id"]),
+        (&json!(1), &json!(2))
+    );
     let told = r#"{"method":"notifications/initialized"}"#;
     let (status, body, _) = send(&layer, call(told, &[]), JSON, vec![]).await;
     assert_eq!((status.as_u16(), body.as_str()), (202, ""));
@@ -266,17 +303,31 @@ async fn a_mocked_call_has_its_result_in_the_form_of_its_era() {
 #[tokio::test]
 async fn a_batch_is_shown_and_changed_element_by_element() {
     let (layer, seen) = script(REQUEST, |message, _| {
-        let is_call = message.as_ref().is_some_and(|m| m.facts().is_some_and(|f| f.tool().is_some()));
-        if is_call { edits(message, set("/params/name", "\"b\"")) } else { Decision::Continue }
+        let is_call = message
+            .as_ref()
+            .is_some_and(|m| m.facts().is_some_and(|f| f.tool().is_some()));
+        if is_call {
+            edits(message, set("/params/name", "\"b\""))
+        } else {
+            Decision::Continue
+        }
     });
-    let text = r#"[ {"id":1,"method":"ping"}, {"id":2,"method":"tools/call","params":{"name":"a"}} ]"#;
+    let text =
+        r#"[ {"id":1,"method":"ping"}, {"id":2,"method":"tools/call","params":{"name":"a"}} ]"#;
     let (_, _, given) = send(&layer, call(text, &[]), JSON, vec!["[]"]).await;
-    assert_eq!(given.lock().expect("not poisoned")[0].1, text.replace("\"a\"", "\"b\""));
+    assert_eq!(
+        given.lock().expect("not poisoned")[0].1,
+        text.replace("\"a\"", "\"b\"")
+    );
     assert_eq!(seen.lock().expect("not poisoned").len(), 2);
     // A part of it cannot be answered without the rest.
     let (layer, _) = script(REQUEST, |message, _| {
         let is_call = message.is_some_and(|m| m.facts().is_some_and(|f| f.tool().is_some()));
-        if is_call { Decision::Mock(Mock::Result(json!({}))) } else { Decision::Continue }
+        if is_call {
+            Decision::Mock(Mock::Result(json!({})))
+        } else {
+            Decision::Continue
+        }
     });
     let (status, body, _) = send(&layer, call(text, &[]), JSON, vec![]).await;
     assert_eq!(status, 400);
@@ -286,16 +337,34 @@ async fn a_batch_is_shown_and_changed_element_by_element() {
 #[tokio::test]
 async fn a_json_answer_is_changed_replaced_or_refused() {
     let (layer, _) = script(MESSAGES, |message, _| edits(message, set("/result/n", "3")));
-    let (_, body, given) = send(&layer, call(CALL, &[("accept-encoding", "gzip")]), JSON, vec![&ANSWER[..9], &ANSWER[9..]]).await;
+    let (_, body, given) = send(
+        &layer,
+        call(CALL, &[("accept-encoding", "gzip")]),
+        JSON,
+        vec![&ANSWER[..9], &ANSWER[9..]],
+    )
+    .await;
     assert_eq!(body, ANSWER.replace("2.0}", "3}"));
-    assert_eq!(given.lock().expect("not poisoned")[0].0["accept-encoding"], "identity");
+    assert_eq!(
+        given.lock().expect("not poisoned")[0].0["accept-encoding"],
+        "identity"
+    );
     let (layer, _) = script(MESSAGES, |_, _| block());
     let (status, body, _) = send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await;
     assert_eq!(status, 200);
-    assert!(body.contains(r#""id":"seven","error":{"code":403"#) && body.contains(r#""outcome":"unknown""#), "{body}");
-    let (layer, _) = script(MESSAGES, |_, _| Decision::Mock(Mock::Result(json!({"mine": 1}))));
+    assert!(
+        body.contains(r#""id":"seven","error":{"code":403"#)
+            && body.contains(r#""outcome":"unknown""#),
+        "{body}"
+    );
+    let (layer, _) = script(MESSAGES, |_, _| {
+        Decision::Mock(Mock::Result(json!({"mine": 1})))
+    });
     let (_, body, _) = send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await;
-    assert_eq!(body, r#"{"jsonrpc":"2.0","id":"seven","result":{"mine":1}}"#);
+    assert_eq!(
+        body,
+        r#"{"jsonrpc":"2.0","id":"seven","result":{"mine":1}}"#
+    );
 }
 
 const STREAM: [&str; 3] = [
@@ -307,8 +376,14 @@ const STREAM: [&str; 3] = [
 #[tokio::test]
 async fn a_message_of_a_stream_is_changed_in_its_event() {
     let (layer, seen) = script(MESSAGES, |message, _| {
-        let answers = message.as_ref().is_some_and(|m| m.direction() == Direction::Response);
-        if answers { edits(message, set("/result/n", "2")) } else { Decision::Continue }
+        let answers = message
+            .as_ref()
+            .is_some_and(|m| m.direction() == Direction::Response);
+        if answers {
+            edits(message, set("/result/n", "2"))
+        } else {
+            Decision::Continue
+        }
     });
     let (_, body, _) = send(&layer, call(CALL, &[]), EVENTS, STREAM.to_vec()).await;
     let (kept, changed) = body.split_at(STREAM[0].len() - 8);
@@ -328,7 +403,11 @@ async fn what_is_refused_on_a_stream_leaves_an_honest_event() {
     let request = call(CALL, &[]);
     let exchange = Exchange::get(&request).expect("an exchange").clone();
     let given = Given::default();
-    let response = layer.layer(server(EVENTS, vec![question], &given)).oneshot(request).await.expect("a head");
+    let response = layer
+        .layer(server(EVENTS, vec![question], &given))
+        .oneshot(request)
+        .await
+        .expect("a head");
     let error = response.into_body().collect().await.expect_err("it ends");
     assert!(find::<Blocked>(&*error).is_some());
     assert_eq!(exchange.gave_up(), Some(crate::exchange::GiveUp::Operator));
@@ -337,21 +416,38 @@ async fn what_is_refused_on_a_stream_leaves_an_honest_event() {
 #[tokio::test]
 async fn what_could_be_read_in_two_ways_never_passes() {
     let (layer, seen) = script(Interest::ALL, |message, _| match message {
-        Some(message) => message.value().map_or_else(|e| Decision::Unreadable(e.to_string()), |_| Decision::Continue),
+        Some(message) => message.value().map_or_else(
+            |e| Decision::Unreadable(e.to_string()),
+            |_| Decision::Continue,
+        ),
         None => Decision::Continue,
     });
     let twice = r#"{"id":1,"method":"tools/call","params":{"name":"a","arguments":{"x":1,"x":2}}}"#;
     let (status, _, given) = send(&layer, call(twice, &[]), JSON, vec![ANSWER]).await;
     assert_eq!(status, 400);
     assert!(given.lock().expect("not poisoned").is_empty());
-    for header in [("mcp-name", "other"), ("mcp-name", "=?base64?b3RoZXI=?="), ("mcp-method", "ping")] {
+    for header in [
+        ("mcp-name", "other"),
+        ("mcp-name", "=?base64?b3RoZXI=?="),
+        ("mcp-method", "ping"),
+    ] {
         let service = layer.layer(server(JSON, vec![ANSWER], &given));
-        let error = service.oneshot(call(CALL, &[header])).await.expect_err("refused");
+        let error = service
+            .oneshot(call(CALL, &[header]))
+            .await
+            .expect_err("refused");
         assert!(find::<HeaderMismatch>(&*error).is_some(), "{header:?}");
     }
-    assert_eq!(seen.lock().expect("not poisoned").len(), 1, "no rule was asked about those");
+    assert_eq!(
+        seen.lock().expect("not poisoned").len(),
+        1,
+        "no rule was asked about those"
+    );
     for answer in [r#"{"id":"seven","result":{"a":1,"a":2}}"#, "{", "\u{1}"] {
-        for (media, text) in [(JSON, answer.to_owned()), (EVENTS, format!("data: {answer}\n\n"))] {
+        for (media, text) in [
+            (JSON, answer.to_owned()),
+            (EVENTS, format!("data: {answer}\n\n")),
+        ] {
             let text: &'static str = Box::leak(text.into_boxed_str());
             let given = Given::default();
             let service = layer.layer(server(media, vec![text], &given));
@@ -359,7 +455,10 @@ async fn what_could_be_read_in_two_ways_never_passes() {
                 Ok(response) => response.into_body().collect().await.map(|b| b.to_bytes()),
                 Err(error) => Err(error),
             };
-            let told = bytes.map_or_else(|e| e.to_string(), |b| String::from_utf8_lossy(&b).into_owned());
+            let told = bytes.map_or_else(
+                |e| e.to_string(),
+                |b| String::from_utf8_lossy(&b).into_owned(),
+            );
             assert!(told.contains("could not be inspected"), "{media} {told}");
         }
     }
@@ -367,12 +466,24 @@ async fn what_could_be_read_in_two_ways_never_passes() {
 
 #[tokio::test]
 async fn what_is_too_long_or_encoded_is_refused_or_passes_as_set() {
-    let long: &'static str = Box::leak(ANSWER.replace("[]", &format!("[\"{}\"]", "x".repeat(300))).into_boxed_str());
+    let long: &'static str = Box::leak(
+        ANSWER
+            .replace("[]", &format!("[\"{}\"]", "x".repeat(300)))
+            .into_boxed_str(),
+    );
     let event: &'static str = Box::leak(format!("data: {long}\n\n").into_boxed_str());
     for lenient in [false, true] {
         let seen = Arc::default();
-        let script = Script { interest: Interest::ALL, act: Box::new(|_, _| Decision::Continue), seen: Arc::clone(&seen) };
-        let settings = InterceptSettings { cap: 200, lenient, ..InterceptSettings::default() };
+        let script = Script {
+            interest: Interest::ALL,
+            act: Box::new(|_, _| Decision::Continue),
+            seen: Arc::clone(&seen),
+        };
+        let settings = InterceptSettings {
+            cap: 200,
+            lenient,
+            ..InterceptSettings::default()
+        };
         let layer = InterceptLayer::new(settings, vec![Arc::new(script)]);
         let (_, body, _) = send(&layer, call(CALL, &[]), EVENTS, vec![event]).await;
         assert_eq!(body == event, lenient, "{body}");
@@ -383,7 +494,9 @@ async fn what_is_too_long_or_encoded_is_refused_or_passes_as_set() {
     let (layer, _) = script(MESSAGES, |_, _| Decision::Continue);
     let zipped = layer.layer(service_fn(async |_: Request<Body>| {
         let mut response = Response::new(Body::full("zipped"));
-        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         Ok::<_, BoxError>(response)
     }));
     let error = zipped.oneshot(call(CALL, &[])).await.expect_err("refused");
@@ -398,23 +511,49 @@ async fn a_delay_takes_its_time_and_a_pause_waits_for_a_decision() {
     assert_eq!(start.elapsed(), Duration::from_secs(7));
     for (resolution, told) in [
         (Resolution::Resume, ANSWER),
-        (Resolution::ResumeWith(CALL.replace("\"x\"", "\"y\"")), ANSWER),
-        (Resolution::ResumeWith(CALL.replace("seven", "eight")), "the id of a message must stay"),
-        (Resolution::Block(Block { message: "no".to_owned() }), "\"message\":\"no\""),
+        (
+            Resolution::ResumeWith(CALL.replace("\"x\"", "\"y\"")),
+            ANSWER,
+        ),
+        (
+            Resolution::ResumeWith(CALL.replace("seven", "eight")),
+            "the id of a message must stay",
+        ),
+        (
+            Resolution::Block(Block {
+                message: "no".to_owned(),
+            }),
+            "\"message\":\"no\"",
+        ),
     ] {
-        let settings = PauseSettings { limit: Duration::from_secs(60), then: AtLimit::Block };
+        let settings = PauseSettings {
+            limit: Duration::from_secs(60),
+            then: AtLimit::Block,
+        };
         let paused = Paused::default();
-        let script = Script { interest: REQUEST, act: Box::new(move |_, _| Decision::Pause(settings)), seen: Arc::default() };
-        let of = InterceptSettings { paused: paused.clone(), ..InterceptSettings::default() };
+        let script = Script {
+            interest: REQUEST,
+            act: Box::new(move |_, _| Decision::Pause(settings)),
+            seen: Arc::default(),
+        };
+        let of = InterceptSettings {
+            paused: paused.clone(),
+            ..InterceptSettings::default()
+        };
         let layer = InterceptLayer::new(of, vec![Arc::new(script)]);
-        let waits = tokio::spawn(async move { send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await });
+        let waits =
+            tokio::spawn(async move { send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await });
         while paused.list().is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        paused.decide(paused.list()[0].id, resolution.clone()).expect("it waits");
+        paused
+            .decide(paused.list()[0].id, resolution.clone())
+            .expect("it waits");
         let (_, body, given) = waits.await.expect("an answer");
         assert!(body.contains(told), "{resolution:?} {body}");
-        if let Resolution::ResumeWith(text) = &resolution && told == ANSWER {
+        if let Resolution::ResumeWith(text) = &resolution
+            && told == ANSWER
+        {
             assert_eq!(given.lock().expect("not poisoned")[0].1, text);
         }
     }
@@ -427,10 +566,19 @@ async fn plain_http_shows_its_head_and_its_body_only_where_asked_for() {
         headers.insert("x-new", HeaderValue::from_static("1"));
         Decision::Continue
     });
-    let (_, body, given) = send(&layer, Request::new(Body::full("asked")), "text/plain", vec!["told"]).await;
+    let (_, body, given) = send(
+        &layer,
+        Request::new(Body::full("asked")),
+        "text/plain",
+        vec!["told"],
+    )
+    .await;
     assert_eq!(body, "told");
     let first = given.lock().expect("not poisoned")[0].clone();
-    assert_eq!((&first.0["x-new"], &first.1[..]), (&HeaderValue::from_static("1"), &b"asked"[..]));
+    assert_eq!(
+        (&first.0["x-new"], &first.1[..]),
+        (&HeaderValue::from_static("1"), &b"asked"[..])
+    );
     assert_eq!(*seen.lock().expect("not poisoned"), ["request "]);
     let (layer, seen) = script(Interest::ALL, |message, _| {
         if let Some(message) = message {
@@ -438,10 +586,19 @@ async fn plain_http_shows_its_head_and_its_body_only_where_asked_for() {
         }
         Decision::Continue
     });
-    let (_, body, given) = send(&layer, Request::new(Body::full("asked")), EVENTS, vec!["data: told\n\n"]).await;
+    let (_, body, given) = send(
+        &layer,
+        Request::new(Body::full("asked")),
+        EVENTS,
+        vec!["data: told\n\n"],
+    )
+    .await;
     assert_eq!(body, "data: other\n\n");
     assert_eq!(given.lock().expect("not poisoned")[0].1, "other");
-    assert_eq!(*seen.lock().expect("not poisoned"), ["request asked", "head ", "message told"]);
+    assert_eq!(
+        *seen.lock().expect("not poisoned"),
+        ["request asked", "head ", "message told"]
+    );
 }
 
 #[tokio::test]
@@ -453,7 +610,11 @@ async fn what_nobody_wants_is_not_touched() {
     let response = future.await.expect("an answer");
     assert!(response.into_body().collect().await.is_ok());
     assert!(seen.lock().expect("not poisoned").is_empty());
-    assert!(InterceptLayer::new(InterceptSettings::default(), Vec::new()).chain.is_none());
+    assert!(
+        InterceptLayer::new(InterceptSettings::default(), Vec::new())
+            .chain
+            .is_none()
+    );
 }
 
 #[tokio::test]
@@ -462,11 +623,20 @@ async fn interceptors_are_asked_in_their_order_until_one_ends_it() {
     let link = |block_it: bool| -> Arc<dyn Interceptor> {
         Arc::new(Script {
             interest: REQUEST,
-            act: Box::new(move |_, _| if block_it { block() } else { Decision::Continue }),
+            act: Box::new(move |_, _| {
+                if block_it {
+                    block()
+                } else {
+                    Decision::Continue
+                }
+            }),
             seen: seen.clone(),
         })
     };
-    let layer = InterceptLayer::new(InterceptSettings::default(), vec![link(false), link(true), link(false)]);
+    let layer = InterceptLayer::new(
+        InterceptSettings::default(),
+        vec![link(false), link(true), link(false)],
+    );
     send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await;
     assert_eq!(seen.lock().expect("not poisoned").len(), 2);
 }

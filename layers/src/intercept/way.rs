@@ -5,20 +5,20 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Request, Response, header, request::Parts};
 use http_body::{Body as HttpBody, Frame};
-use http_body_util::{BodyExt, LengthLimitError, Limited, StreamBody};
+use http_body_util::StreamBody;
 use serde_json::Value;
 use tower::{Service, ServiceExt};
 
 use super::{
     Answer, Context, Message, Mock, NotChanged,
     answer::{self, Show},
-    body::InterceptBody,
+    body::{InterceptBody, Read, read},
     chain::{Chain, Stage, Verdict, Wanted},
     consistent,
 };
 use crate::{
     Body,
-    error::{BoxError, find},
+    error::BoxError,
     exchange::{Changed, Exchange},
     mcp::{CallFacts, Era, Kind, headers},
 };
@@ -110,7 +110,9 @@ impl Way {
     /// A request without messages, or whose body nobody wants.
     async fn show_head(&self, mut parts: Parts, body: Body) -> Result<Shown, BoxError> {
         let headers = &mut parts.headers;
-        let verdict = self.chain.request(&self.wanted, &self.context, headers, None);
+        let verdict = self
+            .chain
+            .request(&self.wanted, &self.context, headers, None);
         if let Verdict::Mock(mock) = verdict.await? {
             return Ok(Shown::Answered(answer::plain(mock, Stage::Asking)?));
         }
@@ -127,12 +129,19 @@ impl Way {
     /// A request of plain HTTP with its body.
     async fn show_plain(&self, mut parts: Parts, body: Body) -> Result<Shown, BoxError> {
         let cap = self.chain.settings.cap;
-        let read = Limited::new(body, cap).collect().await.map_err(too_long(Stage::Asking))?;
-        let trailers = read.trailers().cloned();
-        let bytes = read.to_bytes();
+        let (bytes, trailers) = match read(body, cap).await? {
+            Read::Whole(bytes, trailers) => (bytes, trailers),
+            Read::Long(read, rest) if self.chain.settings.lenient => {
+                let body = Body::new(InterceptBody::long(read, rest));
+                return self.show_head(parts, body).await;
+            }
+            Read::Long(..) => return Err(Stage::Asking.unreadable("its body is too long")),
+        };
         let mut message = Message::plain(super::Direction::Request, bytes, cap);
         let headers = &mut parts.headers;
-        let shown = self.chain.request(&self.wanted, &self.context, headers, Some(&mut message));
+        let shown = self
+            .chain
+            .request(&self.wanted, &self.context, headers, Some(&mut message));
         if let Verdict::Mock(mock) = shown.await? {
             return Ok(Shown::Answered(answer::plain(mock, Stage::Asking)?));
         }
@@ -165,10 +174,10 @@ impl Way {
         let cap = self.chain.settings.cap;
         let bytes = match body.bytes() {
             Some(bytes) => bytes.clone(),
-            None => {
-                let read = Limited::new(body, MOST).collect().await;
-                read.map_err(too_long(Stage::Asking))?.to_bytes()
-            }
+            None => match read(body, MOST).await? {
+                Read::Whole(bytes, _) => bytes,
+                Read::Long(..) => return Err(Stage::Asking.unreadable("its body is too long")),
+            },
         };
         let mut edits = Vec::new();
         let mut mocks = Vec::new();
@@ -185,13 +194,18 @@ impl Way {
             }
             let mut message = Message::asked(text.clone(), facts.clone(), cap);
             let headers = &mut parts.headers;
-            let shown = self.chain.request(&self.wanted, &self.context, headers, Some(&mut message));
+            let shown =
+                self.chain
+                    .request(&self.wanted, &self.context, headers, Some(&mut message));
             if let Verdict::Mock(mock) = shown.await? {
                 mocks.push((facts.clone(), mock));
             }
             if message.is_changed() {
                 if call.era == Era::Modern {
-                    arguments = (arguments_of(text, facts, cap)?, take_arguments(&mut message)?);
+                    arguments = (
+                        arguments_of(text, facts, cap)?,
+                        take_arguments(&mut message)?,
+                    );
                 }
                 edits.push((facts.span.clone(), message.bytes().clone()));
             }
@@ -199,7 +213,11 @@ impl Way {
         if !mocks.is_empty() {
             return self.mocked(call, mocks).map(Shown::Answered);
         }
-        let bytes = if edits.is_empty() { bytes } else { splice(&bytes, &edits) };
+        let bytes = if edits.is_empty() {
+            bytes
+        } else {
+            splice(&bytes, &edits)
+        };
         let changed = !edits.is_empty() || parts.headers != *self.context.headers();
         if changed {
             self.settle(call, &mut parts, &bytes, (&arguments.0, &arguments.1))?;
@@ -241,7 +259,9 @@ impl Way {
         mocks: Vec<(crate::mcp::MessageFacts, Mock)>,
     ) -> Result<Response<Bytes>, BoxError> {
         let requests = call.requests().count();
-        let all = mocks.iter().filter(|(facts, _)| facts.kind == Kind::Request);
+        let all = mocks
+            .iter()
+            .filter(|(facts, _)| facts.kind == Kind::Request);
         if requests != all.count() {
             let problem = "only a part of a batch has an answer without its server";
             return Err(Stage::Asking.unreadable(problem));
@@ -255,7 +275,10 @@ impl Way {
             };
         }
         let mut text = BytesMut::from(&b"["[..]);
-        for (facts, mock) in mocks.iter().filter(|(facts, _)| facts.kind == Kind::Request) {
+        for (facts, mock) in mocks
+            .iter()
+            .filter(|(facts, _)| facts.kind == Kind::Request)
+        {
             if text.len() > 1 {
                 text.extend_from_slice(b",");
             }
@@ -309,13 +332,8 @@ fn arguments_of(
 fn take_arguments(message: &mut Message) -> Result<Value, BoxError> {
     let value = message.value();
     let value = value.map_err(|error: NotChanged| Stage::Asking.unreadable(error.to_string()))?;
-    Ok(value.pointer("/params/arguments").cloned().unwrap_or_default())
-}
-
-/// A body that is too long to be shown, or that broke.
-pub(super) fn too_long(stage: Stage) -> impl Fn(BoxError) -> BoxError {
-    move |error| match find::<LengthLimitError>(&*error) {
-        Some(_) => stage.unreadable("its body is too long"),
-        None => error,
-    }
+    Ok(value
+        .pointer("/params/arguments")
+        .cloned()
+        .unwrap_or_default())
 }

@@ -118,7 +118,9 @@ pub fn check_present(facts: &CallFacts, headers: &HeaderMap) -> Result<(), Heade
         [message, others @ ..] => (Some(message), !others.is_empty()),
         [] => (None, false),
     };
-    let method = message.and_then(|m| m.method.as_ref()).map(super::Method::as_str);
+    let method = message
+        .and_then(|m| m.method.as_ref())
+        .map(super::Method::as_str);
     let name = message.and_then(|m| m.name.as_deref());
     for (header, spelt, said) in [(&METHOD, "Mcp-Method", method), (&NAME, "Mcp-Name", name)] {
         if !headers.contains_key(header) {
@@ -217,7 +219,12 @@ mod tests {
     #[test]
     fn headers_that_a_legacy_request_need_not_have_must_agree_if_it_has_them() {
         let legacy = |body: &'static str| {
-            CallFacts::read(&Method::POST, &HeaderMap::new(), &Bytes::from_static(body.as_bytes())).expect("a call")
+            CallFacts::read(
+                &Method::POST,
+                &HeaderMap::new(),
+                &Bytes::from_static(body.as_bytes()),
+            )
+            .expect("a call")
         };
         let call = legacy(r#"{"id":1,"method":"tools/call","params":{"name":"echo"}}"#);
         let told = legacy(r#"{"method":"notifications/initialized"}"#);
@@ -232,7 +239,11 @@ mod tests {
             (&told, of("mcp-name", "echo"), false),
             (&batch, of("mcp-method", "ping"), false),
         ] {
-            assert_eq!(check_present(facts, &headers).is_ok(), passes, "{headers:?}");
+            assert_eq!(
+                check_present(facts, &headers).is_ok(),
+                passes,
+                "{headers:?}"
+            );
         }
     }
 

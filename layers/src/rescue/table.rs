@@ -123,7 +123,11 @@ impl Row {
             // 403 as a status would tell a client to get another token.
             Fault::Blocked { sent, .. } => row("intercept", "blocked", 403)
                 .by(Blame::Client)
-                .outcome(if *sent { Outcome::Unknown } else { Outcome::Rejected }),
+                .outcome(if *sent {
+                    Outcome::Unknown
+                } else {
+                    Outcome::Rejected
+                }),
             Fault::Unreadable { sent: true, .. } => row("intercept", "unreadable", 502),
             Fault::Unreadable { sent: false, .. } => client("intercept", "unreadable", 400),
             Fault::PauseFull(_) => row("intercept", "too_many_paused", 503)

@@ -30,7 +30,13 @@ const LONGEST_FILE: u64 = 4 << 20;
 const LONGEST_DELAY: Duration = Duration::from_secs(60 * 60);
 
 /// Headers that say what a message is, or whose session it belongs to.
-const MCP: &[&str] = &["last-event-id", "mcp-method", "mcp-name", "mcp-protocol-version", "mcp-session-id"];
+const MCP: &[&str] = &[
+    "last-event-id",
+    "mcp-method",
+    "mcp-name",
+    "mcp-protocol-version",
+    "mcp-session-id",
+];
 
 pub(super) fn check(
     raw: RawIntercept,
@@ -69,7 +75,11 @@ fn from_file(
         return Vec::new();
     }
     let long = std::fs::metadata(&file).is_ok_and(|metadata| metadata.len() > LONGEST_FILE);
-    let text = if long { None } else { std::fs::read_to_string(&file).ok() };
+    let text = if long {
+        None
+    } else {
+        std::fs::read_to_string(&file).ok()
+    };
     let Some(text) = text else {
         let cure = "save the rules as UTF-8, in a file of at most 4 MiB";
         mistakes.error(&place, "the file is no text, or too long", cure);
@@ -99,12 +109,7 @@ fn all(raw: Vec<At<RawRule>>, protocol: Protocol, mistakes: &mut Mistakes) -> Ve
     rules
 }
 
-fn rule(
-    raw: RawRule,
-    place: &Place,
-    protocol: Protocol,
-    mistakes: &mut Mistakes,
-) -> Option<Rule> {
+fn rule(raw: RawRule, place: &Place, protocol: Protocol, mistakes: &mut Mistakes) -> Option<Rule> {
     let direction = raw.when.direction.value;
     let on = On {
         direction,
@@ -112,7 +117,11 @@ fn rule(
     };
     if protocol == Protocol::Http && direction == Direction::Server {
         let cure = "write `direction: response`, or `request`";
-        mistakes.error(&raw.when.direction.place, "plain HTTP has no messages of a server", cure);
+        mistakes.error(
+            &raw.when.direction.place,
+            "plain HTTP has no messages of a server",
+            cure,
+        );
     }
     let names = raw.when.tool.value.len() + raw.when.prompt.len() + raw.when.resource.len();
     if protocol == Protocol::Http && names > 0 {
@@ -121,12 +130,19 @@ fn rule(
     }
     let mut actions = Vec::new();
     actions.extend(raw.r#continue.filter(|on| on.0).map(|_| Action::Continue));
-    actions.extend(raw.modify.map(|raw| Action::Modify(modify(raw, place, on, mistakes))));
+    actions.extend(
+        raw.modify
+            .map(|raw| Action::Modify(modify(raw, place, on, mistakes))),
+    );
     actions.extend(raw.block.map(|words| Action::Block(words.0)));
     if let Some(raw) = raw.mock {
         actions.extend(mock(raw, on, mistakes).map(Action::Mock));
     }
-    if let Some(At { value: Clock(time), place }) = raw.delay {
+    if let Some(At {
+        value: Clock(time),
+        place,
+    }) = raw.delay
+    {
         if time > LONGEST_DELAY {
             mistakes.error(&place, "nobody waits for so long", "write at most 1h");
         }
@@ -153,7 +169,9 @@ fn rule(
 
 fn when(raw: RawWhen) -> When {
     let patterns = |globs: Vec<Glob>| globs.into_iter().map(|Glob(pattern)| pattern).collect();
-    let headers = raw.header.map(|all| all.into_pairs(|Glob(pattern): Glob| -> Pattern { pattern }));
+    let headers = raw
+        .header
+        .map(|all| all.into_pairs(|Glob(pattern): Glob| -> Pattern { pattern }));
     When {
         direction: raw.direction.value,
         methods: patterns(raw.method),
@@ -186,28 +204,58 @@ impl On {
     fn pointer(self, pointer: &Pointer, place: &Place, mistakes: &mut Mistakes) {
         if self.protocol == Protocol::Http {
             let message = "on plain HTTP rules change headers only";
-            return mistakes.error(place, message, "remove it, or `protocol: http` of the route");
+            return mistakes.error(
+                place,
+                message,
+                "remove it, or `protocol: http` of the route",
+            );
         }
         let members = self.members();
-        if !pointer.first().is_some_and(|first| members.contains(&first)) {
+        if !pointer
+            .first()
+            .is_some_and(|first| members.contains(&first))
+        {
             let message = format!("`{pointer}` is a part of the message that must stay as it is");
-            let begin: Vec<_> = members.iter().map(|member| format!("`/{member}`")).collect();
-            mistakes.error(place, message, format!("begin it with {}", begin.join(" or ")));
+            let begin: Vec<_> = members
+                .iter()
+                .map(|member| format!("`/{member}`"))
+                .collect();
+            mistakes.error(
+                place,
+                message,
+                format!("begin it with {}", begin.join(" or ")),
+            );
         }
     }
 }
 
 fn modify(raw: RawModify, place: &Place, on: On, mistakes: &mut Mistakes) -> Change {
     let mut change = Change::default();
-    for (At { value: pointer, place }, Json(value)) in raw.set.map(|set| set.entries).unwrap_or_default() {
+    for (
+        At {
+            value: pointer,
+            place,
+        },
+        Json(value),
+    ) in raw.set.map(|set| set.entries).unwrap_or_default()
+    {
         on.pointer(&pointer, &place, mistakes);
-        change.edits.push(Edit::Set(pointer, value.to_string().into()));
+        change
+            .edits
+            .push(Edit::Set(pointer, value.to_string().into()));
     }
-    for At { value: pointer, place } in raw.remove {
+    for At {
+        value: pointer,
+        place,
+    } in raw.remove
+    {
         on.pointer(&pointer, &place, mistakes);
         change.edits.push(Edit::Remove(pointer));
     }
-    let ops = raw.patch.into_iter().filter_map(|op| patch(op, on, mistakes));
+    let ops = raw
+        .patch
+        .into_iter()
+        .filter_map(|op| patch(op, on, mistakes));
     let ops: Vec<_> = ops.collect();
     if !ops.is_empty() {
         change.edits.push(Edit::Patch(ops));
@@ -221,15 +269,25 @@ fn modify(raw: RawModify, place: &Place, on: On, mistakes: &mut Mistakes) -> Cha
     }
     let nothing = change == Change::default();
     if nothing && !mistakes.has_below(place) {
-        mistakes.error(place, "`modify` changes nothing", "name something under `set`, `remove`, `patch` or `headers`");
+        mistakes.error(
+            place,
+            "`modify` changes nothing",
+            "name something under `set`, `remove`, `patch` or `headers`",
+        );
     }
     change
 }
 
 fn headers(raw: RawHeaders, place: &Place, change: &mut Change, mistakes: &mut Mistakes) {
-    let set = raw.set.map(|set| set.into_pairs(|value| value.0)).unwrap_or_default();
+    let set = raw
+        .set
+        .map(|set| set.into_pairs(|value| value.0))
+        .unwrap_or_default();
     let name = |SettableHeader(name): SettableHeader| -> HeaderName { name };
-    change.set_headers = set.into_iter().map(|(key, value)| (name(key), value)).collect();
+    change.set_headers = set
+        .into_iter()
+        .map(|(key, value)| (name(key), value))
+        .collect();
     change.remove_headers = raw.remove.into_iter().map(name).collect();
     let set = change.set_headers.iter().map(|(name, _)| name);
     for name in set.chain(&change.remove_headers) {
@@ -242,7 +300,10 @@ fn headers(raw: RawHeaders, place: &Place, change: &mut Change, mistakes: &mut M
 
 fn patch(raw: At<RawPatch>, on: On, mistakes: &mut Mistakes) -> Option<PatchOp> {
     let At { value: raw, place } = raw;
-    let At { value: path, place: path_place } = raw.path;
+    let At {
+        value: path,
+        place: path_place,
+    } = raw.path;
     on.pointer(&path, &path_place, mistakes);
     if let Some(from) = &raw.from {
         on.pointer(&from.value, &from.place, mistakes);
@@ -252,11 +313,18 @@ fn patch(raw: At<RawPatch>, on: On, mistakes: &mut Mistakes) -> Option<PatchOp> 
     let from = raw.from.map(|from| from.value);
     let wants_value = matches!(op, PatchWord::Add | PatchWord::Replace | PatchWord::Test);
     let wants_from = matches!(op, PatchWord::Move | PatchWord::Copy);
-    for (key, wanted, given) in [("value", wants_value, value.is_some()), ("from", wants_from, from.is_some())] {
+    for (key, wanted, given) in [
+        ("value", wants_value, value.is_some()),
+        ("from", wants_from, from.is_some()),
+    ] {
         if wanted && !given {
             mistakes.error(&place, format!("the operation needs `{key}`"), "");
         } else if given && !wanted {
-            mistakes.error(&place, format!("the operation has no use for `{key}`"), "remove it");
+            mistakes.error(
+                &place,
+                format!("the operation has no use for `{key}`"),
+                "remove it",
+            );
         }
     }
     Some(match op {
@@ -279,7 +347,9 @@ fn mock(raw: At<RawMock>, on: On, mistakes: &mut Mistakes) -> Option<Respond> {
             None
         }
     };
-    let text = raw.text.map(|text| json!({ "content": [{ "type": "text", "text": text.0 }] }));
+    let text = raw
+        .text
+        .map(|text| json!({ "content": [{ "type": "text", "text": text.0 }] }));
     let mut forms = Vec::new();
     for result in raw.result.map(|Json(value)| value).into_iter().chain(text) {
         forms.push(Respond::Result(template(result)?));
@@ -295,23 +365,41 @@ fn mock(raw: At<RawMock>, on: On, mistakes: &mut Mistakes) -> Option<Respond> {
         });
     }
     if let Some(http) = raw.http {
-        let headers = http.headers.map(|headers| headers.into_pairs(|value| value.0));
+        let headers = http
+            .headers
+            .map(|headers| headers.into_pairs(|value| value.0));
         let headers = headers.unwrap_or_default().into_iter();
         forms.push(Respond::Http {
             status: http.status.0,
-            headers: headers.map(|(SettableHeader(name), value)| (name, value)).collect(),
+            headers: headers
+                .map(|(SettableHeader(name), value)| (name, value))
+                .collect(),
             body: template(http.body.0.into())?,
         });
     }
-    let http = forms.iter().any(|form| matches!(form, Respond::Http { .. }));
+    let http = forms
+        .iter()
+        .any(|form| matches!(form, Respond::Http { .. }));
     let (message, cure) = if forms.len() != 1 {
-        ("a mock is one answer", "write one of `result`, `text`, `error` and `http`")
+        (
+            "a mock is one answer",
+            "write one of `result`, `text`, `error` and `http`",
+        )
     } else if on.direction == Direction::Server {
-        ("only a request can be answered", "write `direction: request` or `response`")
+        (
+            "only a request can be answered",
+            "write `direction: request` or `response`",
+        )
     } else if http && on.protocol == Protocol::Mcp {
-        ("an MCP request is answered by a message", "write `result`, `text` or `error`")
+        (
+            "an MCP request is answered by a message",
+            "write `result`, `text` or `error`",
+        )
     } else if !http && on.protocol == Protocol::Http {
-        ("a plain HTTP request is answered by a response", "write `http`")
+        (
+            "a plain HTTP request is answered by a response",
+            "write `http`",
+        )
     } else {
         return forms.pop();
     };

@@ -201,11 +201,15 @@ impl Section<'_> {
             Value::String(text) => Tree::text(escape(text)),
             Value::Array(all) => {
                 let all = all.iter().enumerate();
-                Tree::List(all.map(|(at, value)| self.tree(&format!("{path}[{at}]"), name, value)).collect())
+                Tree::List(
+                    all.map(|(at, value)| self.tree(&format!("{path}[{at}]"), name, value))
+                        .collect(),
+                )
             }
-            Value::Object(all) => Tree::map(all.iter().map(|(key, value)| {
-                (key.clone(), self.tree(&join(path, key), key, value))
-            })),
+            Value::Object(all) => Tree::map(
+                all.iter()
+                    .map(|(key, value)| (key.clone(), self.tree(&join(path, key), key, value))),
+            ),
             Value::Null | Value::Bool(_) | Value::Number(_) => Tree::bare(value),
         }
     }

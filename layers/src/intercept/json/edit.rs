@@ -207,15 +207,16 @@ fn remove(text: &str, at: &Pointer) -> Result<String> {
 fn same(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Number(one), Value::Number(other)) => {
-            one == other
-                || (one.is_f64() || other.is_f64()) && one.as_f64() == other.as_f64()
+            one == other || (one.is_f64() || other.is_f64()) && one.as_f64() == other.as_f64()
         }
         (Value::Array(one), Value::Array(other)) => {
             one.len() == other.len() && one.iter().zip(other).all(|(a, b)| same(a, b))
         }
         (Value::Object(one), Value::Object(other)) => {
             one.len() == other.len()
-                && one.iter().all(|(key, value)| other.get(key).is_some_and(|o| same(value, o)))
+                && one
+                    .iter()
+                    .all(|(key, value)| other.get(key).is_some_and(|o| same(value, o)))
         }
         (one, other) => one == other,
     }
@@ -238,11 +239,26 @@ mod tests {
         let text = "{ \"b\" : 1.50e2 ,\"a\":[ 1 , 2 ], \"\\u0063\":{ } }";
         for (pointer, new) in [
             ("/b", "{ \"b\" : 9 ,\"a\":[ 1 , 2 ], \"\\u0063\":{ } }"),
-            ("/a/1", "{ \"b\" : 1.50e2 ,\"a\":[ 1 , 9 ], \"\\u0063\":{ } }"),
-            ("/a/2", "{ \"b\" : 1.50e2 ,\"a\":[ 1 , 2,9 ], \"\\u0063\":{ } }"),
-            ("/a/-", "{ \"b\" : 1.50e2 ,\"a\":[ 1 , 2,9 ], \"\\u0063\":{ } }"),
-            ("/c/x\"", "{ \"b\" : 1.50e2 ,\"a\":[ 1 , 2 ], \"\\u0063\":{\"x\\\"\":9 } }"),
-            ("/d", "{ \"b\" : 1.50e2 ,\"a\":[ 1 , 2 ], \"\\u0063\":{ },\"d\":9 }"),
+            (
+                "/a/1",
+                "{ \"b\" : 1.50e2 ,\"a\":[ 1 , 9 ], \"\\u0063\":{ } }",
+            ),
+            (
+                "/a/2",
+                "{ \"b\" : 1.50e2 ,\"a\":[ 1 , 2,9 ], \"\\u0063\":{ } }",
+            ),
+            (
+                "/a/-",
+                "{ \"b\" : 1.50e2 ,\"a\":[ 1 , 2,9 ], \"\\u0063\":{ } }",
+            ),
+            (
+                "/c/x\"",
+                "{ \"b\" : 1.50e2 ,\"a\":[ 1 , 2 ], \"\\u0063\":{\"x\\\"\":9 } }",
+            ),
+            (
+                "/d",
+                "{ \"b\" : 1.50e2 ,\"a\":[ 1 , 2 ], \"\\u0063\":{ },\"d\":9 }",
+            ),
             ("", "9"),
         ] {
             assert_eq!(set(text, pointer, "9").as_deref(), Ok(new), "{pointer}");
@@ -280,22 +296,69 @@ mod tests {
         use PatchOp as P;
         let v = |text: &str| Box::<str>::from(text);
         for (text, op, new) in [
-            (r#"{"foo":"bar"}"#, P::Add(at("/baz"), v("\"qux\"")), Some(r#"{"foo":"bar","baz":"qux"}"#)),
-            (r#"{"foo":["bar","baz"]}"#, P::Add(at("/foo/1"), v("\"qux\"")), Some(r#"{"foo":["bar","qux","baz"]}"#)),
-            (r#"{"baz":"qux","foo":"bar"}"#, P::Remove(at("/baz")), Some(r#"{"foo":"bar"}"#)),
-            (r#"{"foo":["bar","qux","baz"]}"#, P::Remove(at("/foo/1")), Some(r#"{"foo":["bar","baz"]}"#)),
-            (r#"{"baz":"qux","foo":"bar"}"#, P::Replace(at("/baz"), v("\"boo\"")), Some(r#"{"baz":"boo","foo":"bar"}"#)),
-            (r#"{"foo":{"bar":"baz","waldo":"fred"},"qux":{"corge":"grault"}}"#, P::Move(at("/foo/waldo"), at("/qux/thud")),
-                Some(r#"{"foo":{"bar":"baz"},"qux":{"corge":"grault","thud":"fred"}}"#)),
-            (r#"{"foo":["all","grass","cows","eat"]}"#, P::Move(at("/foo/1"), at("/foo/3")), Some(r#"{"foo":["all","cows","eat","grass"]}"#)),
+            (
+                r#"{"foo":"bar"}"#,
+                P::Add(at("/baz"), v("\"qux\"")),
+                Some(r#"{"foo":"bar","baz":"qux"}"#),
+            ),
+            (
+                r#"{"foo":["bar","baz"]}"#,
+                P::Add(at("/foo/1"), v("\"qux\"")),
+                Some(r#"{"foo":["bar","qux","baz"]}"#),
+            ),
+            (
+                r#"{"baz":"qux","foo":"bar"}"#,
+                P::Remove(at("/baz")),
+                Some(r#"{"foo":"bar"}"#),
+            ),
+            (
+                r#"{"foo":["bar","qux","baz"]}"#,
+                P::Remove(at("/foo/1")),
+                Some(r#"{"foo":["bar","baz"]}"#),
+            ),
+            (
+                r#"{"baz":"qux","foo":"bar"}"#,
+                P::Replace(at("/baz"), v("\"boo\"")),
+                Some(r#"{"baz":"boo","foo":"bar"}"#),
+            ),
+            (
+                r#"{"foo":{"bar":"baz","waldo":"fred"},"qux":{"corge":"grault"}}"#,
+                P::Move(at("/foo/waldo"), at("/qux/thud")),
+                Some(r#"{"foo":{"bar":"baz"},"qux":{"corge":"grault","thud":"fred"}}"#),
+            ),
+            (
+                r#"{"foo":["all","grass","cows","eat"]}"#,
+                P::Move(at("/foo/1"), at("/foo/3")),
+                Some(r#"{"foo":["all","cows","eat","grass"]}"#),
+            ),
             (r#"{"baz":"qux"}"#, P::Test(at("/baz"), v("\"bar\"")), None),
-            (r#"{"foo":"bar"}"#, P::Add(at("/baz/bat"), v("\"qux\"")), None),
-            (r#"{"/":9,"~1":10}"#, P::Test(at("/~01"), v("10")), Some(r#"{"/":9,"~1":10}"#)),
+            (
+                r#"{"foo":"bar"}"#,
+                P::Add(at("/baz/bat"), v("\"qux\"")),
+                None,
+            ),
+            (
+                r#"{"/":9,"~1":10}"#,
+                P::Test(at("/~01"), v("10")),
+                Some(r#"{"/":9,"~1":10}"#),
+            ),
             (r#"{"/":9,"~1":10}"#, P::Test(at("/~01"), v("\"10\"")), None),
-            (r#"{"foo":["bar"]}"#, P::Add(at("/foo/-"), v("[\"abc\"]")), Some(r#"{"foo":["bar",["abc"]]}"#)),
-            (r#"{"a":1.0}"#, P::Test(at("/a"), v("1")), Some(r#"{"a":1.0}"#)),
+            (
+                r#"{"foo":["bar"]}"#,
+                P::Add(at("/foo/-"), v("[\"abc\"]")),
+                Some(r#"{"foo":["bar",["abc"]]}"#),
+            ),
+            (
+                r#"{"a":1.0}"#,
+                P::Test(at("/a"), v("1")),
+                Some(r#"{"a":1.0}"#),
+            ),
             (r#"{"a":{"b":1}}"#, P::Move(at("/a"), at("/a/c")), None),
-            (r#"{"a":1}"#, P::Copy(at("/a"), at("/b")), Some(r#"{"a":1,"b":1}"#)),
+            (
+                r#"{"a":1}"#,
+                P::Copy(at("/a"), at("/b")),
+                Some(r#"{"a":1,"b":1}"#),
+            ),
             (r#"{"a":1}"#, P::Replace(at("/b"), v("1")), None),
             (r#"{"a":1}"#, P::Remove(at("/b")), None),
         ] {
@@ -306,9 +369,14 @@ mod tests {
 
     #[test]
     fn a_patch_that_doubles_a_message_is_stopped() {
-        let ops = (0..64).map(|n| PatchOp::Copy(at("/a"), at(&format!("/a/{n}")))).collect();
+        let ops = (0..64)
+            .map(|n| PatchOp::Copy(at("/a"), at(&format!("/a/{n}"))))
+            .collect();
         let text = r#"{"a":{"x":"some text"}}"#;
-        assert_eq!(apply(text, &Edit::Patch(ops), 10_000), Err(EditError::TooLong(10_000)));
+        assert_eq!(
+            apply(text, &Edit::Patch(ops), 10_000),
+            Err(EditError::TooLong(10_000))
+        );
     }
 
     fn json() -> impl proptest::strategy::Strategy<Value = Value> {

@@ -15,9 +15,17 @@ pub(in crate::intercept) fn parse(text: &str) -> Result<Value, String> {
     let value = value.and_then(|value| deserializer.end().map(|()| value));
     value.map_err(|error| {
         if error.is_data() {
-            format!("an object has a key twice (line {}, column {})", error.line(), error.column())
+            format!(
+                "an object has a key twice (line {}, column {})",
+                error.line(),
+                error.column()
+            )
         } else {
-            format!("it is not JSON (line {}, column {})", error.line(), error.column())
+            format!(
+                "it is not JSON (line {}, column {})",
+                error.line(),
+                error.column()
+            )
         }
     })
 }
@@ -89,11 +97,11 @@ mod tests {
 
     #[test]
     fn a_key_that_stands_twice_is_refused_however_it_is_spelt() {
-        for text in [
-            r#"{"a":1,"a":2}"#,
-            r#"{"x":[{"a":1,"b":{},"\u0061":2}]}"#,
-        ] {
-            assert!(parse(text).expect_err("refused").contains("twice"), "{text}");
+        for text in [r#"{"a":1,"a":2}"#, r#"{"x":[{"a":1,"b":{},"\u0061":2}]}"#] {
+            assert!(
+                parse(text).expect_err("refused").contains("twice"),
+                "{text}"
+            );
         }
         for text in ["", "{", "[1] 2", "nul", &"[".repeat(100_000)] {
             assert!(parse(text).is_err());

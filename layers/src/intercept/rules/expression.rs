@@ -38,8 +38,9 @@ pub struct Expression {
 pub enum BadExpression {
     /// It is too long.
     #[error(
-        "is longer than {} bytes, or has more than {} brackets or {} parts",
+        "is longer than {} bytes, deeper than {} levels, or has more than {} brackets or {} parts",
         Expression::LONGEST,
+        Expression::DEEPEST,
         Expression::BRACKETS,
         Expression::PARTS
     )]
@@ -62,18 +63,38 @@ pub enum BadExpression {
 
 /// The names that an expression may use.
 const NAMES: &[&str] = &[
-    "args", "direction", "era", "error", "headers", "http_method", "method", "name", "params", "path", "principal",
+    "args",
+    "direction",
+    "era",
+    "error",
+    "headers",
+    "http_method",
+    "method",
+    "name",
+    "params",
+    "path",
+    "principal",
     "result",
 ];
 
 /// The functions that it may use, beside operators and macros.
 const FUNCTIONS: &[&str] = &[
-    "contains", "double", "endsWith", "int", "size", "startsWith", "string", "type", "uint",
+    "contains",
+    "double",
+    "endsWith",
+    "int",
+    "size",
+    "startsWith",
+    "string",
+    "type",
+    "uint",
 ];
 
 impl Expression {
     /// The most bytes of a text.
     pub const LONGEST: usize = 2048;
+    /// The most levels of parts within parts.
+    pub const DEEPEST: usize = 32;
     /// The most brackets and conditions of a text, whether within each other or not.
     pub const BRACKETS: usize = 40;
     /// The most parts of an expression.
@@ -91,23 +112,28 @@ impl Expression {
     /// When it cannot be read, uses what is not there, or could cost too much.
     pub fn new(text: &str) -> Result<Self, BadExpression> {
         // The parser goes down a level for each of these, and has no bound of its own.
-        let deeper = text.bytes().filter(|b| matches!(b, b'(' | b'[' | b'{' | b'?')).count();
+        let deeper = text
+            .bytes()
+            .filter(|b| matches!(b, b'(' | b'[' | b'{' | b'?'))
+            .count();
         if text.len() > Self::LONGEST || deeper > Self::BRACKETS {
             return Err(BadExpression::TooLong);
         }
-        let program = Program::compile(text).map_err(|errors| {
-            let first = errors.errors.first();
-            let problem = first.map_or("", |error| error.msg.lines().next().unwrap_or_default());
-            let column = first.map_or(0, |error| usize::try_from(error.pos.1).unwrap_or(0));
-            BadExpression::Unreadable {
-                column,
-                problem: problem.to_owned(),
-            }
-        })?;
-        let mut check = Check::default();
-        check.look(program.expression())?;
+        let text: Arc<str> = text.into();
+        let source = text.clone();
+        // How deep the parser goes is its own business: it gets a stack that no text of this length uses up.
+        let reader = std::thread::Builder::new().stack_size(STACK);
+        let read = reader.spawn(move || read(&source));
+        let failed = |problem: &str| BadExpression::Unreadable {
+            column: 0,
+            problem: problem.to_owned(),
+        };
+        let read = read.map_err(|_| failed("there is no thread to read it in"))?;
+        let program = read
+            .join()
+            .map_err(|_| failed("it makes the parser fail"))??;
         Ok(Self {
-            text: text.into(),
+            text,
             program: Arc::new(program),
         })
     }
@@ -139,6 +165,25 @@ impl Expression {
     }
 }
 
+/// Reads a text and looks whether it may be used.
+fn read(text: &str) -> Result<Program, BadExpression> {
+    let program = Program::compile(text).map_err(|errors| {
+        let first = errors.errors.first();
+        let problem = first.map_or("", |error| error.msg.lines().next().unwrap_or_default());
+        let column = first.map_or(0, |error| usize::try_from(error.pos.1).unwrap_or(0));
+        BadExpression::Unreadable {
+            column,
+            problem: problem.to_owned(),
+        }
+    })?;
+    let mut check = Check::default();
+    check.look(program.expression())?;
+    Ok(program)
+}
+
+/// For reading.
+const STACK: usize = 64 << 20;
+
 impl PartialEq for Expression {
     fn eq(&self, other: &Self) -> bool {
         self.text == other.text
@@ -169,6 +214,7 @@ fn kind(error: &cel::ExecutionError) -> String {
 #[derive(Default)]
 struct Check {
     parts: usize,
+    depth: usize,
     /// How many parts a macro repeats; none outside of one.
     repeated: Option<usize>,
     /// The names that macros bring.
@@ -177,14 +223,23 @@ struct Check {
 
 impl Check {
     fn look(&mut self, expr: &IdedExpr) -> Result<(), BadExpression> {
+        self.depth += 1;
+        let looked = self.look_into(expr);
+        self.depth -= 1;
+        looked
+    }
+
+    fn look_into(&mut self, expr: &IdedExpr) -> Result<(), BadExpression> {
         self.parts += 1;
-        if self.parts > Expression::PARTS {
+        if self.parts > Expression::PARTS || self.depth > Expression::DEEPEST {
             return Err(BadExpression::TooLong);
         }
         if let Some(repeated) = &mut self.repeated {
             *repeated += 1;
             if *repeated > Expression::REPEATED {
-                return Err(BadExpression::Costly("a macro asks too much of each element"));
+                return Err(BadExpression::Costly(
+                    "a macro asks too much of each element",
+                ));
             }
         }
         match &expr.expr {
@@ -203,10 +258,14 @@ impl Check {
             Expr::Call(call) => {
                 self.function(&call.func_name, &call.args)?;
                 let target = call.target.iter().map(|target| &**target);
-                target.chain(&call.args).try_for_each(|part| self.look(part))
+                target
+                    .chain(&call.args)
+                    .try_for_each(|part| self.look(part))
             }
             Expr::Comprehension(comprehension) => self.comprehension(comprehension),
-            Expr::Struct(_) | Expr::Unspecified => Err(BadExpression::Unknown("a structure".to_owned())),
+            Expr::Struct(_) | Expr::Unspecified => {
+                Err(BadExpression::Unknown("a structure".to_owned()))
+            }
         }
     }
 
@@ -221,7 +280,9 @@ impl Check {
         let written = matches!(args.get(1).map(|list| &list.expr), Some(Expr::List(_)));
         match name {
             "_+_" => Err(BadExpression::Costly("a macro adds up")),
-            "@in" if !written => Err(BadExpression::Costly("a macro looks something up in a list that is not written out")),
+            "@in" if !written => Err(BadExpression::Costly(
+                "a macro looks something up in a list that is not written out",
+            )),
             _ => Ok(()),
         }
     }
@@ -255,8 +316,12 @@ struct Room {
 
 impl Room {
     fn take(&mut self, bytes: usize) -> Result<(), String> {
-        let left = self.values.checked_sub(1).zip(self.bytes.checked_sub(bytes));
-        (self.values, self.bytes) = left.ok_or("its expression cannot look into a message that is so large")?;
+        let left = self
+            .values
+            .checked_sub(1)
+            .zip(self.bytes.checked_sub(bytes));
+        (self.values, self.bytes) =
+            left.ok_or("its expression cannot look into a message that is so large")?;
         Ok(())
     }
 
@@ -304,16 +369,30 @@ fn scope<'a>(
     let exchange = context.exchange();
     let method = match direction {
         Direction::Server => body["method"].as_str(),
-        Direction::Request | Direction::Response => {
-            asked.and_then(|asked| asked.method.as_ref()).map(|method| method.as_str())
-        }
+        Direction::Request | Direction::Response => asked
+            .and_then(|asked| asked.method.as_ref())
+            .map(|method| method.as_str()),
     };
     let texts = [
         ("direction", direction.as_str()),
         ("method", method.unwrap_or_default()),
-        ("name", asked.and_then(|asked| asked.name.as_deref()).unwrap_or_default()),
-        ("era", exchange.asked().map(|call| call.era).map_or("", Era::as_str)),
-        ("principal", exchange.principal().map_or("", |principal| principal)),
+        (
+            "name",
+            asked
+                .and_then(|asked| asked.name.as_deref())
+                .unwrap_or_default(),
+        ),
+        (
+            "era",
+            exchange
+                .asked()
+                .map(|call| call.era)
+                .map_or("", Era::as_str),
+        ),
+        (
+            "principal",
+            exchange.principal().map_or("", |principal| principal),
+        ),
         ("http_method", context.method().as_str()),
         ("path", context.path()),
     ];
@@ -360,7 +439,9 @@ mod tests {
         let facts = read_message(&body.to_string(), 0).expect("a message");
         let asked = facts.method.is_some().then_some(&facts);
         let direction = asked.map_or(Direction::Response, |_| Direction::Request);
-        Expression::new(text).expect("an expression").is_true(&context, direction, asked, body)
+        Expression::new(text)
+            .expect("an expression")
+            .is_true(&context, direction, asked, body)
     }
 
     fn call(arguments: Value) -> Value {
@@ -369,28 +450,51 @@ mod tests {
 
     #[test]
     fn an_expression_looks_at_facts_and_arguments() {
-        let body = call(json!({"path": "/etc/passwd", "n": 5, "f": 1.5, "l": ["a", "b"], "deep": {"x": null}}));
+        let body = call(
+            json!({"path": "/etc/passwd", "n": 5, "f": 1.5, "l": ["a", "b"], "deep": {"x": null}}),
+        );
         for (text, expected) in [
             ("args.path.startsWith('/etc')", true),
             ("args.n > 4 && args.n + 1 == 6 && args.f < 2.0", true),
             ("has(args.none) || size(args.l) == 2", true),
-            ("args.l.exists(x, x == 'b') && !args.l.all(x, x in ['a'])", true),
-            ("'b' in args.l && args.l[0] == 'a' && args.deep.x == null", true),
-            ("method == 'tools/call' && name == 'read' && direction == 'request' && era == ''", true),
-            ("principal == 'alice' && headers['x-team'] == 'red' && path == '/mcp'", true),
+            (
+                "args.l.exists(x, x == 'b') && !args.l.all(x, x in ['a'])",
+                true,
+            ),
+            (
+                "'b' in args.l && args.l[0] == 'a' && args.deep.x == null",
+                true,
+            ),
+            (
+                "method == 'tools/call' && name == 'read' && direction == 'request' && era == ''",
+                true,
+            ),
+            (
+                "principal == 'alice' && headers['x-team'] == 'red' && path == '/mcp'",
+                true,
+            ),
             ("params.name == 'write' || http_method == 'GET'", false),
             ("result == null && error == null", true),
         ] {
             assert_eq!(ask(text, &body), Ok(expected), "{text}");
         }
         let answer = json!({"id": 1, "result": {"isError": true}});
-        assert_eq!(ask("direction == 'response' && result.isError", &answer), Ok(true));
+        assert_eq!(
+            ask("direction == 'response' && result.isError", &answer),
+            Ok(true)
+        );
     }
 
     #[test]
     fn what_fails_at_run_time_is_told_without_its_values() {
         let body = call(json!({"secret": "hush", "l": []}));
-        for text in ["args.none == 1", "args.secret > 5", "args.l[3] == 1", "args.secret", "int(args.secret) == 1"] {
+        for text in [
+            "args.none == 1",
+            "args.secret > 5",
+            "args.l[3] == 1",
+            "args.secret",
+            "int(args.secret) == 1",
+        ] {
             let error = ask(text, &body).expect_err("it fails");
             assert!(!error.contains("hush"), "{error}");
         }
@@ -399,11 +503,34 @@ mod tests {
     #[test]
     fn what_is_not_there_or_costs_too_much_is_refused_at_once() {
         use BadExpression as B;
-        for text in ["", "args.", "1 +", &"(".repeat(2000), &"a".repeat(2049), &"!".repeat(2000), &"[".repeat(41), &"a?".repeat(900)] {
-            assert!(matches!(Expression::new(text), Err(B::Unreadable { .. } | B::TooLong)), "{text}");
+        for text in [
+            "",
+            "args.",
+            "1 +",
+            &"(".repeat(2000),
+            &"a".repeat(2049),
+            &"!".repeat(2000),
+            &"[".repeat(41),
+            &"a?".repeat(900),
+        ] {
+            assert!(
+                matches!(
+                    Expression::new(text),
+                    Err(B::Unreadable { .. } | B::TooLong)
+                ),
+                "{text}"
+            );
         }
-        for (text, unknown) in [("arg.x == 1", "arg"), ("args.x.matches('a')", "matches"), ("now() > 1", "now")] {
-            assert_eq!(Expression::new(text), Err(B::Unknown(unknown.to_owned())), "{text}");
+        for (text, unknown) in [
+            ("arg.x == 1", "arg"),
+            ("args.x.matches('a')", "matches"),
+            ("now() > 1", "now"),
+        ] {
+            assert_eq!(
+                Expression::new(text),
+                Err(B::Unknown(unknown.to_owned())),
+                "{text}"
+            );
         }
         for text in [
             "args.a.all(x, args.b.all(y, x == y))",

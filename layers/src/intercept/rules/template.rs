@@ -188,7 +188,9 @@ fn fill(value: &Value, known: &Known<'_>, left: &mut usize) -> Result<Value, Str
             Value::Array(all.collect::<Result<_, _>>()?)
         }
         Value::Object(all) => {
-            let all = all.iter().map(|(key, value)| Ok((key.clone(), fill(value, known, left)?)));
+            let all = all
+                .iter()
+                .map(|(key, value)| Ok((key.clone(), fill(value, known, left)?)));
             Value::Object(all.collect::<Result<_, String>>()?)
         }
         plain @ (Value::Null | Value::Bool(_) | Value::Number(_)) => plain.clone(),
@@ -225,10 +227,18 @@ impl Known<'_> {
     fn value(&self, place: &str) -> Value {
         let asked = self.asked;
         match place {
-            "method" => asked.and_then(|m| m.method.as_ref()).map(|m| m.as_str().into()),
+            "method" => asked
+                .and_then(|m| m.method.as_ref())
+                .map(|m| m.as_str().into()),
             "name" => asked.and_then(|m| m.name.as_deref()).map(Value::from),
-            "id" => asked.and_then(|m| m.id()).and_then(|id| serde_json::from_str(id.as_json()).ok()),
-            "principal" => self.context.exchange().principal().map(|p| Value::from(&**p)),
+            "id" => asked
+                .and_then(|m| m.id())
+                .and_then(|id| serde_json::from_str(id.as_json()).ok()),
+            "principal" => self
+                .context
+                .exchange()
+                .principal()
+                .map(|p| Value::from(&**p)),
             pointer => self.body.and_then(|body| body.pointer(pointer)).cloned(),
         }
         .unwrap_or_default()
@@ -248,8 +258,17 @@ mod tests {
     fn filled(template: Value) -> Result<Value, String> {
         let body = json!({"id": 7, "method": "tools/call", "params": {"name": "a", "arguments": {"n": 1.5, "t": "x", "l": [1]}}});
         let facts = read_message(&body.to_string(), 0).expect("a message");
-        let context = Context::new(Arc::new(Exchange::new("r")), Method::POST, "/", HeaderMap::new());
-        let known = Known { asked: Some(&facts), body: Some(&body), context: &context };
+        let context = Context::new(
+            Arc::new(Exchange::new("r")),
+            Method::POST,
+            "/",
+            HeaderMap::new(),
+        );
+        let known = Known {
+            asked: Some(&facts),
+            body: Some(&body),
+            context: &context,
+        };
         Template::new(template).expect("a template").fill(&known)
     }
 
@@ -257,8 +276,14 @@ mod tests {
     fn places_are_filled_with_what_was_asked() {
         for (template, value) in [
             (json!("plain {{ not closed"), json!("plain {{ not closed")),
-            (json!(["{{/params/arguments/n}}", "{{ name }}", "{{id}}"]), json!([1.5, "a", 7])),
-            (json!({"k": "{{method}}: {{/params/arguments/l}} {{/params/none}}!"}), json!({"k": "tools/call: [1] !"})),
+            (
+                json!(["{{/params/arguments/n}}", "{{ name }}", "{{id}}"]),
+                json!([1.5, "a", 7]),
+            ),
+            (
+                json!({"k": "{{method}}: {{/params/arguments/l}} {{/params/none}}!"}),
+                json!({"k": "tools/call: [1] !"}),
+            ),
             (json!("{{principal}}"), Value::Null),
             (json!([null, true, 5]), json!([null, true, 5])),
         ] {
@@ -269,9 +294,15 @@ mod tests {
     #[test]
     fn what_is_not_known_is_told_at_once_and_nothing_grows_without_bound() {
         for unknown in ["{{nam}}", "{{/~x}}", "{{}}"] {
-            assert!(matches!(Template::new(json!([unknown])), Err(BadTemplate::Unknown(_))));
+            assert!(matches!(
+                Template::new(json!([unknown])),
+                Err(BadTemplate::Unknown(_))
+            ));
         }
-        assert_eq!(Template::new(json!("{{id}}".repeat(33))), Err(BadTemplate::TooMany));
+        assert_eq!(
+            Template::new(json!("{{id}}".repeat(33))),
+            Err(BadTemplate::TooMany)
+        );
         let mut left = 3;
         assert!(spend(&mut left, 3).is_ok() && spend(&mut left, 1).is_err());
     }

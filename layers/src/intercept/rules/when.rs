@@ -59,14 +59,23 @@ impl When {
             // Plain HTTP: the head, and no message.
             let method = any(&self.methods, asked.method.as_str()) && !self.names_something();
             return match self.direction {
-                Direction::Request if method => Interest { request: true, ..nothing },
-                Direction::Response if method => Interest { head: true, ..nothing },
+                Direction::Request if method => Interest {
+                    request: true,
+                    ..nothing
+                },
+                Direction::Response if method => Interest {
+                    head: true,
+                    ..nothing
+                },
                 Direction::Request | Direction::Response | Direction::Server => nothing,
             };
         };
         match self.direction {
             Direction::Request => Interest {
-                request: call.messages().iter().any(|message| self.fits_asked(message)),
+                request: call
+                    .messages()
+                    .iter()
+                    .any(|message| self.fits_asked(message)),
                 ..nothing
             },
             Direction::Response => Interest {
@@ -115,7 +124,11 @@ impl When {
 
     /// What comes on the stream of this call may fit, as far as the call's name tells.
     fn fits_stream(&self, call: &CallFacts) -> bool {
-        !self.names_something() || call.messages().iter().any(|message| self.fits_name(message))
+        !self.names_something()
+            || call
+                .messages()
+                .iter()
+                .any(|message| self.fits_name(message))
     }
 
     pub(super) fn fits_request(
@@ -150,11 +163,15 @@ impl When {
         let Some(facts) = message.facts() else {
             return Ok(false);
         };
+        if !self.fits_client(context) {
+            return Ok(false);
+        }
         let fits = match (self.direction, facts.kind) {
             (Direction::Response, Kind::Response) => match context.asked(message) {
                 Some(asked) => self.fits_asked(asked),
-                // On a stream that was resumed nobody knows what was asked.
-                None => self.methods.is_empty() && !self.names_something(),
+                None if self.methods.is_empty() && !self.names_something() => true,
+                // On a stream that was resumed nobody knows what was asked: who could say that it was something else gets around no rule.
+                None => return Err("it answers a request that is not known here".to_owned()),
             },
             (Direction::Server, Kind::Notification | Kind::Request) => {
                 let method = facts.method.as_ref().map(|m| m.as_str());
@@ -163,7 +180,7 @@ impl When {
             }
             _ => false,
         };
-        Ok(fits && self.fits_client(context) && self.is_true(context, Some(message))?)
+        Ok(fits && self.is_true(context, Some(message))?)
     }
 
     fn fits_client(&self, context: &Context) -> bool {
@@ -182,11 +199,15 @@ impl When {
         let Some(expression) = &self.expression else {
             return Ok(true);
         };
-        let asked = message.as_deref().and_then(|message| match message.direction() {
-            Direction::Request => message.facts().cloned(),
-            Direction::Response | Direction::Server => context.asked(message).cloned(),
-        });
-        let direction = message.as_deref().map_or(self.direction, Message::direction);
+        let asked = message
+            .as_deref()
+            .and_then(|message| match message.direction() {
+                Direction::Request => message.facts().cloned(),
+                Direction::Response | Direction::Server => context.asked(message).cloned(),
+            });
+        let direction = message
+            .as_deref()
+            .map_or(self.direction, Message::direction);
         let null = Value::Null;
         let body = match message {
             Some(message) => message.value().map_err(|error| error.to_string())?,

@@ -227,7 +227,9 @@ fn compare(params: &[Param], arguments: &Value, headers: &HeaderMap) -> Result<(
             (Some(_), None, _) => return wrong("is missing"),
             (Some(value), Some(sent), None) => match headers::decode(sent) {
                 None => return wrong("is not validly encoded"),
-                Some(text) if !headers::mirrors(value, &text) => return wrong("does not match the body"),
+                Some(text) if !headers::mirrors(value, &text) => {
+                    return wrong("does not match the body");
+                }
                 Some(_) => {}
             },
         }
