@@ -105,7 +105,7 @@ section! {
     RawPatch {
         /// `add`, `remove`, `replace`, `move`, `copy` or `test`.
         op: PatchWord,
-        /// Where.
+        /// The place that it is about.
         path: At<Pointer>,
         /// From where, for `move` and `copy`.
         from: Option<At<Pointer>>,
@@ -141,7 +141,7 @@ section! {
 section! {
     /// A JSON-RPC error.
     RawMockError {
-        /// Its code.
+        /// The code of the error.
         code: Integer,
         /// Its message.
         message: Word,
@@ -157,7 +157,7 @@ section! {
         status: Status = 200,
         /// Its headers.
         headers: Option<Dict<SettableHeader, HeaderText>>,
-        /// Its body.
+        /// The body of the response.
         body: Word = "",
     }
 }
@@ -299,7 +299,7 @@ impl FromText for Integer {
     }
 
     fn describe() -> Schema {
-        json_schema!({ "type": "integer" })
+        json_schema!({ "type": ["integer", "string"] })
     }
 }
 
@@ -315,7 +315,7 @@ impl FromText for Status {
     }
 
     fn describe() -> Schema {
-        json_schema!({ "type": "integer", "minimum": 200, "maximum": 599 })
+        json_schema!({ "type": ["integer", "string"], "minimum": 200, "maximum": 599 })
     }
 }
 

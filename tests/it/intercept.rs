@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Start, Ziggurat, config, demo, http,
+    Start, Ziggurat, config, demo,
     mcp::text,
     until,
     upstream::{Received, Upstream, Wire},
@@ -104,7 +104,13 @@ async fn over_http_headers_follow_and_events_keep_their_ids() {
         { name: rename, when: { tool: [echo] }, modify: { set: { /params/name: \"écho\", /params/arguments/text: new }, headers: { set: { x-rule: rename } } } }, \
         { name: sign, when: { direction: response }, modify: { set: { /result/signed: true } } }, \
         { name: no-answer, when: { direction: response, tool: [secret] }, block: \"not for you\" }] }";
-    let z = Ziggurat::yaml(&config("", rules, "", &http(&upstream.url("/mcp")))).await;
+    let z = Ziggurat::yaml(&config(
+        "",
+        rules,
+        "",
+        &format!("url: \"{}\"", upstream.url("/mcp")),
+    ))
+    .await;
     let mut answer = z
         .target()
         .modern_call(1, "echo", json!({"text": "old", "n": 1}))
