@@ -238,10 +238,10 @@ async fn a_rule_that_fails_goes_by_its_setting_and_a_dry_run_changes_nothing() {
 
 #[tokio::test]
 async fn an_answer_on_a_resumed_stream_gets_around_no_rule() {
-    let answer = "id: 1\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n";
+    const ANSWER: &str = "id: 1\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n";
     let inner = service_fn(async |_: Request<Body>| {
         let response = Response::builder().header(header::CONTENT_TYPE, "text/event-stream");
-        Ok::<_, BoxError>(response.body(Body::full(answer))?)
+        Ok::<_, BoxError>(response.body(Body::full(ANSWER))?)
     });
     for (when, on_error, passes) in [
         (tools(Direction::Response, "secret"), OnError::Block, false),
@@ -268,7 +268,7 @@ async fn an_answer_on_a_resumed_stream_gets_around_no_rule() {
             .await
             .expect("a body")
             .to_bytes();
-        assert_eq!(body == answer, passes, "{when:?} {body:?}");
+        assert_eq!(body == ANSWER, passes, "{when:?} {body:?}");
     }
 }
 
