@@ -29,7 +29,7 @@ enum State<B> {
     Whole(Option<Bytes>, Option<HeaderMap>),
     /// What was read before it was too long, and the rest.
     Long(Option<Bytes>, Pin<Box<B>>),
-    Events(#[pin] Events<B>),
+    Events(Pin<Box<Events<B>>>),
 }
 
 /// An event stream: each whole event is shown, and goes out when that is done.
@@ -70,7 +70,7 @@ impl<B> InterceptBody<B> {
     }
 
     pub(super) fn events(events: Events<B>) -> Self {
-        Self(State::Events(events))
+        Self(State::Events(Box::pin(events)))
     }
 }
 
@@ -108,7 +108,7 @@ where
                     rest.map(|f| f.map(|f| f.map_err(Into::into)))
                 }
             },
-            StateProj::Events(events) => events.poll_frame(cx),
+            StateProj::Events(events) => events.as_mut().poll_frame(cx),
         }
     }
 

@@ -202,7 +202,7 @@ impl Working {
                 message: message.clone(),
             }),
             Action::Mock(respond) => {
-                let mut message = match subject {
+                let message = match subject {
                     Subject::Request(_, message) => message,
                     Subject::Message(message) => Some(message),
                     Subject::Head(_) => None,
@@ -211,7 +211,7 @@ impl Working {
                     Direction::Request => m.facts().cloned(),
                     Direction::Response | Direction::Server => context.asked(m).cloned(),
                 });
-                let body = match message.as_deref_mut() {
+                let body = match message {
                     Some(message) => Some(message.value().map_err(|e| e.to_string())?),
                     None => None,
                 };

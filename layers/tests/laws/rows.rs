@@ -94,7 +94,7 @@ pub(crate) fn rows() -> Vec<Row> {
         },
         row(limit),
         row(|leaf, _| plain(&InterceptLayer::off(), leaf)),
-        row(|leaf, _| plain(&looks(), leaf)),
+        row(|leaf, kind| plain(&looks(kind), leaf)),
         row(|leaf, _| plain(&DeadlineLayer::new(Some(DEADLINE)), leaf)),
         Row {
             repeats: true,
@@ -194,9 +194,9 @@ fn chaos(injection: Injection) -> ChaosLayer {
     })
 }
 
-/// It is shown everything, and changes nothing.
+/// It is shown what it wants, and changes nothing.
 #[derive(Debug)]
-struct Looks;
+struct Looks(Interest);
 
 impl Interceptor for Looks {
     fn name(&self) -> &'static str {
@@ -204,12 +204,20 @@ impl Interceptor for Looks {
     }
 
     fn wants(&self, _: &Asked<'_>) -> Interest {
-        Interest::ALL
+        self.0
     }
 }
 
-fn looks() -> InterceptLayer {
-    InterceptLayer::new(InterceptSettings::default(), vec![Arc::new(Looks)])
+fn looks(kind: Kind) -> InterceptLayer {
+    // A JSON body is held before its head goes out, so what the laws say of a head without its body cannot be.
+    let interest = Interest {
+        messages: kind != Kind::Json,
+        ..Interest::ALL
+    };
+    InterceptLayer::new(
+        InterceptSettings::default(),
+        vec![Arc::new(Looks(interest))],
+    )
 }
 
 fn route(leaf: Leaf, _: Kind) -> (Router<Leaf>, Idle) {
