@@ -222,25 +222,30 @@ impl Read for RulesOrFile {
 }
 
 impl Read for Json {
-    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
-        let each = |node| Self::read(node, mistakes).map(|Json(value)| value);
-        Some(Self(match &node.shape {
-            Shape::Empty => Value::Null,
-            Shape::Text(text) if text.plain => plain(&text.value),
-            Shape::Text(text) => Value::String(text.value.clone()),
-            Shape::List(items) => Value::Array(items.iter().map(each).collect::<Option<_>>()?),
-            Shape::Map(entries) => {
-                let mut map = serde_json::Map::new();
-                for (key, node) in entries {
-                    map.insert(key.name.clone(), Self::read(node, mistakes)?.0);
-                }
-                Value::Object(map)
-            }
-        }))
+    fn read(node: &Node, _: &mut Mistakes) -> Option<Self> {
+        Some(Self(json_of(node)))
     }
 
     fn schema() -> Schema {
         json_schema!({})
+    }
+}
+
+/// Everything in a tree is a value of JSON.
+fn json_of(node: &Node) -> Value {
+    match &node.shape {
+        Shape::Empty => Value::Null,
+        Shape::Text(text) if text.plain => plain(&text.value),
+        Shape::Text(text) => Value::String(text.value.clone()),
+        Shape::List(items) => items.iter().map(json_of).collect(),
+        Shape::Map(entries) => {
+            let entries = entries.iter();
+            Value::Object(
+                entries
+                    .map(|(key, node)| (key.name.clone(), json_of(node)))
+                    .collect(),
+            )
+        }
     }
 }
 
