@@ -370,10 +370,12 @@ impl App {
         };
         tracing::info!(limit = ?settings.limit, "draining");
         let mut watch = drain.watch();
-        let signals = self.drain.clone();
+        let (signals, paused) = (self.drain.clone(), self.kept.paused.clone());
         let ends = async move {
             tokio::time::sleep(settings.delay).await;
             signals.draining.cancel();
+            // Nobody will decide about them any more.
+            paused.close();
             watch.closing().await;
             signals.closing.cancel();
             std::future::pending::<()>().await;

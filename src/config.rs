@@ -20,6 +20,7 @@ use ziggurat_layers::balance::{BalanceSettings, Policy};
 use ziggurat_layers::circuit::CircuitSettings;
 use ziggurat_layers::health::{HttpProbe, outlier::OutlierSettings};
 use ziggurat_layers::http_sse::Serve;
+use ziggurat_layers::intercept::rules::RuleSet;
 use ziggurat_layers::rate_limit::{KeyPart, RateLimitSettings};
 use ziggurat_layers::replay::ReplaySettings;
 use ziggurat_layers::resume::ResumeSettings;
@@ -44,6 +45,7 @@ mod node;
 mod origins;
 mod raw;
 mod read;
+mod rules;
 mod schema;
 mod secret;
 mod source;
@@ -157,6 +159,8 @@ pub struct Route {
     pub http_sse: Serve,
     /// The client's headers that are let through although they are secrets.
     pub forward: Vec<HeaderName>,
+    /// The rules for its messages.
+    pub intercept: Option<Intercept>,
     /// How long a call may take.
     pub deadline: Option<Deadline>,
     /// The sessions of legacy clients; whether their upstream is stateless is its own setting.
@@ -180,6 +184,17 @@ pub enum Protocol {
     Mcp,
     /// Plain HTTP, server-sent events included: bodies pass unread.
     Http,
+}
+
+/// The rules of a route.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Intercept {
+    /// The rules.
+    pub rules: RuleSet,
+    /// The file that they stand in, as the config names it; without it, they stand in the config.
+    pub file: Option<PathBuf>,
+    /// The most bytes of a message that they are shown.
+    pub message_cap: u64,
 }
 
 /// How the failure of an MCP call is told to its client.

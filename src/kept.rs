@@ -1,6 +1,6 @@
 //! What outlives a reload, beside the upstreams.
 
-use ziggurat_layers::{http_sse::Channels, session::NoRandomness};
+use ziggurat_layers::{http_sse::Channels, intercept::Paused, session::NoRandomness};
 
 use crate::{caps::Caps, config::Config, rates::Rates, replays::Replays, sessions::Sessions};
 
@@ -13,6 +13,8 @@ pub(crate) struct Kept {
     pub(crate) caps: Caps,
     pub(crate) rates: Rates,
     pub(crate) replays: Replays,
+    /// The exchanges that wait for an operator.
+    pub(crate) paused: Paused,
 }
 
 impl Kept {
@@ -27,6 +29,7 @@ impl Kept {
             caps: Caps::default(),
             rates: Rates::default(),
             replays: Replays::default(),
+            paused: Paused::default(),
         })
     }
 

@@ -18,6 +18,7 @@ use ziggurat_layers::{
     heartbeat::HeartbeatSettings,
     http_sse::{Channels, HttpSseLayer, HttpSseSettings},
     inspect::InspectSettings,
+    intercept::{InterceptLayer, InterceptSettings, Paused},
     limit::LimitLayer,
     metrics::Tools,
     rate_limit::RateLimitLayer,
@@ -91,6 +92,8 @@ pub struct RouteSettings {
     pub replay: ReplayLayer,
     /// The cap of the route.
     pub own_limit: LimitLayer,
+    /// The rules for its messages.
+    pub intercept: InterceptLayer,
     /// How long a call may take.
     pub deadline: Option<DeadlineSettings>,
     /// Another attempt for a call that failed.
@@ -235,6 +238,7 @@ impl RouteSettings {
             session,
             rate_limit: kept.rates.layer(route),
             replay: kept.replays.layer(route),
+            intercept: intercept(route, &kept.paused),
             limit: kept.caps.server().clone(),
             own_limit: kept.caps.route(&route.name),
             deadline: route.deadline.as_ref().map(|deadline| DeadlineSettings {
@@ -256,6 +260,18 @@ fn http_sse(route: &Route, server: &ServerSettings, channels: &Channels) -> Http
         ..defaults
     };
     HttpSseLayer::new(settings, channels.clone())
+}
+
+fn intercept(route: &Route, paused: &Paused) -> InterceptLayer {
+    let Some(intercept) = &route.intercept else {
+        return InterceptLayer::off();
+    };
+    let settings = InterceptSettings {
+        cap: usize::try_from(intercept.message_cap).unwrap_or(usize::MAX),
+        lenient: intercept.rules.dry_run,
+        paused: paused.clone(),
+    };
+    InterceptLayer::new(settings, intercept.rules.interceptors(&route.name))
 }
 
 /// The most bytes of an MCP request where the server's body limit is off.

@@ -2,7 +2,7 @@
 //!
 //! Start and reload call [`tower`], and nothing else assembles layers. Boxed only where types must meet: an endpoint, a route, the
 //! server. A layer that is off is a pass-through inside itself, so the type of the stack does not depend on the file.
-//! A layer that is missing here (auth, intercept, …) does not exist yet.
+//! A layer that is missing here (auth, tape, …) does not exist yet.
 
 use std::convert::Infallible;
 
@@ -68,7 +68,8 @@ pub fn server(settings: &ServerSettings, routes: Router<Terrace>) -> Tower {
 /// and only inspect knows it; all routes share them. Old clients are served outside all that, so that everything inside sees Streamable HTTP alone.
 /// Rate limits stand inside the sessions, so that no made-up id is a key, and outside the caps, so that who is refused takes no place; retry is
 /// inside, so a call counts once. Replay stands inside session, whose streams it keeps, and outside caps and deadline, so that a call that goes on
-/// without its client keeps its places and its time. The deadline spans everything that may be tried; each attempt is placed anew.
+/// without its client keeps its places and its time. Rules see a call once, as it is let in, and what they change is what is kept; no clock runs while it
+/// waits for an operator. The deadline spans everything that may be tried; each attempt is placed anew.
 pub fn route(settings: &RouteSettings, balance: Balance<Terrace>) -> Terrace {
     // What old clients post becomes requests of their own, which are logged, counted and answered for like those of others.
     let own = ServiceBuilder::new()
@@ -86,6 +87,7 @@ pub fn route(settings: &RouteSettings, balance: Balance<Terrace>) -> Terrace {
         .layer(settings.replay.clone())
         .layer(settings.limit.clone())
         .layer(settings.own_limit.clone())
+        .layer(settings.intercept.clone())
         .layer(DeadlineLayer::new(settings.deadline))
         .layer(settings.retry.clone())
         .service(balance);

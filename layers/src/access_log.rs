@@ -165,7 +165,7 @@ impl Line {
         }
         let messages = self
             .exchange
-            .call()
+            .asked()
             .map(|call| call.messages())
             .unwrap_or_default();
         let operations = messages.iter().filter(|m| m.method.is_some());
@@ -182,7 +182,7 @@ impl Line {
     fn event(&self, message: Option<&MessageFacts>, cut: &str) {
         let Self { exchange, .. } = self;
         let endpoint = exchange.endpoint();
-        let call = exchange.call();
+        let call = exchange.asked();
         let answered = exchange.response().answer();
         let error = match (exchange.fault(), answered) {
             (Some(fault), _) => fault,

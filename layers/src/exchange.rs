@@ -20,6 +20,7 @@
 //! # let _ = service;
 //! ```
 
+mod changed;
 mod client;
 mod response;
 
@@ -36,6 +37,7 @@ use http::{HeaderName, HeaderValue, Request};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
+pub(crate) use self::changed::Changed;
 pub use self::{client::Client, response::ResponseFacts};
 use crate::{
     error::Outcome,
@@ -60,6 +62,7 @@ pub struct Exchange {
     started: Instant,
     client: OnceLock<Client>,
     call: OnceLock<CallFacts>,
+    changed: OnceLock<Option<Changed>>,
     route: OnceLock<Arc<RouteInfo>>,
     principal: OnceLock<Arc<str>>,
     session: OnceLock<u128>,
@@ -131,6 +134,7 @@ impl Exchange {
             started: Instant::now(),
             client: OnceLock::new(),
             call: OnceLock::new(),
+            changed: OnceLock::new(),
             route: OnceLock::new(),
             principal: OnceLock::new(),
             session: OnceLock::new(),
@@ -225,14 +229,33 @@ impl Exchange {
         let _first = self.client.set(client);
     }
 
-    /// The MCP facts of the call: none on plain HTTP, and none before they are read.
+    /// The MCP facts of the call as it goes on: none on plain HTTP, and none before they are read. Once an interceptor has changed the call, they are
+    /// those of the changed one; what its answer needs (kinds, methods, ids, tokens) is the same in both.
     pub fn call(&self) -> Option<&CallFacts> {
+        match self.changed.get() {
+            Some(Some(changed)) => Some(&changed.call),
+            Some(None) | None => self.call.get(),
+        }
+    }
+
+    /// The MCP facts of the call as its client sent it, for layers that tell of it as the client sees it, or that hold its bytes.
+    pub fn asked(&self) -> Option<&CallFacts> {
         self.call.get()
     }
 
-    /// Files the facts of the call. Whoever changes a request's body later must do so before they are filed.
+    /// Files the facts of the call as its client sent it; the first word counts.
     pub fn set_call(&self, facts: CallFacts) {
         let _first = self.call.set(facts);
+    }
+
+    /// What the interceptors made of the call, once they have seen it: `None` if nothing was changed. A call that is sent again is not shown to them again.
+    pub(crate) fn judged(&self) -> Option<Option<&Changed>> {
+        self.changed.get().map(Option::as_ref)
+    }
+
+    /// Files what the interceptors made of the call; the first word counts.
+    pub(crate) fn set_judged(&self, changed: Option<Changed>) {
+        let _first = self.changed.set(changed);
     }
 
     /// The route.

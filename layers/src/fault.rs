@@ -19,6 +19,7 @@ use crate::{
     gate::GateShut,
     guard::{HostRefused, OriginRefused, Problem},
     inspect::{Encoded, NotJson, UploadFailed, UploadTimeout},
+    intercept::{Blocked, PauseFull, Unreadable},
     limit::Shed,
     mcp::{EnvelopeError, events::EventTooLong, headers::HeaderMismatch},
     rate_limit::RateLimited,
@@ -149,6 +150,22 @@ pub enum Fault {
     UpstreamStatus(StatusCode),
     /// An old server does not say where to post, or must not be believed.
     BadEndpoint(String),
+    /// A rule says no.
+    Blocked {
+        /// What the client is told.
+        message: String,
+        /// An upstream was asked.
+        sent: bool,
+    },
+    /// What rules must see cannot be read, or cannot be changed as they say.
+    Unreadable {
+        /// Why.
+        message: String,
+        /// An upstream was asked.
+        sent: bool,
+    },
+    /// Too many exchanges wait for an operator.
+    PauseFull(String),
     /// The HTTP method has no meaning here.
     NotAllowed,
     /// The client accepts nothing that could be sent.
@@ -178,6 +195,7 @@ impl Fault {
         // Those of sessions first: they have other faults as their source.
         Self::session(error)
             .or_else(|| Self::ours(error))
+            .or_else(|| Self::intercept(error))
             .or_else(|| Self::balance(error))
             .or_else(|| Self::clocks(error))
             .or_else(|| Self::edge(error))
@@ -214,6 +232,22 @@ impl Fault {
             return Some(Self::EventsLost);
         }
         find::<Shed>(error).map(|e| Self::Shed(e.to_string()))
+    }
+
+    fn intercept(error: &(dyn Error + 'static)) -> Option<Self> {
+        if let Some(e) = find::<Blocked>(error) {
+            return Some(Self::Blocked {
+                message: e.to_string(),
+                sent: e.sent,
+            });
+        }
+        if let Some(e) = find::<Unreadable>(error) {
+            return Some(Self::Unreadable {
+                message: e.to_string(),
+                sent: e.sent,
+            });
+        }
+        find::<PauseFull>(error).map(|e| Self::PauseFull(e.to_string()))
     }
 
     fn balance(error: &(dyn Error + 'static)) -> Option<Self> {

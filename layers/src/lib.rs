@@ -22,6 +22,7 @@
 //! | | [`rate_limit`] | lets through so many calls in so much time, by session, client, tool, … |
 //! | | [`replay`] | keeps event streams, so that clients can come back to them |
 //! | | [`limit`] | caps calls and streams |
+//! | | [`intercept`] | shows messages to interceptors and rules, which change, refuse, answer or hold them |
 //! | | [`deadline`] | the total time of a call |
 //! | | [`retry`] | repeats calls that failed, where that is safe |
 //! | | [`balance`] | chooses an endpoint, or lets the call wait for one |
@@ -36,7 +37,7 @@
 //! | | [`upstream`] | the upstream: over HTTP, or a child process |
 //!
 //! What all of them share is the floor: [`body`], [`error`], [`fault`], [`mcp`] (facts, headers, events), [`metrics`], [`waits`], [`ready`],
-//! [`gate`] (whether an endpoint takes calls), [`share`], [`pattern`], [`attempt`] (where it may go) and [`verdict`] (how it went). One layer
+//! [`gate`] (whether an endpoint takes calls), [`share`], [`pattern`], [`secret`], [`attempt`] (where it may go) and [`verdict`] (how it went). One layer
 //! stands in no tower by default: [`chaos`], which injects faults for tests. Beside the endpoint terrace stands [`health`], whose probers ask
 //! the endpoints by themselves.
 
@@ -64,6 +65,7 @@ mod host;
 #[cfg(feature = "session")]
 pub mod http_sse;
 pub mod inspect;
+pub mod intercept;
 pub mod limit;
 pub mod mcp;
 pub mod metrics;
@@ -77,6 +79,7 @@ pub mod rescue;
 pub mod resume;
 pub mod retry;
 pub mod route;
+pub mod secret;
 #[cfg(feature = "session")]
 pub mod session;
 pub mod share;

@@ -249,6 +249,18 @@ where
     }
 }
 
+/// The JSON-RPC error that answers one request of an exchange, where other answers of it may still come; the exchange is told of it.
+pub(crate) fn answer(
+    error: &(dyn std::error::Error + 'static),
+    exchange: &Exchange,
+    id: &Id,
+) -> Bytes {
+    let fault = Fault::of(error);
+    let row = Row::of(&fault);
+    exchange.set_fault(row.kind, row.outcome);
+    render::answer(&fault, exchange, id)
+}
+
 /// Does something with the inner service; its panic becomes an error.
 fn catch<T>(act: impl FnOnce() -> T) -> Result<T, BoxError> {
     catch_unwind(AssertUnwindSafe(act)).map_err(|_panic| "a layer panicked".into())

@@ -23,6 +23,7 @@ mod endpoint;
 mod rate;
 mod resilience;
 mod route;
+mod rules;
 
 /// What a file is checked against.
 pub(super) struct Context<'a> {
@@ -68,7 +69,7 @@ pub(super) fn check(node: &Node, context: &Context<'_>, mistakes: &mut Mistakes)
         .iter()
         .map(|route| route.value.upstream.clone())
         .collect();
-    let routes = route::check(raw.routes.value, mistakes);
+    let routes = route::check(raw.routes.value, context, mistakes);
     check_names(&names, complete, &raw.upstreams, mistakes);
     let upstreams = raw.upstreams.entries.into_iter();
     let upstreams = upstreams

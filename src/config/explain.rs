@@ -47,6 +47,7 @@ impl Config {
 
 mod rate;
 mod resilience;
+mod rules;
 
 /// A map that is being filled, and its key path.
 struct Section<'a> {
@@ -212,6 +213,7 @@ fn route(section: &mut Section<'_>, route: &Route) {
     section.word("protocol", route.protocol);
     section.text("upstream", &route.upstream);
     section.list("forward", &route.forward);
+    rules::intercept(section, route.intercept.as_ref());
     match route.deadline {
         None => section.bare("deadline", "off"),
         Some(Deadline { limit, cap }) => section.section("deadline", |section| {

@@ -37,6 +37,7 @@ pub(super) fn interpolate(
             return Text {
                 value: source,
                 template: None,
+                plain: false,
             };
         };
         replaced = true;
@@ -50,6 +51,7 @@ pub(super) fn interpolate(
     Text {
         value,
         template: replaced.then_some(source),
+        plain: false,
     }
 }
 

@@ -60,7 +60,12 @@ impl fmt::Display for ConfigErrors {
         let errors = self.errors.iter().map(|finding| (finding, "error"));
         let warnings = self.warnings.iter().map(|warning| (&warning.0, "warning"));
         let mut all: Vec<_> = errors.chain(warnings).collect();
-        all.sort_by_key(|(finding, _)| (finding.place.line, finding.place.column));
+        // The findings of the config itself first, then those of the files that it names.
+        let own = all.first().map(|(finding, _)| finding.file.clone());
+        all.sort_by_key(|(finding, _)| {
+            let (other, file) = (own.as_ref() != Some(&finding.file), &finding.file);
+            (other, file, finding.place.line, finding.place.column)
+        });
         for (index, (finding, severity)) in all.into_iter().enumerate() {
             if index > 0 {
                 f.write_str("\n")?;
@@ -140,11 +145,22 @@ impl Mistakes {
         self.warnings.push(warning);
     }
 
+    /// How many errors there are.
+    pub(super) fn count(&self) -> usize {
+        self.errors.len()
+    }
+
+    /// Takes in what was found in another file.
+    pub(super) fn include(&mut self, other: Self) {
+        self.errors.extend(other.errors);
+        self.warnings.extend(other.warnings);
+    }
+
     /// Whether something was wrong at a place or below it, so that what is missing there need not be said too.
     pub(super) fn has_below(&self, place: &Place) -> bool {
         self.errors
             .iter()
-            .any(|error| error.place.path.starts_with(&place.path))
+            .any(|error| error.file == self.file && error.place.path.starts_with(&place.path))
     }
 
     /// The value, if nothing was wrong on the way to it.
@@ -171,6 +187,7 @@ impl Mistakes {
 impl Finding {
     fn says_the_same(&self, other: &Self) -> bool {
         self.place.line > 0
+            && self.file == other.file
             && (self.place.line, self.place.column) == (other.place.line, other.place.column)
             && self.message == other.message
     }

@@ -36,6 +36,8 @@ pub(super) struct Text {
     pub(super) value: String,
     /// What stands in the file, if a variable was replaced in it.
     pub(super) template: Option<String>,
+    /// It stands there without quotes, as a number or as `true` or `false`.
+    pub(super) plain: bool,
 }
 
 /// A key of a map.
@@ -111,17 +113,18 @@ impl Node {
             path: path.to_owned(),
             ..Place::default()
         };
-        let text = |value: String| {
+        let text = |value: String, plain: bool| {
             Shape::Text(Text {
                 value,
                 template: None,
+                plain,
             })
         };
         let shape = match value {
             Value::Null => Shape::Empty,
-            Value::Bool(value) => text(value.to_string()),
-            Value::Number(value) => text(value.to_string()),
-            Value::String(value) => text(value.clone()),
+            Value::Bool(value) => text(value.to_string(), true),
+            Value::Number(value) => text(value.to_string(), true),
+            Value::String(value) => text(value.clone(), false),
             Value::Array(items) => Shape::List(
                 items
                     .iter()
@@ -215,6 +218,7 @@ impl Read {
                 Shape::Text(Text {
                     value,
                     template: None,
+                    plain: true,
                 })
             }
             ReadShape::Text(value) => Shape::Text(match environment {
@@ -222,6 +226,7 @@ impl Read {
                 None => Text {
                     value,
                     template: None,
+                    plain: false,
                 },
             }),
             ReadShape::List(items) => {

@@ -22,6 +22,7 @@ use super::endpoint::RawEndpoint;
 use super::mistake::Mistakes;
 use super::node::Node;
 use super::read::{At, Dict, Keys, OneOrMany, OrOff, Property, Read, ShortOr, object, section};
+use super::rules::RawIntercept;
 use super::value::{
     Amount, Clock, Count, ErrorStatus, HeaderText, HostName, Label, NamePattern, Part, Pause,
     Prefix, Rank, RoutePath, SealKey, SettableHeader, Size, Statuses, Switch, Url, VariableName,
@@ -128,6 +129,8 @@ section! {
         rate_limit: OrOff<OneOrMany<At<RawRateLimit>>> = "off",
         /// Which event streams of legacy sessions ziggurat keeps, so that clients whose connection broke can come back to them (`Last-Event-ID`): `auto` those of commands, which cannot keep them themselves, `always` also those of HTTP servers that give their events no ids; or a map with the details. Servers with ids of their own are asked themselves.
         replay: At<OrOff<ShortOr<Scope, RawReplay>>> = "auto",
+        /// Rules that change, refuse, answer or hold messages, `rules` in a list or in a file. Without any there are none.
+        intercept: OrOff<RawIntercept> = "off",
         /// How long a call may go without its final answer and without a progress notification: a duration, or `limit` and `cap`.
         deadline: At<OrOff<ShortOr<Clock, RawDeadline>>> = "5m",
         /// How many calls may be in flight on the route; more are refused at once.

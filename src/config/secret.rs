@@ -3,6 +3,8 @@
 //! A guess by names and by the beginnings of well-known tokens, made only for values that a file spells out: what comes from the environment is
 //! never printed at all.
 
+use ziggurat_layers::secret::{looks_like_secret, suggests_secret};
+
 /// Stands in the place of a secret that the file spells out.
 pub(super) const MASK: &str = "***";
 
@@ -41,59 +43,4 @@ pub(super) fn mask_url(url: &http::Uri) -> String {
     };
     let query: Vec<String> = query.split('&').map(mask).collect();
     format!("{start}?{}", query.join("&"))
-}
-
-fn suggests_secret(name: &str) -> bool {
-    const PARTS: &[&str] = &[
-        "token",
-        "secret",
-        "passw",
-        "passphrase",
-        "credential",
-        "authorization",
-        "cookie",
-        "apikey",
-        "signature",
-    ];
-    const WORDS: &[&str] = &[
-        "key", "keys", "auth", "pat", "pwd", "pass", "dsn", "jwt", "sig", "bearer", "session",
-    ];
-    let name = name.to_ascii_lowercase();
-    let mut words = name.split(|letter: char| !letter.is_ascii_alphanumeric());
-    PARTS.iter().any(|part| name.contains(part)) || words.any(|word| WORDS.contains(&word))
-}
-
-fn looks_like_secret(value: &str) -> bool {
-    const BEGINNINGS: &[&str] = &[
-        "Bearer ",
-        "bearer ",
-        "Basic ",
-        "basic ",
-        "sk-",
-        "sk_",
-        "pk_",
-        "rk_",
-        "ghp_",
-        "gho_",
-        "ghs_",
-        "github_pat_",
-        "glpat-",
-        "xox",
-        "eyJ",
-        "AKIA",
-        "ya29.",
-        "AIza",
-        "hf_",
-        "npm_",
-        "-----BEGIN",
-    ];
-    let with_password = value.split_once("://").is_some_and(|(_, rest)| {
-        rest.split('/')
-            .next()
-            .is_some_and(|authority| authority.contains('@') && authority.contains(':'))
-    });
-    with_password
-        || BEGINNINGS
-            .iter()
-            .any(|beginning| value.starts_with(beginning))
 }

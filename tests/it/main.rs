@@ -18,6 +18,7 @@ mod drain;
 mod hostile;
 mod http_sse;
 mod ids;
+mod intercept;
 mod legacy;
 mod metrics;
 mod mistakes;

@@ -90,7 +90,7 @@ async fn every_metric_is_moved_by_real_traffic() {
     let z = Ziggurat::yaml(&format!(
         "server: {{ body_limit: 1MiB }}\n\
          routes:\n\
-         - {{ match: {{ path: /mcp }}, upstream: tools }}\n\
+         - {{ match: {{ path: /mcp }}, upstream: tools, intercept: {{ rules: [{{ name: held, when: {{ tool: [echo] }}, pause: {{ limit: 1s, then: resume }} }}] }} }}\n\
          - {{ match: {{ path: /open }}, upstream: tools, session: off }}\n\
          - {{ match: {{ path: /hasty }}, upstream: tools, session: off, deadline: 500ms }}\n\
          - {{ match: {{ path: /any }}, upstream: any }}\n\
@@ -118,6 +118,14 @@ async fn every_metric_is_moved_by_real_traffic() {
 
     // Calls, streams and sessions, looked at while they are under way.
     let session = z.target().session().await;
+    let held = session.clone();
+    let held = tokio::spawn(async move { held.call(8, "echo", json!({})).await.last().await });
+    until("it waits for an operator", async || {
+        moved.look(&z.metrics().await);
+        moved.has("ziggurat_intercept_paused")
+    })
+    .await;
+    held.await.unwrap();
     let stream = session.stream().await;
     let mut running = session
         .call_with_token(1, 1, "progress", json!({"steps": 8, "interval_ms": 50}))

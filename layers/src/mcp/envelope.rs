@@ -424,6 +424,11 @@ impl<'de> Visitor<'de> for Params {
                     mark(&mut seen, 32, "_meta")?;
                     parts.meta = map.next_value_seed(Optional(Meta))?.unwrap_or_default();
                 }
+                // Rules and limits look into them: two parsers must not find different ones.
+                "arguments" => {
+                    mark(&mut seen, 64, "arguments")?;
+                    map.next_value::<IgnoredAny>()?;
+                }
                 "inputResponses" | "requestState" => {
                     map.next_value::<IgnoredAny>()?;
                     parts.continues = true;
@@ -513,6 +518,7 @@ mod tests {
             r#"{"id":1,"method":"tools/call","params":{},"params":{}}"#,
             r#"{"id":1,"method":"tools/call","params":{"_meta":{},"_meta":{}}}"#,
             r#"{"id":1,"method":"tools/call","params":{"name":5,"name":"b"}}"#,
+            r#"{"id":1,"method":"tools/call","params":{"arguments":{},"arg\u0075ments":{}}}"#,
         ] {
             assert!(matches!(read(body), Err(EnvelopeError::Json(_))), "{body}");
         }

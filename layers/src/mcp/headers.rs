@@ -6,6 +6,7 @@ use std::borrow::Cow;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::Value;
 
 use super::{CallFacts, Era};
 
@@ -108,6 +109,60 @@ fn agree(
     }
 }
 
+/// Checks that `Mcp-Method` and `Mcp-Name`, where a request of any era has them, say what its body says: somebody behind might go by them.
+///
+/// # Errors
+/// Names the first header that stands twice, or differs.
+pub fn check_present(facts: &CallFacts, headers: &HeaderMap) -> Result<(), HeaderMismatch> {
+    let (message, others) = match facts.messages() {
+        [message, others @ ..] => (Some(message), !others.is_empty()),
+        [] => (None, false),
+    };
+    let method = message
+        .and_then(|m| m.method.as_ref())
+        .map(super::Method::as_str);
+    let name = message.and_then(|m| m.name.as_deref());
+    for (header, spelt, said) in [(&METHOD, "Mcp-Method", method), (&NAME, "Mcp-Name", name)] {
+        if !headers.contains_key(header) {
+            continue;
+        }
+        match said {
+            Some(said) if !others => agree(headers, header, spelt, said)?,
+            Some(_) | None => {
+                return Err(HeaderMismatch {
+                    header: Cow::Borrowed(spelt),
+                    problem: "does not match the body",
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A text as a header value: as it is where that can be, else in its base64 form.
+pub fn encode(text: &str) -> HeaderValue {
+    let plain = text.bytes().all(|b| (0x20..0x7f).contains(&b))
+        && text.trim_matches([' ', '\t']) == text
+        && !text.starts_with("=?base64?");
+    let coded = (!plain).then(|| format!("=?base64?{}?=", STANDARD.encode(text)));
+    // Both forms are visible ASCII and spaces.
+    HeaderValue::from_str(coded.as_deref().unwrap_or(text))
+        .unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// Whether a header that says `text` mirrors this argument: strings are equal by character, integers by value, booleans by word.
+pub(crate) fn mirrors(value: &Value, text: &str) -> bool {
+    match value {
+        Value::String(value) => value == text,
+        Value::Bool(value) => text == if *value { "true" } else { "false" },
+        Value::Number(number) => {
+            number.to_string() == text
+                || matches!((number.as_f64(), text.parse::<f64>()), (Some(a), Ok(b)) if a == b && a.abs() < 9_007_199_254_740_992.0)
+        }
+        Value::Null | Value::Array(_) | Value::Object(_) => false,
+    }
+}
+
 /// The text of a header value, out of its base64 form where it has that (`=?base64?…?=`).
 pub fn decode(value: &HeaderValue) -> Option<Cow<'_, str>> {
     let text = value.to_str().ok()?.trim_matches([' ', '\t']);
@@ -159,6 +214,46 @@ mod tests {
         }
         let headers = with(&[GOOD[0], GOOD[1], ("mcp-name", "=?base64?w6k=?=")]);
         assert_eq!(check(&call("é"), &headers), Ok(()));
+    }
+
+    #[test]
+    fn headers_that_a_legacy_request_need_not_have_must_agree_if_it_has_them() {
+        let legacy = |body: &'static str| {
+            CallFacts::read(
+                &Method::POST,
+                &HeaderMap::new(),
+                &Bytes::from_static(body.as_bytes()),
+            )
+            .expect("a call")
+        };
+        let call = legacy(r#"{"id":1,"method":"tools/call","params":{"name":"echo"}}"#);
+        let told = legacy(r#"{"method":"notifications/initialized"}"#);
+        let batch = legacy(r#"[{"id":1,"method":"ping"},{"id":2,"method":"ping"}]"#);
+        let of = |name, value: &str| with(&[(name, value)]);
+        for (facts, headers, passes) in [
+            (&call, HeaderMap::new(), true),
+            (&call, of("mcp-name", "=?base64?ZWNobw==?="), true),
+            (&call, of("mcp-name", "=?base64?ZWNob28=?="), false),
+            (&call, of("mcp-method", "tools/list"), false),
+            (&told, of("mcp-method", "notifications/initialized"), true),
+            (&told, of("mcp-name", "echo"), false),
+            (&batch, of("mcp-method", "ping"), false),
+        ] {
+            assert_eq!(
+                check_present(facts, &headers).is_ok(),
+                passes,
+                "{headers:?}"
+            );
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(text in "(=\\?base64\\?)?[ \t]?\\PC{0,12}[ \t]?") {
+            let value = encode(&text);
+            let decoded = decode(&value);
+            proptest::prop_assert_eq!(decoded.as_deref(), Some(text.as_str()));
+        }
     }
 
     #[test]

@@ -108,6 +108,10 @@ metrics! {
         "Clients that came back to a stream that the proxy keeps: they got all that they had missed (replayed), all but what is not kept any more (gap), the error of a call whose answer is not kept (lost), or there was nothing more to come (complete).";
     REINITIALIZE = Counter "ziggurat_reinitialize_total" ["upstream", "outcome"]
         "Sessions of clients that an upstream had lost: healed, not healed because their calls were not safe to repeat (unsafe) or because nothing is known of them (unknown), or tried in vain (failed).";
+    INTERCEPT_HITS = Counter "ziggurat_intercept_hits_total" ["route", "rule", "action"]
+        "Messages that a rule of a route matched, by what came of it: continue, modify, block, mock, delay, pause; dry_run where it only reports, and error where it could not be judged or carried out.";
+    INTERCEPT_PAUSED = Gauge "ziggurat_intercept_paused" ["route"]
+        "Exchanges that wait for an operator's decision.";
     STDIO_SESSIONS = Gauge "ziggurat_stdio_sessions" ["upstream"]
         "Sessions that the stdio servers of an upstream have.";
     STDIO_SESSION_EVICTIONS = Counter "ziggurat_stdio_session_evictions_total" ["upstream", "reason"]

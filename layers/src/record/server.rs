@@ -191,7 +191,7 @@ impl ServerCall {
         let took = exchange.started().elapsed();
         let error = verdict(exchange, self.status, end);
         let mut counted = false;
-        if let Some(call) = exchange.call() {
+        if let Some(call) = exchange.asked() {
             for message in call.messages().iter().filter(|m| m.method.is_some()) {
                 route.operations.record(message, call.era, error, took);
                 counted = true;

@@ -117,6 +117,11 @@ pub(super) fn error_event(fault: &Fault, exchange: &Exchange, id: &Id) -> Bytes 
     wire::event(&error(fault, Row::of(fault), exchange, id))
 }
 
+/// The answer to one request that failed, for who puts it in the place of the upstream's.
+pub(super) fn answer(fault: &Fault, exchange: &Exchange, id: &Id) -> Bytes {
+    error(fault, Row::of(fault), exchange, id)
+}
+
 fn envelope(fault: &Fault, row: Row, exchange: &Exchange, ids: &[&Id]) -> Bytes {
     if let ([id], Some(false)) = (ids, exchange.call().map(|c| c.batch)) {
         return error(fault, row, exchange, id);

@@ -60,6 +60,9 @@ pub(super) const KINDS: &[(&str, &str)] = &[
     ("inspect", "unsupported_media"),
     ("inspect", "upload_failed"),
     ("inspect", "upload_timeout"),
+    ("intercept", "blocked"),
+    ("intercept", "too_many_paused"),
+    ("intercept", "unreadable"),
     ("limit", "overloaded"),
     ("rate_limit", "rate_limited"),
     ("rescue", "answer_missing"),
@@ -133,6 +136,20 @@ impl Row {
             }
             Fault::BadEndpoint(_) => row("http_sse", "bad_endpoint", 502).unsent(),
             Fault::UpstreamStatus(_) => row("http_sse", "upstream_status", 502),
+            // 403 as a status would tell a client to get another token.
+            Fault::Blocked { sent, .. } => row("intercept", "blocked", 403)
+                .by(Blame::Client)
+                .outcome(if *sent {
+                    Outcome::Unknown
+                } else {
+                    Outcome::Rejected
+                }),
+            Fault::Unreadable { sent: true, .. } => row("intercept", "unreadable", 502),
+            Fault::Unreadable { sent: false, .. } => client("intercept", "unreadable", 400),
+            Fault::PauseFull(_) => row("intercept", "too_many_paused", 503)
+                .unsent()
+                .by(Blame::Proxy)
+                .again(SOON),
             Fault::NotAllowed => client("stdio", "not_allowed", 405),
             Fault::NotAcceptable => client("stdio", "not_acceptable", 406),
             Fault::LegacyServer(_) => client("stdio", "legacy_server", 400),
@@ -294,6 +311,9 @@ pub(super) fn message(fault: &Fault) -> String {
         | Fault::LegacyServer(text)
         | Fault::BadEndpoint(text)
         | Fault::Unforwardable(text)
+        | Fault::PauseFull(text)
+        | Fault::Blocked { message: text, .. }
+        | Fault::Unreadable { message: text, .. }
         | Fault::Deadline { message: text, .. }
         | Fault::ServerGone { message: text, .. } => text.clone(),
         Fault::RateLimited(limited) => limited.to_string(),

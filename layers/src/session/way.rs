@@ -182,7 +182,7 @@ impl Way {
             // What was not asked of the upstream says nothing of it.
             let streamed = self.is_get() && !self.exchange.response().resumes_call();
             self.note(&member, streamed.then_some(Note::Streamed));
-            if let Some((call, bytes)) = self.exchange.call().zip(bytes) {
+            if let Some((call, bytes)) = self.exchange.asked().zip(bytes) {
                 self.note(&member, heal::notes(call, &bytes));
             }
         }

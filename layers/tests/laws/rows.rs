@@ -24,6 +24,7 @@ use ziggurat_layers::{
     heartbeat::{HeartbeatLayer, HeartbeatSettings},
     http_sse::{Channels, HttpSseLayer, HttpSseSettings},
     inspect::{InspectLayer, InspectSettings},
+    intercept::{Asked, InterceptLayer, InterceptSettings, Interceptor, Interest},
     limit::{LimitLayer, LimitSettings},
     mcp::headers::SESSION_ID,
     metrics::Tools,
@@ -112,6 +113,8 @@ pub(crate) fn rows() -> Vec<Row> {
         // Outside of a session, where nothing is kept: what is kept is no law's business.
         row(|leaf, _| plain(&replay(), leaf)),
         row(limit),
+        row(|leaf, _| plain(&InterceptLayer::off(), leaf)),
+        row(|leaf, kind| plain(&looks(kind), leaf)),
         row(|leaf, _| plain(&DeadlineLayer::new(Some(DEADLINE)), leaf)),
         Row {
             repeats: true,
@@ -217,6 +220,32 @@ fn chaos(injection: Injection) -> ChaosLayer {
         seed: 7,
         rules: vec![ChaosRule::new(injection, Share::ALL)],
     })
+}
+
+/// It is shown what it wants, and changes nothing.
+#[derive(Debug)]
+struct Looks(Interest);
+
+impl Interceptor for Looks {
+    fn name(&self) -> &'static str {
+        "looks"
+    }
+
+    fn wants(&self, _: &Asked<'_>) -> Interest {
+        self.0
+    }
+}
+
+fn looks(kind: Kind) -> InterceptLayer {
+    // A JSON body is held before its head goes out, so what the laws say of a head without its body cannot be.
+    let interest = Interest {
+        messages: kind != Kind::Json,
+        ..Interest::ALL
+    };
+    InterceptLayer::new(
+        InterceptSettings::default(),
+        vec![Arc::new(Looks(interest))],
+    )
 }
 
 fn route(leaf: Leaf, _: Kind) -> (Router<Leaf>, Idle) {

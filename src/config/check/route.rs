@@ -5,7 +5,7 @@ use std::time::Duration;
 use ziggurat_layers::replay::{ReplaySettings, Scope};
 use ziggurat_layers::session::SessionSettings;
 
-use super::{rate, resilience};
+use super::{Context, rate, resilience, rules};
 use crate::config::mistake::Mistakes;
 use crate::config::raw::{RawReplay, RawRoute, RawSession};
 use crate::config::read::{At, OrOff, ShortOr};
@@ -15,12 +15,16 @@ use crate::config::{Deadline, Protocol, Route};
 /// The time that a call may take in all where the file does not say.
 const CAP: Duration = Duration::from_secs(60 * 60);
 
-pub(super) fn check(raw: Vec<At<RawRoute>>, mistakes: &mut Mistakes) -> Vec<Route> {
+pub(super) fn check(
+    raw: Vec<At<RawRoute>>,
+    context: &Context<'_>,
+    mistakes: &mut Mistakes,
+) -> Vec<Route> {
     let mut routes: Vec<Route> = Vec::with_capacity(raw.len());
     for At { value: raw, .. } in raw {
         let named = raw.name.clone();
         let matched = raw.r#match.place.clone();
-        let mut route = route(raw, mistakes);
+        let mut route = route(raw, context, mistakes);
         if let Some(earlier) = routes.iter().find(|earlier| covers(earlier, &route)) {
             let name = &earlier.name;
             let message = format!("no request gets here: the route `{name}` above takes them all");
@@ -44,11 +48,12 @@ pub(super) fn check(raw: Vec<At<RawRoute>>, mistakes: &mut Mistakes) -> Vec<Rout
     routes
 }
 
-fn route(raw: RawRoute, mistakes: &mut Mistakes) -> Route {
+fn route(raw: RawRoute, context: &Context<'_>, mistakes: &mut Mistakes) -> Route {
     let At { value: matched, .. } = raw.r#match;
+    let protocol = raw.protocol;
     let sessions = matches!(raw.session, OrOff::On(_));
     let limits = raw.rate_limit.map(|limits| limits.0).unwrap_or_default();
-    let rate_limit = rate::check(limits, raw.protocol, sessions, mistakes);
+    let rate_limit = rate::check(limits, protocol, sessions, mistakes);
     let path = matched.path.0;
     let host = matched.host.map(|host| host.0);
     let name = raw
@@ -64,7 +69,7 @@ fn route(raw: RawRoute, mistakes: &mut Mistakes) -> Route {
             .headers
             .map(|headers| headers.into_pairs(|HeaderText(value)| value))
             .unwrap_or_default(),
-        protocol: raw.protocol,
+        protocol,
         upstream: raw.upstream.value.0,
         http_sse: raw.http_sse,
         forward: raw.forward,
@@ -81,6 +86,9 @@ fn route(raw: RawRoute, mistakes: &mut Mistakes) -> Route {
         replay: replay(raw.replay, without, mistakes),
         concurrency: raw.concurrency.map(|Count(count)| count),
         retry: raw.retry.map(resilience::retry),
+        intercept: raw
+            .intercept
+            .map(|raw| rules::check(raw, protocol, context, mistakes)),
         errors: raw.errors,
     }
 }

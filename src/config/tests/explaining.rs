@@ -15,6 +15,45 @@ fn what_is_explained_means_the_same_when_it_is_read() {
     }
 }
 
+#[test]
+fn rules_mean_the_same_when_they_are_read_again() {
+    let text = with_route(
+        r#"match: { path: /mcp }
+intercept:
+  dry_run: true
+  rules:
+    - name: all
+      when: { method: ["tools/*"], tool: [a, "b*"], header: { x-team: red }, principal: [alice], path: ["/m*"], expression: "has(args.x) && args.x == '${L:-1}'" }
+      modify:
+        set: { /params/arguments/a~1b: [1, "1", 1.50, true, "true", null, { x: "$${}" }], /params/x: "${L:-env}" }
+        remove: [/params/arguments/y]
+        patch: [{ op: test, path: /params/z, value: 5 }, { op: move, from: /params/z, path: /params/q }]
+        headers: { set: { x-new: "${L:-one}" }, remove: [x-old] }
+    - { name: no, block: "not ${L:-here}", on_error: skip }
+    - { name: canned, mock: { text: "{{name}}" } }
+    - { name: wrong, mock: { error: { code: -32000, message: no, data: { a: "${L:-b}" } } } }
+    - { name: slow, when: { direction: server }, delay: 2s }
+    - { name: held, pause: { limit: 1m, then: resume } }
+    - { name: counted, continue: true }"#,
+    );
+    let config = good(&text);
+    let explained = config.to_yaml();
+    assert_eq!(good(&explained), config, "{explained}");
+    assert_eq!(good(&explained).to_yaml(), explained);
+    assert!(
+        explained.contains("${L:-env}") && explained.contains("${L:-b}"),
+        "{explained}"
+    );
+    let plain = with_route(
+        "match: { path: / }\nprotocol: http\nintercept: { rules: [{ name: pot, mock: { http: { status: 418, headers: { x-token: hush }, body: a } } }] }",
+    );
+    let explained = good(&plain).to_yaml();
+    assert!(
+        explained.contains("status: 418") && !explained.contains("hush"),
+        "{explained}"
+    );
+}
+
 /// The smallest config, as it is explained.
 const EVERY_DEFAULT: &str = r#"listen: 127.0.0.1:8080
 admin: 127.0.0.1:9901
@@ -41,6 +80,7 @@ routes:
     protocol: mcp
     upstream: tools
     forward: []
+    intercept: off
     deadline:
       limit: 5m
       cap: 1h

@@ -1,0 +1,205 @@
+//! The chain: asks the interceptors, one after another, and does what they decide.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, response};
+
+use super::{
+    Asked, Block, Blocked, Context, Decision, InterceptSettings, Interceptor, Interest, Message,
+    Mock, NotChanged, Unreadable,
+    paused::{PauseSettings, Resolution, Snapshot},
+};
+use crate::error::BoxError;
+
+/// The interceptors of a route, in their order.
+#[derive(Debug)]
+pub(super) struct Chain {
+    pub(super) links: Vec<Arc<dyn Interceptor>>,
+    pub(super) settings: InterceptSettings,
+}
+
+/// Who of the chain wants something of an exchange, and what.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wanted {
+    who: Vec<(usize, Interest)>,
+    /// What they want together.
+    pub(super) all: Interest,
+}
+
+/// What is left to do after a hook.
+pub(super) enum Verdict {
+    Pass,
+    Mock(Mock),
+}
+
+/// How far an exchange has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Nothing has been sent.
+    Asking,
+    /// The upstream has answered.
+    Answering,
+}
+
+impl Chain {
+    /// Who wants this exchange; `None` if nobody does.
+    pub(super) fn wanted(&self, asked: &Asked<'_>) -> Option<Wanted> {
+        let mut wanted = Wanted::default();
+        for (place, link) in self.links.iter().enumerate() {
+            let interest = link.wants(asked);
+            if interest.any() {
+                wanted.all = wanted.all.and(interest);
+                wanted.who.push((place, interest));
+            }
+        }
+        (!wanted.who.is_empty()).then_some(wanted)
+    }
+
+    /// Those who want something of this kind.
+    fn links<'a>(
+        &'a self,
+        wanted: &'a Wanted,
+        what: impl Fn(&Interest) -> bool + 'a,
+    ) -> impl Iterator<Item = &'a dyn Interceptor> {
+        let who = wanted
+            .who
+            .iter()
+            .filter(move |(_, interest)| what(interest));
+        who.filter_map(|(place, _)| self.links.get(*place).map(|link| &**link))
+    }
+
+    /// Shows a message of the client, or a request without one.
+    pub(super) async fn request(
+        &self,
+        wanted: &Wanted,
+        context: &Context,
+        headers: &mut HeaderMap,
+        mut message: Option<&mut Message>,
+    ) -> Result<Verdict, BoxError> {
+        for link in self.links(wanted, |interest| interest.request) {
+            let decision = link.request(context, headers, message.as_deref_mut()).await;
+            let verdict = self
+                .carry_out(
+                    decision,
+                    link,
+                    context,
+                    Stage::Asking,
+                    message.as_deref_mut(),
+                )
+                .await?;
+            if let Verdict::Mock(_) = verdict {
+                return Ok(verdict);
+            }
+        }
+        Ok(Verdict::Pass)
+    }
+
+    /// Shows the head of a response.
+    pub(super) async fn head(
+        &self,
+        wanted: &Wanted,
+        context: &Context,
+        head: &mut response::Parts,
+    ) -> Result<Verdict, BoxError> {
+        for link in self.links(wanted, |interest| interest.head) {
+            let decision = link.response(context, head).await;
+            let verdict = self
+                .carry_out(decision, link, context, Stage::Answering, None)
+                .await?;
+            if let Verdict::Mock(_) = verdict {
+                return Ok(verdict);
+            }
+        }
+        Ok(Verdict::Pass)
+    }
+
+    /// Shows a message of the server.
+    pub(super) async fn message(
+        &self,
+        wanted: &Wanted,
+        context: &Context,
+        message: &mut Message,
+    ) -> Result<Verdict, BoxError> {
+        for link in self.links(wanted, |interest| interest.messages) {
+            let decision = link.message(context, message).await;
+            let verdict = self
+                .carry_out(decision, link, context, Stage::Answering, Some(message))
+                .await?;
+            if let Verdict::Mock(_) = verdict {
+                return Ok(verdict);
+            }
+        }
+        Ok(Verdict::Pass)
+    }
+
+    async fn carry_out(
+        &self,
+        decision: Decision,
+        link: &dyn Interceptor,
+        context: &Context,
+        stage: Stage,
+        message: Option<&mut Message>,
+    ) -> Result<Verdict, BoxError> {
+        match decision {
+            Decision::Continue => Ok(Verdict::Pass),
+            Decision::Delay(time) => {
+                tokio::time::sleep(time.min(LONGEST_DELAY)).await;
+                Ok(Verdict::Pass)
+            }
+            Decision::Block(block) => Err(stage.blocked(block)),
+            Decision::Unreadable(problem) => Err(stage.unreadable(problem)),
+            Decision::Mock(mock) => Ok(Verdict::Mock(mock)),
+            Decision::Pause(settings) => {
+                self.pause(settings, link, context, stage, message).await?;
+                Ok(Verdict::Pass)
+            }
+        }
+    }
+
+    async fn pause(
+        &self,
+        settings: PauseSettings,
+        link: &dyn Interceptor,
+        context: &Context,
+        stage: Stage,
+        message: Option<&mut Message>,
+    ) -> Result<(), BoxError> {
+        let snapshot = Snapshot::of(link.name(), context, message.as_deref(), stage);
+        match self.settings.paused.wait(settings, snapshot).await? {
+            Resolution::Resume => Ok(()),
+            Resolution::ResumeWith(text) => {
+                let changed = match message {
+                    Some(message) => message.replace(text),
+                    None => Err(NotChanged::Unreadable("it has no message".to_owned())),
+                };
+                changed.map_err(|error| stage.unreadable(error.to_string()))
+            }
+            Resolution::Block(block) => Err(stage.blocked(block)),
+        }
+    }
+}
+
+/// The longest that a hook may have an exchange wait.
+const LONGEST_DELAY: Duration = Duration::from_secs(3600);
+
+impl Stage {
+    fn sent(self) -> bool {
+        self == Self::Answering
+    }
+
+    pub(super) fn blocked(self, block: Block) -> BoxError {
+        Blocked {
+            message: block.message,
+            sent: self.sent(),
+        }
+        .into()
+    }
+
+    pub(super) fn unreadable(self, problem: impl Into<String>) -> BoxError {
+        Unreadable {
+            problem: problem.into(),
+            sent: self.sent(),
+        }
+        .into()
+    }
+}

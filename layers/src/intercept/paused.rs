@@ -1,0 +1,438 @@
+//! Exchanges that wait for an operator: bounded in number and in time.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{Block, Context, Direction, Message, PauseFull, chain::Stage, json};
+use crate::{
+    metrics::{UpWhile, gauge, names},
+    secret::{looks_like_secret, suggests_secret},
+};
+
+/// How long an exchange may wait, and what happens then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PauseSettings {
+    /// The longest wait.
+    pub limit: Duration,
+    /// What happens when it is over, or when the proxy shuts down.
+    pub then: AtLimit,
+}
+
+/// What becomes of an exchange about which nobody decided.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AtLimit {
+    /// It is blocked.
+    #[default]
+    Block,
+    /// It goes on.
+    Resume,
+}
+
+/// What an operator decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolution {
+    /// It goes on as it is.
+    Resume,
+    /// It goes on with this text in the place of the message.
+    ResumeWith(String),
+    /// It is refused.
+    Block(Block),
+}
+
+/// There is no such exchange, or not any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no exchange waits under this number")]
+pub struct NotPaused;
+
+/// The exchanges that wait. Clones are the same place; it outlives the layers that use it.
+#[derive(Debug, Clone)]
+pub struct Paused {
+    shared: Arc<Shared>,
+}
+
+/// One exchange that waits.
+#[derive(Debug, Clone)]
+pub struct PausedExchange {
+    /// Its number, for a decision.
+    pub id: u64,
+    /// Who had it wait.
+    pub by: String,
+    /// The route.
+    pub route: String,
+    /// The request's id.
+    pub request_id: String,
+    /// Whether it waits on its way in or out.
+    pub direction: Direction,
+    /// The method: of MCP, or of HTTP where there is no message.
+    pub method: String,
+    /// The tool, prompt or resource.
+    pub name: Option<String>,
+    /// How long it has waited.
+    pub waited: Duration,
+    /// How long it still will.
+    pub left: Duration,
+    /// What happens then.
+    pub then: AtLimit,
+}
+
+/// What is kept of an exchange while it waits.
+pub(super) struct Snapshot {
+    shown: PausedExchange,
+    message: Option<Bytes>,
+}
+
+struct Shared {
+    most: usize,
+    places: Mutex<Places>,
+}
+
+#[derive(Default)]
+struct Places {
+    newest: u64,
+    closed: bool,
+    waiting: BTreeMap<u64, Waiting>,
+}
+
+struct Waiting {
+    decide: oneshot::Sender<Resolution>,
+    snapshot: Snapshot,
+    since: Instant,
+    until: Instant,
+    _counted: UpWhile,
+}
+
+/// A place; given back when this is dropped, also with an exchange whose client went away.
+struct Place<'a> {
+    shared: &'a Shared,
+    id: u64,
+}
+
+/// Stands in the place of a secret.
+const MASK: &str = "***";
+
+// === impl Paused ===
+
+impl Paused {
+    /// The most exchanges that wait at once, unless said otherwise.
+    pub const MOST: usize = 100;
+
+    /// A place where so many exchanges may wait.
+    pub fn new(most: usize) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                most,
+                places: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Those that wait, the oldest first.
+    pub fn list(&self) -> Vec<PausedExchange> {
+        let now = Instant::now();
+        let places = self.shared.places();
+        let all = places.waiting.iter();
+        all.map(|(id, waiting)| waiting.shown(*id, now)).collect()
+    }
+
+    /// One that waits, and its message: what looks like a secret is masked in it, and of one that is not JSON only the length is told.
+    pub fn inspect(&self, id: u64) -> Option<(PausedExchange, Option<Value>)> {
+        let (shown, message) = {
+            let places = self.shared.places();
+            let waiting = places.waiting.get(&id)?;
+            let shown = waiting.shown(id, Instant::now());
+            (shown, waiting.snapshot.message.clone())
+        };
+        Some((shown, message.map(|message| masked(&message))))
+    }
+
+    /// Decides about one that waits.
+    ///
+    /// # Errors
+    /// When it does not wait (any more).
+    pub fn decide(&self, id: u64, resolution: Resolution) -> Result<(), NotPaused> {
+        let waiting = self.shared.places().waiting.remove(&id).ok_or(NotPaused)?;
+        waiting.decide.send(resolution).map_err(|_gone| NotPaused)
+    }
+
+    /// From now on nobody waits: for a shutdown. Those who do, and those who would, go by what their time limit says.
+    pub fn close(&self) {
+        let mut places = self.shared.places();
+        places.closed = true;
+        places.waiting.clear();
+    }
+
+    /// Waits for a decision.
+    pub(super) async fn wait(
+        &self,
+        settings: PauseSettings,
+        snapshot: Snapshot,
+    ) -> Result<Resolution, PauseFull> {
+        let (decide, decision) = oneshot::channel();
+        let _place = {
+            let mut places = self.shared.places();
+            if places.closed {
+                return Ok(settings.then.resolution());
+            }
+            if places.waiting.len() >= self.shared.most {
+                return Err(PauseFull {
+                    most: self.shared.most,
+                });
+            }
+            places.newest += 1;
+            let id = places.newest;
+            let since = Instant::now();
+            tracing::info!(
+                number = id,
+                rule = snapshot.shown.by,
+                request_id = snapshot.shown.request_id,
+                "an exchange waits for a decision"
+            );
+            let waiting = Waiting {
+                decide,
+                since,
+                until: since + settings.limit,
+                _counted: UpWhile::new(&gauge(
+                    names::INTERCEPT_PAUSED,
+                    &[("route", &snapshot.shown.route)],
+                )),
+                snapshot: snapshot.until(settings.then),
+            };
+            places.waiting.insert(id, waiting);
+            Place {
+                shared: &self.shared,
+                id,
+            }
+        };
+        match tokio::time::timeout(settings.limit, decision).await {
+            Ok(Ok(resolution)) => Ok(resolution),
+            Ok(Err(_closed)) => Ok(settings.then.resolution()),
+            Err(_late) => Ok(settings.then.resolution()),
+        }
+    }
+}
+
+impl Default for Paused {
+    fn default() -> Self {
+        Self::new(Self::MOST)
+    }
+}
+
+impl Shared {
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let waiting = self.places().waiting.len();
+        f.debug_struct("Paused")
+            .field("waiting", &waiting)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.shared.places().waiting.remove(&self.id);
+    }
+}
+
+impl Waiting {
+    fn shown(&self, id: u64, now: Instant) -> PausedExchange {
+        PausedExchange {
+            id,
+            waited: now.saturating_duration_since(self.since),
+            left: self.until.saturating_duration_since(now),
+            ..self.snapshot.shown.clone()
+        }
+    }
+}
+
+impl AtLimit {
+    fn resolution(self) -> Resolution {
+        match self {
+            Self::Resume => Resolution::Resume,
+            Self::Block => Resolution::Block(Block {
+                message: "held back for a decision that nobody made".to_owned(),
+            }),
+        }
+    }
+}
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    pub(super) fn of(by: &str, context: &Context, message: Option<&Message>, stage: Stage) -> Self {
+        let facts = message.and_then(Message::facts);
+        let method = facts
+            .and_then(|f| f.method.as_ref())
+            .map(|m| m.as_str().to_owned());
+        let direction = match (message, stage) {
+            (Some(message), _) => message.direction(),
+            (None, Stage::Asking) => Direction::Request,
+            (None, Stage::Answering) => Direction::Response,
+        };
+        let exchange = context.exchange();
+        Self {
+            shown: PausedExchange {
+                id: 0,
+                by: by.to_owned(),
+                route: context.route().to_owned(),
+                request_id: exchange.id().to_owned(),
+                direction,
+                method: method.unwrap_or_else(|| context.method().to_string()),
+                name: facts.and_then(|f| f.name.as_deref()).map(str::to_owned),
+                waited: Duration::ZERO,
+                left: Duration::ZERO,
+                then: AtLimit::default(),
+            },
+            message: message.map(|message| message.bytes().clone()),
+        }
+    }
+
+    fn until(mut self, then: AtLimit) -> Self {
+        self.shown.then = then;
+        self
+    }
+}
+
+/// A message as it may be shown.
+fn masked(message: &Bytes) -> Value {
+    let read = std::str::from_utf8(message)
+        .ok()
+        .and_then(|text| json::parse(text).ok());
+    let Some(mut value) = read else {
+        return Value::from(format!("{} bytes that are not shown", message.len()));
+    };
+    mask(&mut value);
+    value
+}
+
+/// Nesting is bounded, since the value was read with a bound.
+fn mask(value: &mut Value) {
+    match value {
+        Value::String(text) if looks_like_secret(text) => *text = MASK.to_owned(),
+        Value::Array(all) => all.iter_mut().for_each(mask),
+        Value::Object(all) => {
+            for (key, value) in all {
+                // A token of progress, or a session's number, is none.
+                let word = value.is_string() && key != "progressToken";
+                if word && suggests_secret(key) {
+                    *value = Value::from(MASK);
+                } else {
+                    mask(value);
+                }
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::FutureExt;
+    use http::{HeaderMap, Method};
+
+    use super::*;
+    use crate::exchange::Exchange;
+
+    const SETTINGS: PauseSettings = PauseSettings {
+        limit: Duration::from_secs(60),
+        then: AtLimit::Block,
+    };
+
+    fn snapshot() -> Snapshot {
+        let exchange = Arc::new(Exchange::new("r-1"));
+        let context = Context::new(exchange, Method::POST, "/mcp", HeaderMap::new());
+        let text = r#"{"id":1,"method":"tools/call","params":{"name":"a","arguments":{"api_key":"hush","x":["ghp_hush",1],"token":5}}}"#;
+        let message = Message::told(Bytes::from(text), 1000).expect("a message");
+        Snapshot::of("rule", &context, Some(&message), Stage::Asking)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_waits_is_shown_without_its_secrets_and_goes_on_as_decided() {
+        let paused = Paused::default();
+        for resolution in [
+            Resolution::Resume,
+            Resolution::ResumeWith("{}".to_owned()),
+            Resolution::Block(Block {
+                message: "no".to_owned(),
+            }),
+        ] {
+            let mut waits = Box::pin(paused.wait(SETTINGS, snapshot()));
+            assert!((&mut waits).now_or_never().is_none());
+            tokio::time::advance(Duration::from_secs(20)).await;
+            let all = paused.list();
+            let [one] = &all[..] else { panic!("{all:?}") };
+            assert_eq!(
+                (one.by.as_str(), one.method.as_str()),
+                ("rule", "tools/call")
+            );
+            assert_eq!(one.left, Duration::from_secs(40));
+            let (_, message) = paused.inspect(one.id).expect("it waits");
+            let message = message.expect("a message");
+            assert!(!message.to_string().contains("hush"), "{message}");
+            assert_eq!(message["params"]["arguments"]["x"][1], 1);
+            assert_eq!(paused.decide(one.id, resolution.clone()), Ok(()));
+            assert_eq!(waits.await, Ok(resolution));
+            assert_eq!(paused.decide(one.id, Resolution::Resume), Err(NotPaused));
+        }
+        assert!(paused.list().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_longer_than_allowed_nor_in_greater_number() {
+        let paused = Paused::new(1);
+        let first = tokio::spawn({
+            let paused = paused.clone();
+            async move { paused.wait(SETTINGS, snapshot()).await }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(
+            paused.wait(SETTINGS, snapshot()).await,
+            Err(PauseFull { most: 1 })
+        );
+        let late = first.await.expect("it ends").expect("it had a place");
+        assert!(matches!(late, Resolution::Block(_)));
+        let resume = PauseSettings {
+            then: AtLimit::Resume,
+            ..SETTINGS
+        };
+        assert_eq!(
+            paused.wait(resume, snapshot()).await,
+            Ok(Resolution::Resume)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_goes_away_frees_its_place_and_a_shutdown_frees_all() {
+        let paused = Paused::new(1);
+        let mut waits = Box::pin(paused.wait(SETTINGS, snapshot()));
+        assert!((&mut waits).now_or_never().is_none());
+        drop(waits);
+        assert!(paused.list().is_empty());
+        let resume = PauseSettings {
+            then: AtLimit::Resume,
+            ..SETTINGS
+        };
+        let mut waits = Box::pin(paused.wait(resume, snapshot()));
+        assert!((&mut waits).now_or_never().is_none());
+        paused.close();
+        assert_eq!(waits.now_or_never(), Some(Ok(Resolution::Resume)));
+        assert_eq!(
+            paused.wait(resume, snapshot()).now_or_never(),
+            Some(Ok(Resolution::Resume))
+        );
+    }
+}

@@ -1,0 +1,663 @@
+use std::{sync::Mutex, time::Duration};
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header, response};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tower::{Layer, ServiceExt, service_fn};
+
+use super::*;
+use crate::{
+    error::find,
+    mcp::{CallFacts, headers::HeaderMismatch},
+    rescue::RescueLayer,
+};
+
+type Act = Box<dyn Fn(Option<&mut Message>, &mut HeaderMap) -> Decision + Send + Sync>;
+
+/// Does the same with whatever it is shown, and writes down what that was.
+struct Script {
+    interest: Interest,
+    act: Act,
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+impl std::fmt::Debug for Script {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Script")
+    }
+}
+
+impl Script {
+    fn note(&self, hook: &str, message: Option<&Message>) {
+        let text = message.map(|m| String::from_utf8_lossy(m.bytes()).into_owned());
+        let note = format!("{hook} {}", text.unwrap_or_default());
+        self.seen.lock().expect("not poisoned").push(note);
+    }
+}
+
+impl Interceptor for Script {
+    fn name(&self) -> &'static str {
+        "script"
+    }
+
+    fn wants(&self, _: &Asked<'_>) -> Interest {
+        self.interest
+    }
+
+    fn request<'a>(
+        &'a self,
+        _: &'a Context,
+        headers: &'a mut HeaderMap,
+        message: Option<&'a mut Message>,
+    ) -> Hook<'a> {
+        self.note("request", message.as_deref());
+        Hook::now((self.act)(message, headers))
+    }
+
+    fn response<'a>(&'a self, _: &'a Context, head: &'a mut response::Parts) -> Hook<'a> {
+        self.note("head", None);
+        Hook::now((self.act)(None, &mut head.headers))
+    }
+
+    fn message<'a>(&'a self, _: &'a Context, message: &'a mut Message) -> Hook<'a> {
+        self.note("message", Some(message));
+        Hook::later(async move { (self.act)(Some(message), &mut HeaderMap::new()) })
+    }
+}
+
+/// A layer with one script, and what that is shown.
+fn script(
+    interest: Interest,
+    act: impl Fn(Option<&mut Message>, &mut HeaderMap) -> Decision + Send + Sync + 'static,
+) -> (InterceptLayer, Arc<Mutex<Vec<String>>>) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let script = Script {
+        interest,
+        act: Box::new(act),
+        seen: seen.clone(),
+    };
+    let layer = InterceptLayer::new(InterceptSettings::default(), vec![Arc::new(script)]);
+    (layer, seen)
+}
+
+const REQUEST: Interest = Interest {
+    request: true,
+    body: false,
+    head: false,
+    messages: false,
+};
+const MESSAGES: Interest = Interest {
+    request: false,
+    body: false,
+    head: false,
+    messages: true,
+};
+
+fn set(pointer: &str, value: &str) -> Edit {
+    Edit::Set(pointer.parse().expect("a pointer"), value.into())
+}
+
+fn edits(message: Option<&mut Message>, edit: Edit) -> Decision {
+    let done = message.expect("a message").apply(&[edit]);
+    done.map_or_else(
+        |e| Decision::Unreadable(e.to_string()),
+        |()| Decision::Continue,
+    )
+}
+
+fn block() -> Decision {
+    Decision::Block(Block {
+        message: "not here".to_owned(),
+    })
+}
+
+const CALL: &str = r#"{"jsonrpc":"2.0", "id":"seven","method":"tools/call","params":{"name":"echo","arguments":{"n":1.50, "t":"x"}}}"#;
+
+/// A request of MCP that was inspected.
+fn call(text: &str, headers: &[(&'static str, &str)]) -> Request<Body> {
+    let mut request = Request::new(Body::full(text.to_owned()));
+    *request.method_mut() = Method::POST;
+    for (name, value) in headers {
+        request
+            .headers_mut()
+            .append(*name, value.parse().expect("a value"));
+    }
+    let body = Bytes::from(text.to_owned());
+    let facts = CallFacts::read(request.method(), request.headers(), &body).expect("a call");
+    Exchange::of(&mut request).set_call(facts);
+    request
+}
+
+/// What the inner service was given.
+type Given = Arc<Mutex<Vec<(HeaderMap, Bytes, Option<CallFacts>)>>>;
+
+/// A server that answers with these frames, in this media type.
+fn server(
+    media: &'static str,
+    frames: Vec<&'static str>,
+    given: &Given,
+) -> impl Service<Request<Body>, Response = Response<Body>, Error = BoxError, Future: Send>
++ Clone
++ Send
++ 'static {
+    let given = given.clone();
+    service_fn(move |mut request: Request<Body>| {
+        let (given, frames) = (given.clone(), frames.clone());
+        async move {
+            let facts = Exchange::of(&mut request).call().cloned();
+            let (parts, body) = request.into_parts();
+            let bytes = body.collect().await?.to_bytes();
+            given
+                .lock()
+                .expect("not poisoned")
+                .push((parts.headers, bytes, facts));
+            let frames = frames
+                .into_iter()
+                .map(|f| Ok::<_, BoxError>(Frame::data(Bytes::from(f))));
+            let body = StreamBody::new(futures_util::stream::iter(frames.collect::<Vec<_>>()));
+            let mut response = Response::new(Body::new(body));
+            let media = HeaderValue::from_static(media);
+            response.headers_mut().insert(header::CONTENT_TYPE, media);
+            Ok(response)
+        }
+    })
+}
+
+/// Sends a request through the layer with rescue above it; the status and the body.
+async fn send(
+    layer: &InterceptLayer,
+    request: Request<Body>,
+    media: &'static str,
+    frames: Vec<&'static str>,
+) -> (StatusCode, String, Given) {
+    let given = Given::default();
+    let service = RescueLayer::new().layer(layer.layer(server(media, frames, &given)));
+    let response = service.oneshot(request).await.expect("rescued");
+    let status = response.status();
+    let length = response.headers().get(header::CONTENT_LENGTH).cloned();
+    let body = response
+        .into_body()
+        .collect()
+        .await
+        .expect("a body")
+        .to_bytes();
+    if let Some(length) = length {
+        assert_eq!(length, body.len().to_string());
+    }
+    (status, String::from_utf8_lossy(&body).into_owned(), given)
+}
+
+const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream";
+const ANSWER: &str = r#"{"jsonrpc":"2.0","id":"seven","result":{"content":[],"n":2.0}}"#;
+
+#[tokio::test]
+async fn a_changed_call_goes_on_as_one_piece_of_truth() {
+    let (layer, _) = script(REQUEST, |message, _| {
+        edits(message, set("/params/name", "\"écho\""))
+    });
+    let text = CALL.replace(
+        r#""t":"x"}"#,
+        r#""t":"x"},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}"#,
+    );
+    let request = call(
+        &text,
+        &[
+            ("mcp-protocol-version", "2026-07-28"),
+            ("mcp-method", "tools/call"),
+            ("mcp-name", "echo"),
+            ("content-length", "1"),
+        ],
+    );
+    let exchange = Exchange::get(&request).expect("an exchange").clone();
+    let (_, body, given) = send(&layer, request, JSON, vec![ANSWER]).await;
+    assert_eq!(body, ANSWER);
+    let given = given.lock().expect("not poisoned");
+    let (headers, body, facts) = &given[0];
+    assert_eq!(body, &text.replace("\"echo\"", "\"écho\""));
+    assert_eq!(headers["content-length"], body.len().to_string());
+    assert_eq!(headers["mcp-name"], "=?base64?w6ljaG8=?=");
+    let facts = facts.as_ref().expect("facts");
+    assert_eq!(facts.request().and_then(|r| r.tool()), Some("écho"));
+    // Places are those of the new body, also behind the change.
+    let (id, span) = facts.request().and_then(|r| r.id.clone()).expect("an id");
+    assert_eq!(&body[span], id.as_json().as_bytes());
+    let asked = exchange.asked().and_then(|call| call.request());
+    assert_eq!(
+        asked.and_then(|r| r.tool()),
+        Some("echo"),
+        "as the client asked"
+    );
+}
+
+#[tokio::test]
+async fn a_call_that_is_sent_again_is_not_shown_again_and_is_changed_alike() {
+    let (layer, seen) = script(REQUEST, |message, headers| {
+        headers.insert("x-seen", HeaderValue::from_static("yes"));
+        edits(message, set("/params/arguments/t", "\"new\""))
+    });
+    let exchange = Arc::new(Exchange::new("again"));
+    let given = Given::default();
+    let service = layer.layer(server(JSON, vec![ANSWER], &given));
+    for _ in 0..2 {
+        let mut request = call(CALL, &[]);
+        exchange.set_call(Exchange::of(&mut request).asked().expect("facts").clone());
+        request.extensions_mut().insert(exchange.clone());
+        service.clone().oneshot(request).await.expect("an answer");
+    }
+    assert_eq!(seen.lock().expect("not poisoned").len(), 1);
+    let given = given.lock().expect("not poisoned");
+    assert_eq!(given[0].1, given[1].1);
+    assert!(given.iter().all(|(headers, body, _)| {
+        headers["x-seen"] == "yes" && body == &CALL.replace("\"x\"", "\"new\"")
+    }));
+}
+
+#[tokio::test]
+async fn a_blocked_call_is_a_json_rpc_error_and_is_not_sent() {
+    let (layer, _) = script(REQUEST, |_, _| block());
+    let (status, body, given) = send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await;
+    let answer: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(
+        (status.as_u16(), &answer["id"], &answer["error"]["code"]),
+        (200, &json!("seven"), &json!(403))
+    );
+    assert_eq!(answer["error"]["message"], "not here");
+    assert_eq!(answer["error"]["data"]["kind"], "blocked");
+    assert_eq!(answer["error"]["data"]["outcome"], "rejected");
+    assert!(given.lock().expect("not poisoned").is_empty());
+    // On plain HTTP it is a status.
+    let (status, body, _) = send(&layer, Request::new(Body::full("x")), JSON, vec![]).await;
+    assert_eq!(status, 403);
+    assert!(body.contains("not here"), "{body}");
+}
+
+#[tokio::test]
+async fn a_mocked_call_has_its_result_in_the_form_of_its_era() {
+    let (layer, _) = script(REQUEST, |_, _| {
+        Decision::Mock(Mock::Result(json!({"content": []})))
+    });
+    let (_, body, given) = send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await;
+    assert_eq!(
+        body,
+        r#"{"jsonrpc":"2.0","id":"seven","result":{"content":[]}}"#
+    );
+    assert!(given.lock().expect("not poisoned").is_empty());
+    let modern = r#"{"id":1,"method":"ping","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
+    let (_, body, _) = send(&layer, call(modern, &[]), JSON, vec![]).await;
+    assert!(body.contains(r#""resultType":"complete""#), "{body}");
+    let batch = r#"[{"id":1,"method":"ping"},{"method":"notifications/initialized"},{"id":2,"method":"ping"}]"#;
+    let (_, body, _) = send(&layer, call(batch, &[]), JSON, vec![]).await;
+    let answers: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(
+        (&answers[0]["id"], &answers[1]["id"]),
+        (&json!(1), &json!(2))
+    );
+    let told = r#"{"method":"notifications/initialized"}"#;
+    let (status, body, _) = send(&layer, call(told, &[]), JSON, vec![]).await;
+    assert_eq!((status.as_u16(), body.as_str()), (202, ""));
+}
+
+#[tokio::test]
+async fn a_batch_is_shown_and_changed_element_by_element() {
+    let (layer, seen) = script(REQUEST, |message, _| {
+        let is_call = message
+            .as_ref()
+            .is_some_and(|m| m.facts().is_some_and(|f| f.tool().is_some()));
+        if is_call {
+            edits(message, set("/params/name", "\"b\""))
+        } else {
+            Decision::Continue
+        }
+    });
+    let text =
+        r#"[ {"id":1,"method":"ping"}, {"id":2,"method":"tools/call","params":{"name":"a"}} ]"#;
+    let (_, _, given) = send(&layer, call(text, &[]), JSON, vec!["[]"]).await;
+    assert_eq!(
+        given.lock().expect("not poisoned")[0].1,
+        text.replace("\"a\"", "\"b\"")
+    );
+    assert_eq!(seen.lock().expect("not poisoned").len(), 2);
+    // A part of it cannot be answered without the rest.
+    let (layer, _) = script(REQUEST, |message, _| {
+        let is_call = message.is_some_and(|m| m.facts().is_some_and(|f| f.tool().is_some()));
+        if is_call {
+            Decision::Mock(Mock::Result(json!({})))
+        } else {
+            Decision::Continue
+        }
+    });
+    let (status, body, _) = send(&layer, call(text, &[]), JSON, vec![]).await;
+    assert_eq!(status, 400);
+    assert!(body.contains("unreadable"), "{body}");
+}
+
+#[tokio::test]
+async fn a_json_answer_is_changed_replaced_or_refused() {
+    let (layer, _) = script(MESSAGES, |message, _| edits(message, set("/result/n", "3")));
+    let (_, body, given) = send(
+        &layer,
+        call(CALL, &[("accept-encoding", "gzip")]),
+        JSON,
+        vec![&ANSWER[..9], &ANSWER[9..]],
+    )
+    .await;
+    assert_eq!(body, ANSWER.replace("2.0}", "3}"));
+    assert_eq!(
+        given.lock().expect("not poisoned")[0].0["accept-encoding"],
+        "identity"
+    );
+    let (layer, _) = script(MESSAGES, |_, _| block());
+    let (status, body, _) = send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await;
+    assert_eq!(status, 200);
+    assert!(
+        body.contains(r#""id":"seven","error":{"code":403"#)
+            && body.contains(r#""outcome":"unknown""#),
+        "{body}"
+    );
+    let (layer, _) = script(MESSAGES, |_, _| {
+        Decision::Mock(Mock::Result(json!({"mine": 1})))
+    });
+    let (_, body, _) = send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await;
+    assert_eq!(
+        body,
+        r#"{"jsonrpc":"2.0","id":"seven","result":{"mine":1}}"#
+    );
+}
+
+const STREAM: [&str; 3] = [
+    ": hi\n\nid: 1\ndata: {\"method\":\"notifications/progress\",\"params\":{\"n\":1}}\n\nid: 2\nda",
+    "ta: {\"jsonrpc\":\"2.0\",\"id\":\"seven\",\ndata:  \"result\":{\"n\":1}}\nretry: 9",
+    "\n\n",
+];
+
+#[tokio::test]
+async fn a_message_of_a_stream_is_changed_in_its_event() {
+    let (layer, seen) = script(MESSAGES, |message, _| {
+        let answers = message
+            .as_ref()
+            .is_some_and(|m| m.direction() == Direction::Response);
+        if answers {
+            edits(message, set("/result/n", "2"))
+        } else {
+            Decision::Continue
+        }
+    });
+    let (_, body, _) = send(&layer, call(CALL, &[]), EVENTS, STREAM.to_vec()).await;
+    let (kept, changed) = body.split_at(STREAM[0].len() - 8);
+    assert_eq!(kept, &STREAM[0][..STREAM[0].len() - 8]);
+    assert_eq!(changed, "id: 2\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"seven\",\ndata: \"result\":{\"n\":2}}\nretry: 9\n\n".replace("data: \"r", "data:  \"r"));
+    assert_eq!(seen.lock().expect("not poisoned").len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_refused_on_a_stream_leaves_an_honest_event() {
+    let (layer, _) = script(MESSAGES, |_, _| block());
+    let (_, body, _) = send(&layer, call(CALL, &[]), EVENTS, STREAM.to_vec()).await;
+    assert!(body.starts_with(": hi\n\nid: 1\n\nid: 2\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"seven\",\"error\":{\"code\":403"), "{body}");
+    assert!(body.ends_with("retry: 9\n\n"), "{body}");
+    // A question of the server that nobody would answer ends the call.
+    let question = "data: {\"id\":1,\"method\":\"sampling/createMessage\"}\n\n";
+    let request = call(CALL, &[]);
+    let exchange = Exchange::get(&request).expect("an exchange").clone();
+    let given = Given::default();
+    let response = layer
+        .layer(server(EVENTS, vec![question], &given))
+        .oneshot(request)
+        .await
+        .expect("a head");
+    let error = response.into_body().collect().await.expect_err("it ends");
+    assert!(find::<Blocked>(&*error).is_some());
+    assert_eq!(exchange.gave_up(), Some(crate::exchange::GiveUp::Operator));
+}
+
+#[tokio::test]
+async fn what_could_be_read_in_two_ways_never_passes() {
+    let (layer, seen) = script(Interest::ALL, |message, _| match message {
+        Some(message) => message.value().map_or_else(
+            |e| Decision::Unreadable(e.to_string()),
+            |_| Decision::Continue,
+        ),
+        None => Decision::Continue,
+    });
+    let twice = r#"{"id":1,"method":"tools/call","params":{"name":"a","arguments":{"x":1,"x":2}}}"#;
+    let (status, _, given) = send(&layer, call(twice, &[]), JSON, vec![ANSWER]).await;
+    assert_eq!(status, 400);
+    assert!(given.lock().expect("not poisoned").is_empty());
+    for header in [
+        ("mcp-name", "other"),
+        ("mcp-name", "=?base64?b3RoZXI=?="),
+        ("mcp-method", "ping"),
+    ] {
+        let service = layer.layer(server(JSON, vec![ANSWER], &given));
+        let error = service
+            .oneshot(call(CALL, &[header]))
+            .await
+            .expect_err("refused");
+        assert!(find::<HeaderMismatch>(&*error).is_some(), "{header:?}");
+    }
+    assert_eq!(
+        seen.lock().expect("not poisoned").len(),
+        1,
+        "no rule was asked about those"
+    );
+    for answer in [r#"{"id":"seven","result":{"a":1,"a":2}}"#, "{", "\u{1}"] {
+        for (media, text) in [
+            (JSON, answer.to_owned()),
+            (EVENTS, format!("data: {answer}\n\n")),
+        ] {
+            let text: &'static str = Box::leak(text.into_boxed_str());
+            let given = Given::default();
+            let service = layer.layer(server(media, vec![text], &given));
+            let bytes = match service.oneshot(call(CALL, &[])).await {
+                Ok(response) => response.into_body().collect().await.map(|b| b.to_bytes()),
+                Err(error) => Err(error),
+            };
+            let told = bytes.map_or_else(
+                |e| e.to_string(),
+                |b| String::from_utf8_lossy(&b).into_owned(),
+            );
+            assert!(told.contains("could not be inspected"), "{media} {told}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_long_or_encoded_is_refused_or_passes_as_set() {
+    let long: &'static str = Box::leak(
+        ANSWER
+            .replace("[]", &format!("[\"{}\"]", "x".repeat(300)))
+            .into_boxed_str(),
+    );
+    let event: &'static str = Box::leak(format!("data: {long}\n\n").into_boxed_str());
+    for lenient in [false, true] {
+        let seen = Arc::default();
+        let script = Script {
+            interest: Interest::ALL,
+            act: Box::new(|_, _| Decision::Continue),
+            seen: Arc::clone(&seen),
+        };
+        let settings = InterceptSettings {
+            cap: 200,
+            lenient,
+            ..InterceptSettings::default()
+        };
+        let layer = InterceptLayer::new(settings, vec![Arc::new(script)]);
+        let stream = layer.layer(server(EVENTS, vec![event], &Given::default()));
+        let response = stream.oneshot(call(CALL, &[])).await.expect("a head");
+        let read = response.into_body().collect().await;
+        assert_eq!(read.is_ok_and(|body| body.to_bytes() == event), lenient);
+        let request = call(&CALL.replace("1.50", &"1".repeat(200)), &[]);
+        let (_, body, _) = send(&layer, request, JSON, vec![ANSWER]).await;
+        assert_eq!(body == ANSWER, lenient, "{body}");
+    }
+    let (layer, _) = script(MESSAGES, |_, _| Decision::Continue);
+    let zipped = layer.layer(service_fn(async |_: Request<Body>| {
+        let mut response = Response::new(Body::full("zipped"));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        Ok::<_, BoxError>(response)
+    }));
+    let error = zipped.oneshot(call(CALL, &[])).await.expect_err("refused");
+    assert!(find::<Unreadable>(&*error).is_some_and(|e| e.sent));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_takes_its_time_and_a_pause_waits_for_a_decision() {
+    let (layer, _) = script(REQUEST, |_, _| Decision::Delay(Duration::from_secs(7)));
+    let start = Instant::now();
+    send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await;
+    assert_eq!(start.elapsed(), Duration::from_secs(7));
+    for (resolution, told) in [
+        (Resolution::Resume, ANSWER),
+        (
+            Resolution::ResumeWith(CALL.replace("\"x\"", "\"y\"")),
+            ANSWER,
+        ),
+        (
+            Resolution::ResumeWith(CALL.replace("seven", "eight")),
+            "the id of a message must stay",
+        ),
+        (
+            Resolution::Block(Block {
+                message: "no".to_owned(),
+            }),
+            "\"message\":\"no\"",
+        ),
+    ] {
+        let settings = PauseSettings {
+            limit: Duration::from_secs(60),
+            then: AtLimit::Block,
+        };
+        let paused = Paused::default();
+        let script = Script {
+            interest: REQUEST,
+            act: Box::new(move |_, _| Decision::Pause(settings)),
+            seen: Arc::default(),
+        };
+        let of = InterceptSettings {
+            paused: paused.clone(),
+            ..InterceptSettings::default()
+        };
+        let layer = InterceptLayer::new(of, vec![Arc::new(script)]);
+        let waits =
+            tokio::spawn(async move { send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await });
+        while paused.list().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        paused
+            .decide(paused.list()[0].id, resolution.clone())
+            .expect("it waits");
+        let (_, body, given) = waits.await.expect("an answer");
+        assert!(body.contains(told), "{resolution:?} {body}");
+        if let Resolution::ResumeWith(text) = &resolution
+            && told == ANSWER
+        {
+            assert_eq!(given.lock().expect("not poisoned")[0].1, text);
+        }
+    }
+}
+
+#[tokio::test]
+async fn plain_http_shows_its_head_and_its_body_only_where_asked_for() {
+    let (layer, seen) = script(REQUEST, |message, headers| {
+        assert!(message.is_none());
+        headers.insert("x-new", HeaderValue::from_static("1"));
+        Decision::Continue
+    });
+    let (_, body, given) = send(
+        &layer,
+        Request::new(Body::full("asked")),
+        "text/plain",
+        vec!["told"],
+    )
+    .await;
+    assert_eq!(body, "told");
+    let first = given.lock().expect("not poisoned")[0].clone();
+    assert_eq!(
+        (&first.0["x-new"], &first.1[..]),
+        (&HeaderValue::from_static("1"), &b"asked"[..])
+    );
+    assert_eq!(*seen.lock().expect("not poisoned"), ["request "]);
+    let (layer, seen) = script(Interest::ALL, |message, _| {
+        if let Some(message) = message {
+            message.replace("other".to_owned()).expect("it fits");
+        }
+        Decision::Continue
+    });
+    let (_, body, given) = send(
+        &layer,
+        Request::new(Body::full("asked")),
+        EVENTS,
+        vec!["data: told\n\n"],
+    )
+    .await;
+    assert_eq!(body, "data: other\n\n");
+    assert_eq!(given.lock().expect("not poisoned")[0].1, "other");
+    assert_eq!(
+        *seen.lock().expect("not poisoned"),
+        ["request asked", "head ", "message told"]
+    );
+}
+
+#[tokio::test]
+async fn what_nobody_wants_is_not_touched() {
+    let (layer, seen) = script(Interest::default(), |_, _| block());
+    let mut service = layer.layer(server(JSON, vec![ANSWER], &Given::default()));
+    let future = service.call(call(CALL, &[("mcp-name", "other")]));
+    assert!(matches!(future.0, State::Passing(_)), "nothing is boxed");
+    let response = future.await.expect("an answer");
+    assert!(response.into_body().collect().await.is_ok());
+    assert!(seen.lock().expect("not poisoned").is_empty());
+    assert!(
+        InterceptLayer::new(InterceptSettings::default(), Vec::new())
+            .chain
+            .is_none()
+    );
+}
+
+#[tokio::test]
+async fn interceptors_are_asked_in_their_order_until_one_ends_it() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let link = |block_it: bool| -> Arc<dyn Interceptor> {
+        Arc::new(Script {
+            interest: REQUEST,
+            act: Box::new(move |_, _| {
+                if block_it {
+                    block()
+                } else {
+                    Decision::Continue
+                }
+            }),
+            seen: seen.clone(),
+        })
+    };
+    let layer = InterceptLayer::new(
+        InterceptSettings::default(),
+        vec![link(false), link(true), link(false)],
+    );
+    send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await;
+    assert_eq!(seen.lock().expect("not poisoned").len(), 2);
+}
+
+proptest::proptest! {
+    #[test]
+    fn what_is_shown_and_not_changed_passes_byte_for_byte(
+        frames in proptest::collection::vec("(id: [0-9]|data: \\{\"method\":\"x\"\\}|event: ping|: x|retry: 5|\n|\r\n|\r|data: \\{\"id\":1,\"result\":\\{ \\}\\}){0,6}", 0..5),
+        pad in "[ \n]{0,3}",
+    ) {
+        let text: &'static str = Box::leak(format!("{pad}{{\"id\":1,{pad}\"method\":\"x\",\"params\":{{\"n\":1.0e2}}}}").into_boxed_str());
+        let seen = Arc::default();
+        let script = Script { interest: Interest::ALL, act: Box::new(|_, _| Decision::Continue), seen };
+        let settings = InterceptSettings { lenient: true, ..InterceptSettings::default() };
+        let layer = InterceptLayer::new(settings, vec![Arc::new(script)]);
+        let frames: Vec<&'static str> = frames.into_iter().map(|f| &*Box::leak(f.into_boxed_str())).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let (_, body, given) = runtime.block_on(send(&layer, call(text, &[]), EVENTS, frames.clone()));
+        proptest::prop_assert_eq!(body, frames.concat());
+        proptest::prop_assert_eq!(&given.lock().expect("not poisoned")[0].1, text);
+    }
+}

@@ -1,0 +1,339 @@
+//! The way of an exchange that somebody wants: its request is shown, sent on, and its response handed over to be shown.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Request, Response, header, request::Parts};
+use http_body::{Body as HttpBody, Frame};
+use http_body_util::StreamBody;
+use serde_json::Value;
+use tower::{Service, ServiceExt};
+
+use super::{
+    Answer, Context, Message, Mock, NotChanged,
+    answer::{self, Show},
+    body::{InterceptBody, Read, read},
+    chain::{Chain, Stage, Verdict, Wanted},
+    consistent,
+};
+use crate::{
+    Body,
+    error::BoxError,
+    exchange::{Changed, Exchange},
+    mcp::{CallFacts, Era, Kind, headers},
+};
+
+pub(super) struct Way {
+    chain: Arc<Chain>,
+    wanted: Wanted,
+    context: Context,
+}
+
+/// What came of showing a request.
+enum Shown {
+    /// It goes on.
+    On(Request<Body>),
+    /// It has its answer.
+    Answered(Response<Bytes>),
+}
+
+impl Way {
+    pub(super) fn new<B>(
+        chain: Arc<Chain>,
+        wanted: Wanted,
+        exchange: Arc<Exchange>,
+        request: &Request<B>,
+    ) -> Self {
+        let (method, path) = (request.method().clone(), request.uri().path());
+        let context = Context::new(exchange, method, path, request.headers().clone());
+        Self {
+            chain,
+            wanted,
+            context,
+        }
+    }
+
+    fn exchange(&self) -> &Arc<Exchange> {
+        self.context.exchange()
+    }
+
+    pub(super) async fn go<S, B>(self, mut inner: S, request: Request<Body>) -> Answer<B>
+    where
+        S: Service<Request<Body>, Response = Response<B>> + Send,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: HttpBody<Data = Bytes> + Send,
+        B::Error: Into<BoxError>,
+    {
+        let exchange = self.exchange();
+        if let Some(call) = exchange.asked() {
+            headers::check_present(call, request.headers())?;
+        }
+        let shown = match exchange.judged() {
+            // It is sent again: what was decided stands.
+            Some(judged) => Shown::On(again(request, judged)),
+            None => self.show(request).await?,
+        };
+        let mut request = match shown {
+            Shown::On(request) => request,
+            Shown::Answered(response) => {
+                return Ok(response.map(|bytes| InterceptBody::whole(bytes, None)));
+            }
+        };
+        if self.wanted.all.messages {
+            // What is encoded cannot be read.
+            let plain = HeaderValue::from_static("identity");
+            request.headers_mut().insert(header::ACCEPT_ENCODING, plain);
+        }
+        // It was ready when the request came; a hook may have taken its time.
+        let ready = inner.ready().await.map_err(Into::into)?;
+        let response = ready.call(request).await.map_err(Into::into)?;
+        let show = Show::new(self.chain, self.wanted, self.context);
+        answer::show(show, response).await
+    }
+
+    /// Shows the request to those who want it.
+    async fn show(&self, request: Request<Body>) -> Result<Shown, BoxError> {
+        if !self.wanted.all.request {
+            self.exchange().set_judged(None);
+            return Ok(Shown::On(request));
+        }
+        let (parts, body) = request.into_parts();
+        match self.exchange().asked() {
+            Some(call) if !call.messages().is_empty() => self.show_call(call, parts, body).await,
+            Some(_) => self.show_head(parts, body).await,
+            None if self.wanted.all.body => self.show_plain(parts, body).await,
+            None => self.show_head(parts, body).await,
+        }
+    }
+
+    /// A request without messages, or whose body nobody wants.
+    async fn show_head(&self, mut parts: Parts, body: Body) -> Result<Shown, BoxError> {
+        let headers = &mut parts.headers;
+        let verdict = self
+            .chain
+            .request(&self.wanted, &self.context, headers, None);
+        if let Verdict::Mock(mock) = verdict.await? {
+            return Ok(Shown::Answered(answer::plain(mock, Stage::Asking)?));
+        }
+        let headers = Changed::headers(self.context.headers(), &parts.headers);
+        let call = self.exchange().asked().filter(|_| !headers.is_empty());
+        self.exchange().set_judged(call.map(|call| Changed {
+            call: call.clone(),
+            body: body.bytes().cloned().unwrap_or_default(),
+            headers,
+        }));
+        Ok(Shown::On(Request::from_parts(parts, body)))
+    }
+
+    /// A request of plain HTTP with its body.
+    async fn show_plain(&self, mut parts: Parts, body: Body) -> Result<Shown, BoxError> {
+        let cap = self.chain.settings.cap;
+        let (bytes, trailers) = match read(body, cap).await? {
+            Read::Whole(bytes, trailers) => (bytes, trailers),
+            Read::Long(read, rest) if self.chain.settings.lenient => {
+                let body = Body::new(InterceptBody::long(read, rest));
+                return self.show_head(parts, body).await;
+            }
+            Read::Long(..) => return Err(Stage::Asking.unreadable("its body is too long")),
+        };
+        let mut message = Message::plain(super::Direction::Request, bytes, cap);
+        let headers = &mut parts.headers;
+        let shown = self
+            .chain
+            .request(&self.wanted, &self.context, headers, Some(&mut message));
+        if let Verdict::Mock(mock) = shown.await? {
+            return Ok(Shown::Answered(answer::plain(mock, Stage::Asking)?));
+        }
+        let bytes = message.bytes().clone();
+        let body = match trailers {
+            Some(trailers) => {
+                let frames = [Frame::data(bytes), Frame::trailers(trailers)];
+                let frames = frames.map(Ok::<_, BoxError>);
+                Body::new(StreamBody::new(futures_util::stream::iter(frames)))
+            }
+            None => {
+                let length = HeaderValue::from(bytes.len() as u64);
+                let framed = parts.headers.remove(header::TRANSFER_ENCODING).is_some();
+                if framed || message.is_changed() {
+                    parts.headers.insert(header::CONTENT_LENGTH, length);
+                }
+                Body::full(bytes)
+            }
+        };
+        Ok(Shown::On(Request::from_parts(parts, body)))
+    }
+
+    /// The messages of an MCP request, one after another.
+    async fn show_call(
+        &self,
+        call: &CallFacts,
+        mut parts: Parts,
+        body: Body,
+    ) -> Result<Shown, BoxError> {
+        let cap = self.chain.settings.cap;
+        let bytes = match body.bytes() {
+            Some(bytes) => bytes.clone(),
+            None => match read(body, MOST).await? {
+                Read::Whole(bytes, _) => bytes,
+                Read::Long(..) => return Err(Stage::Asking.unreadable("its body is too long")),
+            },
+        };
+        let mut edits = Vec::new();
+        let mut mocks = Vec::new();
+        let mut arguments = (Value::Null, Value::Null);
+        for facts in call.messages() {
+            let text = bytes.slice(facts.span.clone());
+            let seen = text.len() <= cap;
+            if !seen && self.chain.settings.lenient {
+                continue;
+            }
+            if !seen {
+                let problem = format!("it is longer than {cap} bytes");
+                return Err(Stage::Asking.unreadable(problem));
+            }
+            let mut message = Message::asked(text.clone(), facts.clone(), cap);
+            let headers = &mut parts.headers;
+            let shown =
+                self.chain
+                    .request(&self.wanted, &self.context, headers, Some(&mut message));
+            if let Verdict::Mock(mock) = shown.await? {
+                mocks.push((facts.clone(), mock));
+            }
+            if message.is_changed() {
+                if call.era == Era::Modern {
+                    arguments = (
+                        arguments_of(text, facts, cap)?,
+                        take_arguments(&mut message)?,
+                    );
+                }
+                edits.push((facts.span.clone(), message.bytes().clone()));
+            }
+        }
+        if !mocks.is_empty() {
+            return self.mocked(call, mocks).map(Shown::Answered);
+        }
+        let bytes = if edits.is_empty() {
+            bytes
+        } else {
+            splice(&bytes, &edits)
+        };
+        let changed = !edits.is_empty() || parts.headers != *self.context.headers();
+        if changed {
+            self.settle(call, &mut parts, &bytes, (&arguments.0, &arguments.1))?;
+        } else {
+            self.exchange().set_judged(None);
+        }
+        Ok(Shown::On(Request::from_parts(parts, Body::full(bytes))))
+    }
+
+    /// Makes headers and facts agree with a changed request, and files them.
+    fn settle(
+        &self,
+        call: &CallFacts,
+        parts: &mut Parts,
+        body: &Bytes,
+        arguments: (&Value, &Value),
+    ) -> Result<(), BoxError> {
+        let length = HeaderValue::from(body.len() as u64);
+        parts.headers.insert(header::CONTENT_LENGTH, length);
+        let mut new = CallFacts::read(&parts.method, &parts.headers, body)?;
+        // The client's own session, and not what its upstream calls it.
+        new.session.clone_from(&call.session);
+        new.version.clone_from(&call.version);
+        new.era = call.era;
+        consistent::follow(&new, &mut parts.headers, arguments)?;
+        let headers = Changed::headers(self.context.headers(), &parts.headers);
+        self.exchange().set_judged(Some(Changed {
+            call: new,
+            body: body.clone(),
+            headers,
+        }));
+        Ok(())
+    }
+
+    /// The answer to a call whose messages are mocked: all of its requests, or it is refused.
+    fn mocked(
+        &self,
+        call: &CallFacts,
+        mocks: Vec<(crate::mcp::MessageFacts, Mock)>,
+    ) -> Result<Response<Bytes>, BoxError> {
+        let requests = call.requests().count();
+        let all = mocks
+            .iter()
+            .filter(|(facts, _)| facts.kind == Kind::Request);
+        if requests != all.count() {
+            let problem = "only a part of a batch has an answer without its server";
+            return Err(Stage::Asking.unreadable(problem));
+        }
+        let exchange = self.exchange();
+        if !call.batch {
+            let mock = mocks.into_iter().next();
+            return match mock {
+                Some((facts, mock)) => answer::mocked(&facts, mock, call.era, exchange),
+                None => Err(Stage::Asking.unreadable("there is no answer")),
+            };
+        }
+        let mut text = BytesMut::from(&b"["[..]);
+        for (facts, mock) in mocks
+            .iter()
+            .filter(|(facts, _)| facts.kind == Kind::Request)
+        {
+            if text.len() > 1 {
+                text.extend_from_slice(b",");
+            }
+            let answer = answer::text(facts, mock, call.era, exchange);
+            text.extend_from_slice(&answer.ok_or_else(|| {
+                Stage::Asking.unreadable("a whole response cannot answer a part of a batch")
+            })?);
+        }
+        if requests == 0 {
+            return Ok(answer::accepted());
+        }
+        text.extend_from_slice(b"]");
+        Ok(answer::json(text.freeze()))
+    }
+}
+
+/// The most bytes of an MCP request that nobody has read before this layer.
+const MOST: usize = 64 << 20;
+
+/// The request that is sent again, with what was decided the first time.
+fn again(request: Request<Body>, judged: Option<&Changed>) -> Request<Body> {
+    let Some(changed) = judged else {
+        return request;
+    };
+    let (mut parts, _) = request.into_parts();
+    changed.lead(&mut parts.headers);
+    Request::from_parts(parts, Body::full(changed.body.clone()))
+}
+
+/// `bytes` with other text at these places, which are in order.
+pub(super) fn splice(bytes: &Bytes, edits: &[(crate::mcp::Span, Bytes)]) -> Bytes {
+    let mut out = BytesMut::with_capacity(bytes.len());
+    let mut at = 0;
+    for (span, text) in edits {
+        out.extend_from_slice(&bytes[at..span.start]);
+        out.extend_from_slice(text);
+        at = span.end;
+    }
+    out.extend_from_slice(&bytes[at..]);
+    out.freeze()
+}
+
+fn arguments_of(
+    text: Bytes,
+    facts: &crate::mcp::MessageFacts,
+    cap: usize,
+) -> Result<Value, BoxError> {
+    take_arguments(&mut Message::asked(text, facts.clone(), cap))
+}
+
+fn take_arguments(message: &mut Message) -> Result<Value, BoxError> {
+    let value = message.value();
+    let value = value.map_err(|error: NotChanged| Stage::Asking.unreadable(error.to_string()))?;
+    Ok(value
+        .pointer("/params/arguments")
+        .cloned()
+        .unwrap_or_default())
+}

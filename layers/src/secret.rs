@@ -1,0 +1,79 @@
+//! What looks like a secret, so that it is not shown: a guess by names, and by the beginnings of well-known tokens.
+
+/// Whether a name is one that secrets have.
+pub fn suggests_secret(name: &str) -> bool {
+    const PARTS: &[&str] = &[
+        "token",
+        "secret",
+        "passw",
+        "passphrase",
+        "credential",
+        "authorization",
+        "cookie",
+        "apikey",
+        "signature",
+    ];
+    const WORDS: &[&str] = &[
+        "key", "keys", "auth", "pat", "pwd", "pass", "dsn", "jwt", "sig", "bearer", "session",
+    ];
+    let name = name.to_ascii_lowercase();
+    let mut words = name.split(|letter: char| !letter.is_ascii_alphanumeric());
+    PARTS.iter().any(|part| name.contains(part)) || words.any(|word| WORDS.contains(&word))
+}
+
+/// Whether a text looks like a token, or like a URL with a password.
+pub fn looks_like_secret(value: &str) -> bool {
+    const BEGINNINGS: &[&str] = &[
+        "Bearer ",
+        "bearer ",
+        "Basic ",
+        "basic ",
+        "sk-",
+        "sk_",
+        "pk_",
+        "rk_",
+        "ghp_",
+        "gho_",
+        "ghs_",
+        "github_pat_",
+        "glpat-",
+        "xox",
+        "eyJ",
+        "AKIA",
+        "ya29.",
+        "AIza",
+        "hf_",
+        "npm_",
+        "-----BEGIN",
+    ];
+    let with_password = value.split_once("://").is_some_and(|(_, rest)| {
+        rest.split('/')
+            .next()
+            .is_some_and(|authority| authority.contains('@') && authority.contains(':'))
+    });
+    with_password
+        || BEGINNINGS
+            .iter()
+            .any(|beginning| value.starts_with(beginning))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_looks_are_told_from_others() {
+        for name in ["authorization", "X-Api-Key", "db_password", "GITHUB_TOKEN"] {
+            assert!(suggests_secret(name), "{name}");
+        }
+        for name in ["keyboard", "name", "path", "author"] {
+            assert!(!suggests_secret(name), "{name}");
+        }
+        for value in ["Bearer x", "ghp_abc", "https://me:word@example.com/"] {
+            assert!(looks_like_secret(value), "{value}");
+        }
+        for value in ["bear", "https://example.com/a:b@c", ""] {
+            assert!(!looks_like_secret(value), "{value}");
+        }
+    }
+}
