@@ -16,7 +16,7 @@ pub(in crate::config) struct Keys<'a> {
 }
 
 /// Keys that this version does not have: whoever writes one has read about another version.
-const ELSEWHERE: &[&str] = &["auth", "authorize", "cache", "resume", "tape", "warm"];
+const ELSEWHERE: &[&str] = &["auth", "authorize", "cache", "tape"];
 
 /// Defines a section of the file: a struct, how it is read, and its JSON Schema.
 ///

@@ -94,10 +94,10 @@ fn text_that_is_not_yaml_is_one_mistake_with_its_place() {
 #[test]
 fn a_key_of_another_version_is_named_as_such() {
     says(
-        &with_route("match: { path: /mcp }\nintercept: { rules: a.yaml }"),
+        &with_route("match: { path: /mcp }\ntape: { record: a.tape }"),
         &[
-            "routes[0].intercept",
-            "this version of ziggurat does not have `intercept`",
+            "routes[0].tape",
+            "this version of ziggurat does not have `tape`",
         ],
     );
     says(
