@@ -46,7 +46,7 @@ pub(crate) fn assemble(
         let pool = upstreams.get(&upstream.name).ok_or_else(missing)?;
         let retry = retries.layer(route, upstream, pool);
         let session = sessions.layer(route, upstream, &keys);
-        let settings = RouteSettings::new(config, route, caps, session, retry)?;
+        let settings = RouteSettings::new(config, route, caps, &pool.switches, session, retry)?;
         // One for each upstream: its queue is shared.
         let balance = balances
             .entry(upstream.name.as_str())

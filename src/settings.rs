@@ -17,6 +17,7 @@ use ziggurat_layers::{
     retry::RetryLayer,
     route::Match,
     session::SessionLayer,
+    switch::Switches,
     timeout::TimeoutSettings,
     upstream::{
         http::{ClientIdentity, HttpUpstreamSettings, Pem, TlsSettings},
@@ -63,6 +64,8 @@ pub struct RouteSettings {
     pub credentials: CredentialsSettings,
     /// The caps of the server, which all routes share.
     pub limit: LimitLayer,
+    /// What of its upstream the operator switched off.
+    pub switches: Switches,
     /// The sessions of its clients.
     pub session: SessionLayer,
     /// The cap of the route.
@@ -165,6 +168,7 @@ impl RouteSettings {
         config: &Config,
         route: &Route,
         caps: &Caps,
+        switches: &Switches,
         session: SessionLayer,
         retry: RetryLayer,
     ) -> Result<Self, SettingsError> {
@@ -199,6 +203,7 @@ impl RouteSettings {
             credentials: CredentialsSettings {
                 forward: route.forward.clone(),
             },
+            switches: switches.clone(),
             session,
             limit: caps.server().clone(),
             own_limit: caps.route(&route.name),

@@ -25,6 +25,7 @@ use ziggurat_layers::{
     record::{ClientRecordLayer, ServerRecordLayer},
     rescue::RescueLayer,
     route::Router,
+    switch::SwitchLayer,
     timeout::TimeoutLayer,
 };
 
@@ -62,11 +63,12 @@ pub fn server(settings: &ServerSettings, routes: Router<Terrace>) -> Tower {
 /// The route terrace: one route.
 ///
 /// The server's caps stand here, behind inspect, because what waits for a call (notifications, answers to the server's questions) must pass them,
-/// and only inspect knows it; all routes share them. The deadline spans everything that may be tried; each attempt is placed anew.
+/// and only inspect knows it; all routes share them. What the operator switched off is refused before a session or a place is taken for it. The deadline spans everything that may be tried; each attempt is placed anew.
 pub fn route(settings: &RouteSettings, balance: Balance<Terrace>) -> Terrace {
     let service = ServiceBuilder::new()
         .layer(InspectLayer::new(settings.inspect))
         .layer(CredentialsLayer::new(settings.credentials.clone()))
+        .layer(SwitchLayer::new(&settings.switches))
         .layer(settings.session.clone())
         .layer(settings.limit.clone())
         .layer(settings.own_limit.clone())

@@ -16,6 +16,7 @@ use ziggurat_layers::{
     limit::LimitLayer,
     metrics::Tools,
     retry::Annotations,
+    switch::Switches,
     upstream::{
         http::HttpUpstream,
         stdio::{Report, StdioUpstream},
@@ -43,6 +44,8 @@ pub(crate) struct Pool {
     pub(crate) tools: ToolCircuits,
     /// What compares its endpoints.
     pub(crate) outliers: OutlierDetector,
+    /// What of it the operator switched off.
+    pub(crate) switches: Switches,
     /// What its server says of its tools.
     pub(crate) annotations: Annotations,
     /// What reaches its endpoints, in the order of the config.
@@ -131,7 +134,8 @@ impl Upstreams {
 
     /// Whether some endpoint can take a call, as far as is known.
     pub(crate) fn any_usable(&self) -> bool {
-        self.cores().any(Core::is_usable)
+        let on = self.pools.values().filter(|pool| !pool.switches.is_off());
+        on.flat_map(|pool| &pool.cores).any(Core::is_usable)
     }
 
     /// Brings the gauges up to date that only traffic moves otherwise.
@@ -208,6 +212,7 @@ impl Pool {
             None => Self {
                 set: EndpointSet::new(name),
                 tools: ToolCircuits::new(name, tools),
+                switches: Switches::new(),
                 annotations: Annotations::default(),
                 outliers,
                 cores,

@@ -20,6 +20,7 @@ use crate::{
     limit::Shed,
     mcp::{EnvelopeError, headers::HeaderMismatch},
     route::{NoRoute, UnsafePath},
+    switch::SwitchedOff,
     timeout::{HeadTimeout, IdleTimeout},
 };
 
@@ -68,6 +69,8 @@ pub enum Fault {
     GateShut(String, Option<Duration>),
     /// A circuit breaker is open; perhaps no longer after this time.
     CircuitOpen(String, Option<Duration>),
+    /// The operator switched off what was asked for.
+    SwitchedOff(String),
     /// A fault was injected, for a test.
     Injected {
         /// The request had been handed over.
@@ -183,6 +186,9 @@ impl Fault {
         }
         if let Some(e) = find::<CircuitOpen>(error) {
             return Some(Self::CircuitOpen(e.to_string(), e.retry_after));
+        }
+        if let Some(e) = find::<SwitchedOff>(error) {
+            return Some(Self::SwitchedOff(e.to_string()));
         }
         if let Some(e) = find::<Injected>(error) {
             return Some(Self::Injected { sent: e.sent });

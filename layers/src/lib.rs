@@ -16,6 +16,7 @@
 //! | | [`route`] | finds the route |
 //! | route | [`inspect`] | reads the facts of an MCP call |
 //! | | [`credentials`] | keeps the client's secrets from upstreams |
+//! | | [`switch`] | refuses what the operator switched off |
 //! | | [`session`] | seals session ids, and keeps sessions within limits |
 //! | | [`limit`] | caps calls and streams |
 //! | | [`deadline`] | the total time of a call |
@@ -69,6 +70,7 @@ pub mod route;
 #[cfg(feature = "session")]
 pub mod session;
 pub mod share;
+pub mod switch;
 pub mod timeout;
 pub mod upstream;
 pub mod verdict;
