@@ -1,5 +1,7 @@
 //! The running proxy: it stacks the tower, serves it, swaps it, and takes it down.
 
+mod control;
+
 use std::{
     io::Write,
     net::SocketAddr,
@@ -9,9 +11,8 @@ use std::{
 
 use http::Request;
 use hyper::body::Incoming;
-use serde_json::json;
-use tokio::{net::TcpListener, task::JoinSet};
-use tokio_util::task::TaskTracker;
+use tokio::{net::TcpListener, task::JoinSet, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Service, ServiceExt};
 use ziggurat_layers::{
     Body,
@@ -22,18 +23,19 @@ use ziggurat_layers::{
 };
 
 use crate::{
-    admin::{Admin, AdminSettings, AdminSources},
+    admin::{Access, Admin, AdminSettings, AdminToken, TokenFile, random_token},
     assemble::{assemble, probe},
     caps::Caps,
     cli::Run,
-    config::{Config, Source},
+    config::{self, Config, Source},
     erase::erase,
     live::{Live, LiveHandle},
     serve::{self, Drain, Peer, ServeSettings, load_tls},
     sessions::Sessions,
     settings::SettingsError,
     stack::Tower,
-    telemetry::MetricsHandle,
+    standing::Standing,
+    telemetry::{LogControl, MetricsHandle},
     upstreams::Upstreams,
 };
 
@@ -80,12 +82,27 @@ struct App {
     live: LiveHandle<Tower>,
     current: Mutex<Current>,
     retiring: TaskTracker,
+    metrics: MetricsHandle,
+    log: LogControl,
+    started: Instant,
+    /// The operator said stop.
+    stop: CancellationToken,
+}
+
+/// How the admin listener is reached.
+struct Door {
+    settings: AdminSettings,
+    /// A token that was made for this process.
+    made: Option<String>,
+    /// Where that was left; the file goes with this.
+    file: Option<TokenFile>,
 }
 
 #[derive(Debug)]
 struct Current {
     config: Config,
     upstreams: Upstreams,
+    standing: Standing,
     probers: Vec<ProberTask>,
 }
 
@@ -109,7 +126,12 @@ fn describe() {
 ///
 /// # Errors
 /// When it cannot start.
-pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result<(), AppError> {
+pub async fn run(
+    run: Run,
+    metrics: MetricsHandle,
+    log: LogControl,
+    connections: usize,
+) -> Result<(), AppError> {
     describe();
     let (config, warnings) = run.config()?;
     for warning in warnings {
@@ -137,14 +159,19 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
             probers: probe(&config, &upstreams),
             config: config.clone(),
             upstreams,
+            standing: Standing::default(),
         }),
         retiring: TaskTracker::new(),
+        metrics,
+        log,
+        started: Instant::now(),
+        stop: CancellationToken::new(),
     });
     let data = bind(config.listen.address).await?;
-    let admin = bind(config.admin).await?;
+    let admin = bind(config.admin.address).await?;
     let addresses = (data.local_addr()?, admin.local_addr()?);
-    let token = crate::admin::random_token()?;
-    let admin_service = app.admin(&metrics, token.clone());
+    let door = Door::new(&config.admin, addresses.1)?;
+    let admin_service = Admin::new(door.settings.clone(), app.clone());
     let settings = ServeSettings {
         name: "data",
         header_read_timeout: config.server.header_timeout,
@@ -171,7 +198,7 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
     ));
     tasks.spawn(signals(app.clone()));
     tasks.spawn(app.sessions.clone().sweep());
-    announce(&app, addresses, secure, &token)?;
+    announce(&app, addresses, secure, &door)?;
 
     // The only task that ends by itself: a signal said stop.
     let _stopped = tasks.join_next().await;
@@ -200,6 +227,7 @@ async fn signals(app: Arc<App>) {
         tokio::select! {
             () = next(terminate) => return,
             () = next(interrupt) => return,
+            () = app.stop.cancelled() => return,
             () = next(hangup) => app.reload(),
         }
     }
@@ -257,7 +285,7 @@ fn announce(
     app: &App,
     (listen, admin): (SocketAddr, SocketAddr),
     secure: bool,
-    token: &str,
+    door: &Door,
 ) -> Result<(), AppError> {
     let line = format!(r#"{{"listen":"{listen}","admin":"{admin}"}}"#);
     let mut stdout = std::io::stdout().lock();
@@ -287,10 +315,11 @@ fn announce(
         "  curl -sN {scheme}://{listen}{first} -H 'content-type: application/json' -H 'accept: application/json, text/event-stream' \\\n    -d '{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"initialize\",\"params\":{{\"protocolVersion\":\"2025-11-25\",\"capabilities\":{{}},\"clientInfo\":{{\"name\":\"curl\",\"version\":\"1\"}}}}}}'"
     );
     drop(current);
+    let door = door.banner(admin);
     let mut stderr = std::io::stderr().lock();
     writeln!(
         stderr,
-        "ziggurat is up. {hint}Routes:\n{text}Try:\n{try_it}\nMetrics: http://{admin}/metrics   Health: http://{admin}/readyz\nAdmin API: curl -H 'authorization: Bearer {token}' http://{admin}/admin/v1/upstreams"
+        "ziggurat is up. {hint}Routes:\n{text}Try:\n{try_it}\nMetrics: http://{admin}/metrics   Health: http://{admin}/readyz\n{door}"
     )?;
     Ok(())
 }
@@ -329,6 +358,8 @@ impl App {
             &self.drain,
             &self.tools,
         )?;
+        // Before the new tower takes its first request.
+        current.standing.enforce(&upstreams, &config);
         if (config.listen != current.config.listen) || (config.admin != current.config.admin) {
             tracing::warn!("listen, admin and TLS take effect at the next start only");
         }
@@ -338,6 +369,7 @@ impl App {
         // The new probers take over before the old ones go, so that no endpoint forgets its state.
         let new = Current {
             probers: probe(&config, &upstreams),
+            standing: std::mem::take(&mut current.standing),
             config,
             upstreams,
         };
@@ -394,47 +426,70 @@ impl App {
             Err(error) => tracing::error!(%error, "the listener failed"),
         }
     }
+}
 
-    fn admin(self: &Arc<Self>, metrics: &MetricsHandle, token: String) -> Admin {
-        let settings = AdminSettings {
-            token: Some(token),
-            hosts: Vec::new(),
-            origins: Vec::new(),
+// === impl Door ===
+
+impl Door {
+    /// The door of the listener at this address. Where the config has no token, one is made if only this machine can come; else the door stays shut.
+    fn new(config: &config::Admin, address: SocketAddr) -> Result<Self, AppError> {
+        let mut tokens: Vec<AdminToken> = config
+            .tokens
+            .iter()
+            .map(|(name, token)| AdminToken {
+                name: name.clone(),
+                token: token.0.clone(),
+            })
+            .collect();
+        let local = address.ip().to_canonical().is_loopback();
+        let mut this = Self {
+            settings: AdminSettings {
+                hosts: config.hosts.clone(),
+                ..AdminSettings::default()
+            },
+            made: None,
+            file: None,
         };
-        let metrics = metrics.clone();
-        let (ready, gauges, config, upstreams, sessions, streams) = (
-            self.clone(),
-            self.clone(),
-            self.clone(),
-            self.clone(),
-            self.clone(),
-            self.clone(),
-        );
-        let sources = AdminSources {
-            readiness: Arc::new(move || ready.readiness()),
-            metrics: Arc::new(move || {
-                gauges.current().upstreams.publish();
-                metrics.render()
-            }),
-            config: Arc::new(move || config.current().config.to_yaml()),
-            upstreams: Arc::new(move || upstreams.current().upstreams.report()),
-            sessions: Arc::new(move || {
-                let own = sessions.sessions.report();
-                json!({ "clients": own, "stdio": sessions.current().upstreams.sessions() })
-            }),
-            streams: Arc::new(move || streams.current().upstreams.streams()),
-        };
-        Admin::new(settings, sources)
+        if !config.auth {
+            this.settings.access = Access::Open;
+            return Ok(this);
+        }
+        if tokens.is_empty() && local {
+            let token = random_token()?;
+            this.file = TokenFile::leave(address, &token)
+                .inspect_err(|error| tracing::warn!(%error, "the admin token was not left in a file, so `ziggurat admin` must be told it"))
+                .ok();
+            this.made = Some(token.clone());
+            let name = "start".to_owned();
+            tokens.push(AdminToken { name, token });
+        }
+        this.settings.access = Access::Tokens(tokens);
+        Ok(this)
     }
 
-    fn readiness(&self) -> Result<(), String> {
-        if self.drain.draining.is_cancelled() || self.drain.closing.is_cancelled() {
-            return Err("draining".to_owned());
-        }
-        if self.current().upstreams.any_usable() {
-            Ok(())
-        } else {
-            Err("no upstream can take a call".to_owned())
+    /// What people are told of it.
+    fn banner(&self, admin: SocketAddr) -> String {
+        match (&self.made, &self.settings.access) {
+            (Some(token), _) => {
+                let found = self.file.as_ref().map_or_else(String::new, |file| {
+                    format!(
+                        "\n  ziggurat admin --admin {admin} upstreams   finds the token in {}",
+                        file.path().display()
+                    )
+                });
+                format!(
+                    "Admin API: curl -H 'authorization: Bearer {token}' http://{admin}/admin/v1/upstreams{found}"
+                )
+            }
+            (None, Access::Open) => {
+                format!("Admin API: http://{admin}/admin/v1/upstreams (no token is asked for)")
+            }
+            (None, Access::Tokens(tokens)) if tokens.is_empty() => {
+                "Admin API: closed, since other machines can reach it and the config has no `admin.tokens`".to_owned()
+            }
+            (None, Access::Tokens(_)) => {
+                format!("Admin API: http://{admin}/admin/v1/upstreams, with a token of the config")
+            }
         }
     }
 }

@@ -51,7 +51,7 @@ fn serve(run: Run) -> ExitCode {
                 build: Vec::new(),
             })
             .map_err(io::Error::other)?;
-            app::run(run, metrics, connections)
+            app::run(run, metrics, log.control(), connections)
                 .await
                 .map_err(io::Error::other)
         });
