@@ -280,9 +280,7 @@ fn is_in_force(subject: &Subject, setting: Setting, upstreams: &Upstreams) -> bo
     let forced = |report: Option<Forced>| report.map(Setting::Forced) == Some(setting);
     match subject.kind {
         Kind::Drained => core.is_some_and(|core| core.endpoint.gate().is_shut_by(Holds::Operator)),
-        Kind::Weight => {
-            core.is_some_and(|core| Setting::Weight(core.endpoint.weight()) == setting)
-        }
+        Kind::Weight => core.is_some_and(|core| Setting::Weight(core.endpoint.weight()) == setting),
         Kind::Circuit => core
             .and_then(|core| core.circuit.look())
             .is_some_and(|report| forced(report.forced)),

@@ -20,10 +20,7 @@ use ziggurat_layers::{
     metrics::Tools,
     retry::Annotations,
     switch::Switches,
-    upstream::{
-        http::HttpUpstream,
-        stdio::StdioUpstream,
-    },
+    upstream::{http::HttpUpstream, stdio::StdioUpstream},
 };
 
 use crate::{

@@ -7,9 +7,9 @@ use http::header::{AUTHORIZATION, AsHeaderName, HOST, ORIGIN};
 use http::uri::Authority;
 use http::{HeaderMap, Request};
 
-use super::{Access, AdminSettings};
 use super::answer::Problem;
 use super::token::same;
+use super::{Access, AdminSettings};
 
 /// Lets a request through to the private part, and says by whose token; or says why not.
 pub(super) fn admit<'a, B>(

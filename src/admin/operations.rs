@@ -277,12 +277,9 @@ fn reads() -> Vec<Operation> {
         Operation::read("log", "Show what is logged.", Show::Fields, |proxy| {
             proxy.log()
         }),
-        Operation::read(
-            "build",
-            "Show what runs there.",
-            Show::Fields,
-            |proxy| proxy.build(),
-        ),
+        Operation::read("build", "Show what runs there.", Show::Fields, |proxy| {
+            proxy.build()
+        }),
         Operation {
             run: Box::new(|ask| Ok(Reply::Json(ask.document.clone()))),
             answer: Answers::Json(|_| json!({ "type": "object" }).try_into().unwrap_or_default()),

@@ -64,7 +64,6 @@ pub enum CircuitState {
     Auto,
 }
 
-
 /// How much is logged; `default` is what the process was started with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

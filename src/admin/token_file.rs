@@ -61,9 +61,7 @@ impl TokenFile {
         }
         check(folder)?;
         let mut token = String::new();
-        File::open(path)?
-            .take(LONGEST)
-            .read_to_string(&mut token)?;
+        File::open(path)?.take(LONGEST).read_to_string(&mut token)?;
         Ok(Some(token.trim().to_owned()))
     }
 

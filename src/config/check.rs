@@ -13,8 +13,8 @@ use super::raw::{RawAdmin, RawConfig, RawListen, RawServer, RawTimeouts, RawUpst
 use super::read::{At, Dict, OrOff, Read, ShortOr, listed};
 use super::value::{Clock, Count, HostName, Label};
 use super::{
-    Admin, Config, Drain, Listen, Origins, Overrides, Protocol, Route, SecretText, Server, Timeouts,
-    TlsFiles, Upstream,
+    Admin, Config, Drain, Listen, Origins, Overrides, Protocol, Route, SecretText, Server,
+    Timeouts, TlsFiles, Upstream,
 };
 
 pub(super) use self::route::default_name;

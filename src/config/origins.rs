@@ -56,7 +56,8 @@ impl Origins {
             Shape::Text(text) => {
                 self.written.insert(node.place.path.clone());
                 if let Some(template) = &text.template {
-                    self.templates.insert(node.place.path.clone(), template.clone());
+                    self.templates
+                        .insert(node.place.path.clone(), template.clone());
                 }
             }
             Shape::List(items) => items.iter().for_each(|item| self.collect(item)),

@@ -15,8 +15,8 @@ use super::mistake::Mistakes;
 use super::node::Node;
 use super::read::{At, Dict, Keys, OrOff, Property, Read, ShortOr, object, section};
 use super::value::{
-    AdminToken, Amount, Clock, Count, ErrorStatus, HeaderText, HostName, Label, Part, Pause, Rank, RoutePath,
-    SealKey, SettableHeader, Size, Statuses, Switch, Url, VariableName, Word,
+    AdminToken, Amount, Clock, Count, ErrorStatus, HeaderText, HostName, Label, Part, Pause, Rank,
+    RoutePath, SealKey, SettableHeader, Size, Statuses, Switch, Url, VariableName, Word,
 };
 use super::{Choice, Errors, Isolation, ProbeKind, Protocol};
 

@@ -40,9 +40,7 @@ pub(super) fn mask_defaults(section: &str, key: &str, template: &str) -> String 
         let end = reference.find('}').unwrap_or(reference.len());
         let (reference, after) = reference.split_at(end);
         match reference.split_once(":-") {
-            Some((name, default))
-                if !default.is_empty() && (named || is_secret(name, default)) =>
-            {
+            Some((name, default)) if !default.is_empty() && (named || is_secret(name, default)) => {
                 shown += name;
                 shown += ":-";
                 shown += MASK;

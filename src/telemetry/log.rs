@@ -189,7 +189,9 @@ impl LogControl {
             }
             (Some(module), Some(level)) => {
                 if new.modules.len() >= MODULES && !new.modules.contains_key(module) {
-                    return Err(format!("{MODULES} modules have a level of their own already"));
+                    return Err(format!(
+                        "{MODULES} modules have a level of their own already"
+                    ));
                 }
                 new.modules.insert(module.to_owned(), level);
             }
@@ -305,7 +307,10 @@ mod tests {
                 say("six");
             });
             let said = ["one", "two", "three", "four", "five", "six"];
-            let found: Vec<_> = said.into_iter().filter(|word| text.contains(word)).collect();
+            let found: Vec<_> = said
+                .into_iter()
+                .filter(|word| text.contains(word))
+                .collect();
             assert_eq!(found, ["two", "four"], "{text}");
         }
     }
@@ -315,7 +320,9 @@ mod tests {
         written("info", LogFormat::Text, |control| {
             assert!(control.set(Some("debug"), Some("a=b=c")).is_err());
             for module in 0..MODULES {
-                control.set(Some("debug"), Some(&format!("m{module}"))).unwrap();
+                control
+                    .set(Some("debug"), Some(&format!("m{module}")))
+                    .unwrap();
             }
             let before = control.filter();
             assert!(control.set(Some("debug"), Some("one_more")).is_err());

@@ -91,7 +91,7 @@ metrics! {
     SESSIONS = Gauge "ziggurat_sessions" ["route", "era"]
         "Sessions of clients that a route keeps.";
     SESSION_EVICTIONS = Counter "ziggurat_session_evictions_total" ["route", "reason"]
-        "Sessions of clients that ended other than by DELETE: idle, lifetime, cap, lost, endpoint_gone.";
+        "Sessions of clients that ended other than by DELETE: idle, lifetime, cap, lost, endpoint_gone, operator.";
     REINITIALIZE = Counter "ziggurat_reinitialize_total" ["upstream", "outcome"]
         "Sessions of clients that an upstream had lost: healed, not healed because their calls were not safe to repeat (unsafe) or because nothing is known of them (unknown), or tried in vain (failed).";
     STDIO_SESSIONS = Gauge "ziggurat_stdio_sessions" ["upstream"]
@@ -103,7 +103,7 @@ metrics! {
     STDIO_SPAWNS = Counter "ziggurat_stdio_spawns_total" ["upstream", "reason"]
         "Child processes that were started: for a session, for modern calls, to be shared, or as a probe.";
     STDIO_EXITS = Counter "ziggurat_stdio_exits_total" ["upstream", "reason"]
-        "Child processes that ended: exited, closed, stuck, refused, idle, lifetime, delete, drain.";
+        "Child processes that ended: exited, closed, stuck, refused, idle, lifetime, delete, operator, drain.";
     STDIO_SPAWN = Histogram "ziggurat_stdio_spawn_duration_seconds" ["upstream", "phase"]
         "Time to start a child (spawn), and until it first answered (handshake).";
     STDIO_PENDING = Gauge "ziggurat_stdio_pending_requests" ["upstream"]

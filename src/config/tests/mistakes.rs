@@ -285,7 +285,10 @@ fn other_machines_are_kept_out_unless_allowed() {
 fn an_admin_api_is_not_open_to_others_and_its_tokens_are_not_short() {
     says(
         &with_top("admin: { address: \"0.0.0.0:9901\", auth: off }"),
-        &["0.0.0.0:9901 can be reached from other machines", "`tokens`"],
+        &[
+            "0.0.0.0:9901 can be reached from other machines",
+            "`tokens`",
+        ],
     );
     says(
         &with_top("admin: { auth: off, tokens: { ops: 0123456789abcdef } }"),
