@@ -471,12 +471,12 @@ impl Door {
     fn banner(&self, admin: SocketAddr) -> String {
         match (&self.made, &self.settings.access) {
             (Some(token), _) => {
-                let found = self.file.as_ref().map_or_else(String::new, |file| {
-                    format!(
-                        "\n  ziggurat admin --admin {admin} upstreams   finds the token in {}",
-                        file.path().display()
-                    )
-                });
+                // Where the file is, is nobody's business who reads the log.
+                let found = if self.file.is_some() {
+                    format!("\n  ziggurat admin --admin {admin} upstreams   # finds that token by itself")
+                } else {
+                    String::new()
+                };
                 format!(
                     "Admin API: curl -H 'authorization: Bearer {token}' http://{admin}/admin/v1/upstreams{found}"
                 )

@@ -8,6 +8,7 @@ use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use serde_json::Number;
 
 /// What the operator wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +52,10 @@ pub struct Reason(String);
 /// A share of traffic: 1 to 1000.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Weight(u32);
+
+/// The id of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Pid(i32);
 
 /// What a breaker is forced to; `auto` takes that back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -181,7 +186,7 @@ bodies! {
     /// A child that is to stop.
     RestartChild {
         /// The id of the process, as `children` shows it.
-        pid: i32,
+        pid: Pid,
     }
     /// What is to be logged.
     SetLog {
@@ -201,7 +206,7 @@ bodies! {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Module(String);
 
-// === impl Name, Reason, Module, Weight ===
+// === impl Name, Reason, Module, Weight, Pid ===
 
 macro_rules! text {
     ($name:ident, $least:literal to $most:literal, $check:expr, $pattern:expr) => {
@@ -253,34 +258,57 @@ text!(Name, 1 to 128, |c| !c.is_control(), r"^[^\u0000-\u001f\u007f-\u009f]*$");
 text!(Reason, 0 to 200, |c| !c.is_control(), r"^[^\u0000-\u001f\u007f-\u009f]*$");
 text!(Module, 1 to 100, |c| c.is_ascii_alphanumeric() || c == '_' || c == ':', "^[A-Za-z0-9_:]+$");
 
-impl Weight {
-    /// The share.
-    pub fn get(self) -> u32 {
-        self.0
-    }
-}
-
-impl<'de> Deserialize<'de> for Weight {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match u32::deserialize(deserializer)? {
-            weight @ 1..=1000 => Ok(Self(weight)),
-            _ => Err(D::Error::custom("a weight is 1 to 1000")),
+macro_rules! number {
+    ($name:ident: $type:ty, $least:literal to $most:literal) => {
+        impl $name {
+            /// The number.
+            pub fn get(self) -> $type {
+                self.0
+            }
         }
-    }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                match <$type>::try_from(whole(deserializer)?) {
+                    Ok(number @ $least..=$most) => Ok(Self(number)),
+                    _ => {
+                        let message = concat!("a number is ", $least, " to ", $most, " here");
+                        Err(D::Error::custom(message))
+                    }
+                }
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "integer", "minimum": $least, "maximum": $most })
+            }
+        }
+    };
 }
 
-impl JsonSchema for Weight {
-    fn inline_schema() -> bool {
-        true
-    }
+number!(Weight: u32, 1 to 1000);
+number!(Pid: i32, 1 to 2_147_483_647);
 
-    fn schema_name() -> Cow<'static, str> {
-        "Weight".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "integer", "minimum": 1, "maximum": 1000 })
-    }
+/// A whole number, which JSON may also write as `7.0`.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    let number = Number::deserialize(deserializer)?;
+    let written_out = || {
+        let number = number.as_f64().filter(|n| n.fract() == 0.0)?;
+        format!("{number:.0}").parse().ok()
+    };
+    number
+        .as_i64()
+        .or_else(written_out)
+        .ok_or_else(|| D::Error::custom("a whole number is wanted here"))
 }
 
 // === impl CircuitState, Level ===

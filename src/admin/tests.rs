@@ -354,7 +354,7 @@ async fn a_body_that_is_not_just_right_does_nothing() {
         let answer = post(&running, "/admin/v1/kill-upstream", wrong).await;
         assert_eq!(status(&answer), 400, "{wrong}: {answer}");
     }
-    for wrong in ["0", "1001", "-1", "1.5", "\"5\""] {
+    for wrong in ["0", "1001", "-1", "1.5", "1e99", "\"5\"", "true"] {
         let sent = format!(r#"{{"upstream":"t","endpoint":"e","weight":{wrong}}}"#);
         let answer = post(&running, "/admin/v1/set-weight", &sent).await;
         assert_eq!(status(&answer), 400, "{wrong}: {answer}");

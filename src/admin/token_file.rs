@@ -64,11 +64,6 @@ impl TokenFile {
         File::open(path)?.take(LONGEST).read_to_string(&mut token)?;
         Ok(Some(token.trim().to_owned()))
     }
-
-    /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
 }
 
 impl Drop for TokenFile {
@@ -123,10 +118,10 @@ mod tests {
         assert_eq!(TokenFile::find_in(&folder, address()).unwrap(), None);
         let left = TokenFile::leave_in(&folder, address(), "secret").unwrap();
         let mode = |path: &Path| symlink_metadata(path).unwrap().mode() & 0o777;
-        assert_eq!((mode(&folder), mode(left.path())), (0o700, 0o600));
+        assert_eq!((mode(&folder), mode(&left.path)), (0o700, 0o600));
         let found = TokenFile::find_in(&folder, address()).unwrap();
         assert_eq!(found.as_deref(), Some("secret"));
-        let path = left.path().to_owned();
+        let path = left.path.clone();
         drop(left);
         assert!(!path.exists());
     }

@@ -135,7 +135,7 @@ impl Proxy for App {
                 let route = o.route.as_ref().map(|route| route.as_str());
                 return self.sessions.end(o.id.as_str(), route);
             }
-            Order::RestartChild(o) => return self.current().upstreams.stop_child(o.pid),
+            Order::RestartChild(o) => return self.current().upstreams.stop_child(o.pid.get()),
             Order::SetLog(o) => {
                 let before = json!(self.log.filter());
                 let module = o.module.as_ref().map(|module| module.as_str());

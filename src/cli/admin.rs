@@ -43,13 +43,14 @@ pub struct Admin {
 #[derive(Debug, Args)]
 pub(super) struct AdminLine {
     /// The admin listener of the proxy
+    // Not of the name of the option of `run`, since what is global is known above too.
     #[arg(
-        long,
+        long = "admin",
         value_name = "ADDRESS",
         default_value = "127.0.0.1:9901",
         global = true
     )]
-    admin: String,
+    proxy: String,
     /// A file with the token; else it is $ZIGGURAT_ADMIN_TOKEN, or what a proxy on this machine left for its user
     #[arg(long, value_name = "FILE", global = true)]
     token_file: Option<PathBuf>,
@@ -237,7 +238,7 @@ impl Member {
 impl From<AdminLine> for Admin {
     fn from(line: AdminLine) -> Self {
         Self {
-            address: line.admin,
+            address: line.proxy,
             token_file: line.token_file,
             json: line.json,
             operation: line.ask.operation,

@@ -229,7 +229,7 @@ fn full_of_secrets(url: &str) -> Start {
          \x20 tools: {{ endpoints: [{{ {}, env: {{ API_TOKEN: canary-env, OTHER_TOKEN: \"${{SECRET:-canary-default}}\", THIRD: \"${{FROM}}\" }} }}] }}\n\
          \x20 any:\n    health: {{ interval: 100ms, probe: http, http: {{ path: /healthz }} }}\n\
          \x20   endpoints:\n\
-         \x20   - {{ name: one, url: \"{url}?token=canary-query\", headers: {{ authorization: \"Bearer ${{UPSTREAM}}\", x-api-key: canary-header }} }}\n\
+         \x20   - {{ url: \"{url}?token=canary-query\", headers: {{ authorization: \"Bearer ${{UPSTREAM}}\", x-api-key: canary-header }} }}\n\
          \x20 gone: {{ endpoints: [{{ url: \"http://127.0.0.1:1/?api_key=canary-gone\", headers: {{ cookie: canary-cookie }} }}] }}\n",
         demo("").trim_end_matches(", "),
     );
@@ -253,6 +253,7 @@ async fn no_secret_comes_out_of_the_admin_api_or_the_log() {
             _ if body["method"] == "tools/call" => {
                 wire.answer("401 Unauthorized", headers, "canary-body").await
             }
+            _ if body["id"].is_null() => wire.answer("202 Accepted", headers, "").await,
             _ => {
                 let result = json!({"jsonrpc": "2.0", "id": body["id"], "result": {"protocolVersion": "2025-11-25"}});
                 let headers = "content-type: application/json\r\nmcp-session-id: canary-session\r\n";
@@ -353,12 +354,13 @@ async fn no_secret_comes_out_of_the_admin_api_or_the_log() {
                 ("content-type", "application/json"),
                 ("cookie", "canary-admin-cookie"),
             ];
-            let body = r#"{"upstream":"any","endpoint":"one","tool":"x","level":"default","state":"auto"}"#;
+            let body = r#"{"upstream":"any","endpoint":"ADDRESS","tool":"x","level":"default","state":"auto"}"#;
             for body in [
                 body,
-                r#"{"upstream":"any","endpoint":"one"}"#,
+                r#"{"upstream":"any","endpoint":"ADDRESS"}"#,
                 r#"{"upstream":"any"}"#,
             ] {
+                let body = body.replace("ADDRESS", &upstream.address.to_string());
                 let answer = z.admin().request(method, path, &headers, body).await;
                 said.push(format!(
                     "{path}: {:?} {}",
