@@ -3,26 +3,27 @@
 //! What an operation must be told comes as words in the order of its body, what it may be told as options. People get tables, programs the JSON of the API
 //! (`--json`). Exit codes: 0; 1 when the proxy refused, with its reason; 2 for a wrong command line; 3 when nobody answers there; 4 when the token is missing or wrong.
 
+mod words;
+
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use clap::builder::PossibleValuesParser;
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Subcommand};
+use clap::Args;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
-use schemars::generate::SchemaSettings;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
+use self::words::{Ask, commands};
 use super::table;
 use crate::admin::TokenFile;
-use crate::admin::operations::{Operation, operations};
+use crate::admin::operations::Operation;
 
 /// What is asked of which proxy, and how its answer is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,12 +62,6 @@ pub(super) struct AdminLine {
     ask: Ask,
 }
 
-#[derive(Debug)]
-struct Ask {
-    operation: &'static str,
-    body: Option<Value>,
-}
-
 /// Why there is no answer to show.
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
@@ -89,151 +84,6 @@ const TOKEN: &str = "ZIGGURAT_ADMIN_TOKEN";
 const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(30);
 const LARGEST: usize = 64 << 20;
-
-// === impl Ask ===
-
-/// The operations that are commands.
-fn commands() -> impl Iterator<Item = Operation> {
-    operations().into_iter().filter(|op| !op.public)
-}
-
-/// The name of a command: `openapi` for `openapi.json`.
-fn word(operation: &Operation) -> &'static str {
-    let name = operation.name;
-    name.split('.').next().unwrap_or(name)
-}
-
-impl Subcommand for Ask {
-    fn augment_subcommands(command: Command) -> Command {
-        let command = command
-            .subcommand_required(true)
-            .arg_required_else_help(true);
-        commands().fold(command, |command, operation| {
-            let about = operation.about.trim_end_matches('.');
-            let sub = Command::new(word(&operation)).about(about);
-            command.subcommand(sub.args(Member::of(&operation).iter().map(Member::arg)))
-        })
-    }
-
-    fn augment_subcommands_for_update(command: Command) -> Command {
-        Self::augment_subcommands(command)
-    }
-
-    fn has_subcommand(name: &str) -> bool {
-        commands().any(|operation| word(&operation) == name)
-    }
-}
-
-impl FromArgMatches for Ask {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let missing = || clap::Error::new(clap::error::ErrorKind::MissingSubcommand);
-        let (name, matches) = matches.subcommand().ok_or_else(missing)?;
-        let operation = commands()
-            .find(|operation| word(operation) == name)
-            .ok_or_else(missing)?;
-        let body = operation.body.is_some().then(|| {
-            let members = Member::of(&operation).into_iter();
-            let said =
-                members.filter_map(|member| Some((member.name.clone(), member.said(matches)?)));
-            Value::Object(said.collect())
-        });
-        Ok(Self {
-            operation: operation.name,
-            body,
-        })
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
-}
-
-/// A member of an operation's body, as its schema has it.
-#[derive(Debug)]
-struct Member {
-    name: String,
-    about: String,
-    required: bool,
-    number: bool,
-    words: Vec<String>,
-}
-
-impl Member {
-    /// Those that must be said first, in their order.
-    fn of(operation: &Operation) -> Vec<Self> {
-        let Some(body) = operation.body else {
-            return Vec::new();
-        };
-        let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
-        let schema = body(&mut settings.into_generator()).to_value();
-        let required: Vec<&str> = schema["required"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
-        let none = Map::new();
-        let members = schema["properties"].as_object().unwrap_or(&none);
-        let mut found: Vec<Self> = members
-            .iter()
-            .map(|(name, schema)| Self::new(name, schema, required.contains(&name.as_str())))
-            .collect();
-        found.sort_by_key(|member| {
-            let at = required.iter().position(|name| *name == member.name);
-            at.unwrap_or(usize::MAX)
-        });
-        found
-    }
-
-    fn new(name: &str, schema: &Value, required: bool) -> Self {
-        let is = |kind: &str| match &schema["type"] {
-            Value::Array(kinds) => kinds.iter().any(|k| k == kind),
-            one => one == kind,
-        };
-        let listed = schema["enum"].as_array().into_iter().flatten();
-        let described = schema["oneOf"].as_array().into_iter().flatten();
-        let words = listed.chain(described.map(|one| &one["const"]));
-        let about = schema["description"].as_str().unwrap_or_default();
-        Self {
-            name: name.to_owned(),
-            about: about.trim_end_matches('.').to_owned(),
-            required,
-            number: is("integer"),
-            words: words.filter_map(Value::as_str).map(str::to_owned).collect(),
-        }
-    }
-
-    fn arg(&self) -> Arg {
-        let arg = Arg::new(self.name.clone())
-            .help(self.about.clone())
-            .value_name(self.name.to_uppercase())
-            .required(self.required);
-        let arg = if self.required {
-            arg
-        } else {
-            arg.long(self.name.clone())
-        };
-        if self.number {
-            arg.value_parser(clap::value_parser!(i64))
-        } else if self.words.is_empty() {
-            arg.value_parser(clap::value_parser!(String))
-        } else {
-            arg.value_parser(PossibleValuesParser::new(&self.words))
-        }
-    }
-
-    fn said(&self, matches: &ArgMatches) -> Option<Value> {
-        if self.number {
-            matches
-                .get_one::<i64>(&self.name)
-                .map(|number| (*number).into())
-        } else {
-            let said = matches.get_one::<String>(&self.name);
-            said.map(|text| text.as_str().into())
-        }
-    }
-}
 
 impl From<AdminLine> for Admin {
     fn from(line: AdminLine) -> Self {
@@ -413,87 +263,4 @@ impl Trouble {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-    use serde_json::json;
-
-    use super::*;
-    use crate::cli;
-
-    fn read(words: &[&str]) -> Result<Admin, clap::Error> {
-        let line = ["ziggurat", "admin"].iter().chain(words);
-        match cli::Command::from_line(line)? {
-            cli::Command::Admin(admin) => Ok(admin),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn each_operation_is_a_command_and_takes_what_its_body_takes() {
-        for operation in commands() {
-            let members = Member::of(&operation);
-            let mut words = vec![word(&operation)];
-            for member in members.iter().filter(|member| member.required) {
-                words.push(match (&member.words[..], member.number) {
-                    ([first, ..], _) => first,
-                    ([], true) => "7",
-                    ([], false) => "x",
-                });
-            }
-            let admin = read(&words).unwrap();
-            assert_eq!(admin.operation, operation.name);
-            assert_eq!(admin.body.is_some(), operation.body.is_some());
-            if words.len() > 1 {
-                words.pop();
-                assert!(read(&words).is_err(), "{words:?} lacks a word");
-            }
-        }
-    }
-
-    #[test]
-    fn words_become_the_body() {
-        let admin = read(&[
-            "set-weight",
-            "tools",
-            "a:1",
-            "--weight",
-            "5",
-            "--reason",
-            "less",
-            "--json",
-        ])
-        .unwrap();
-        assert!(admin.json);
-        assert_eq!(
-            admin.body,
-            Some(json!({"upstream": "tools", "endpoint": "a:1", "weight": 5, "reason": "less"}))
-        );
-        let admin = read(&["--admin", "h:1", "force-circuit", "tools", "a:1", "open"]).unwrap();
-        assert_eq!(admin.address, "h:1");
-        assert_eq!(
-            admin.body,
-            Some(json!({"upstream": "tools", "endpoint": "a:1", "state": "open"}))
-        );
-        assert!(read(&["force-circuit", "tools", "a:1", "ajar"]).is_err());
-        assert!(read(&["set-weight", "tools", "a:1", "--weight", "much"]).is_err());
-        assert!(read(&[]).is_err());
-        assert_eq!(read(&["openapi"]).unwrap().operation, "openapi.json");
-    }
-
-    #[tokio::test]
-    async fn where_nobody_answers_it_says_so() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        drop(listener);
-        let admin = read(&["--admin", &address, "build"]).unwrap();
-        let (mut out, mut err) = (Vec::new(), Vec::new());
-        assert_eq!(admin.ask(&mut out, &mut err).await.unwrap(), 3);
-        let said = String::from_utf8(err).unwrap();
-        assert!(
-            said.contains(&address) && said.contains("is ziggurat running"),
-            "{said}"
-        );
-        assert!(out.is_empty());
-    }
-}
+mod tests;
