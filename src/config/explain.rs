@@ -1,7 +1,7 @@
 //! The way back: a checked config as YAML that means the same, every default filled in.
 //!
 //! What refers to the environment is printed as it stands in the file, so the value is never seen and the text still runs. A secret that the file spells
-//! out is printed as `***`: of that one alone the text does not mean the same, and `check` warns of it.
+//! out, also as the default of a variable, is printed as `***`: of that one alone the text does not mean the same, and `check` warns of it.
 
 use std::fmt::Display;
 use std::path::Path;

@@ -120,3 +120,33 @@ fn looks_like_secret(value: &str) -> bool {
             .iter()
             .any(|beginning| value.starts_with(beginning))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_of_a_variable_is_masked_where_it_is_likely_a_secret() {
+        for (section, key, template, shown) in [
+            ("env", "API_TOKEN", "${A:-x}", "${A:-***}"),
+            (
+                "env",
+                "GREETING",
+                "${API_TOKEN:-x} and ${B:-y}",
+                "${API_TOKEN:-***} and ${B:-y}",
+            ),
+            ("env", "GREETING", "${A:-sk-123}", "${A:-***}"),
+            ("admin.tokens", "ann", "${A:-x}", "${A:-***}"),
+            (
+                "headers",
+                "authorization",
+                "Bearer ${A:-x}!",
+                "Bearer ${A:-***}!",
+            ),
+            ("env", "API_TOKEN", "${A} ${B:-}", "${A} ${B:-}"),
+            ("env", "LOG_LEVEL", "${A:-info}", "${A:-info}"),
+        ] {
+            assert_eq!(mask_defaults(section, key, template), shown, "{key}");
+        }
+    }
+}
