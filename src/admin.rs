@@ -1,79 +1,116 @@
-//! The admin listener: health, metrics, and what the proxy is doing, as JSON.
+//! The admin listener: health, metrics, what the proxy is doing, and what the operator may do about it.
 //!
-//! | path | answer |
-//! | --- | --- |
-//! | `GET /livez` | 200 while the process serves |
-//! | `GET /readyz` | 200, or 503 with the reason |
-//! | `GET /metrics` | Prometheus text |
-//! | `GET /admin/v1/config` | the configuration in force, secrets masked |
-//! | `GET /admin/v1/{upstreams,sessions,streams}` | what there is now |
-//! | `GET /admin/v1/limits` | the keys that are nearest to their rate limits |
+//! `/livez`, `/readyz` and `/metrics` answer anybody, since kubelets and scrapers come by IP and without a token. What is under `/admin/v1/`
+//! is behind the [guard](AdminSettings) (`Host`, `Origin`) and a bearer token; nothing of a body is read before both were right.
 //!
-//! The first three answer anybody, since kubelets and scrapers come by IP and without a token. What is under `/admin/v1/`
-//! is behind the [guard](AdminSettings) (`Host`, `Origin`) and a bearer token; without a token it is closed. What the
-//! answers say comes from [`AdminSources`]; this module knows no other part of the proxy.
+//! All that the listener does stands in one table (`operations`): name, method, path, what it takes and answers, what it does. The routes, the OpenAPI
+//! document at `/admin/v1/openapi.json`, the tests and `ziggurat admin` with its help are made of it, so that they cannot disagree. A new operation is
+//! a row there, a type in `view` or `order`, and a method or an arm of what implements [`Proxy`]; this module knows no other part of the proxy.
+//!
+//! An action stops or narrows what the config allows, or takes that back; there is none that adds or alters an upstream or a command. Each
+//! leaves one line in the log (target `audit`): what, before, after, and who. Such lines are written whatever the log level is.
 
 mod answer;
+mod body;
 mod guard;
+pub(crate) mod openapi;
+pub(crate) mod operations;
+mod order;
 mod routes;
 mod token;
+mod token_file;
+mod view;
 
 #[cfg(test)]
 mod tests;
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::{Ready, ready};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
+use http_body::Body;
 use http_body_util::Full;
-use serde_json::Value;
 
-pub(crate) use self::answer::millis;
+use self::operations::Table;
+pub use self::order::*;
 pub use self::token::{TokenError, random_token};
+pub(crate) use self::token_file::TokenFile;
+pub use self::view::*;
 
-/// Who may read what is under `/admin/v1/`.
+/// Who may use what is under `/admin/v1/`.
 #[derive(Clone, Default)]
 pub struct AdminSettings {
-    /// The bearer token; without one that part is closed.
-    pub token: Option<String>,
+    /// Whether tokens are asked for, and which.
+    pub access: Access,
     /// Names that `Host` may carry, beside loopback names and IP addresses.
     pub hosts: Vec<String>,
     /// Origins (`https://console.example.org`) that a browser may come from, beside the admin listener's own.
     pub origins: Vec<String>,
 }
 
-/// Says whether the proxy can take traffic.
-pub trait Readiness: Send + Sync {
-    /// The error says why not, in plain words.
-    fn ready(&self) -> Result<(), String>;
+/// What a client must show.
+#[derive(Clone)]
+pub enum Access {
+    /// One of these tokens; without any, that part is closed.
+    Tokens(Vec<AdminToken>),
+    /// Nothing: whoever reaches the listener may do all.
+    Open,
 }
 
-/// Makes a text when it is asked for.
-pub type TextSource = Arc<dyn Fn() -> String + Send + Sync>;
-/// Makes a JSON value when it is asked for.
-pub type JsonSource = Arc<dyn Fn() -> Value + Send + Sync>;
-
-/// Where the answers come from.
+/// A token, and what the audit calls whoever has it.
 #[derive(Clone)]
-pub struct AdminSources {
-    /// For `/readyz`.
-    pub readiness: Arc<dyn Readiness>,
-    /// For `/metrics`: the Prometheus text format.
-    pub metrics: TextSource,
-    /// For `config`: YAML or JSON, secrets masked.
-    pub config: TextSource,
-    /// For `upstreams`.
-    pub upstreams: JsonSource,
-    /// For `sessions`.
-    pub sessions: JsonSource,
-    /// For `streams`.
-    pub streams: JsonSource,
-    /// For `limits`.
-    pub limits: JsonSource,
+pub struct AdminToken {
+    /// Its name.
+    pub name: String,
+    /// The token itself.
+    pub token: String,
+}
+
+/// The proxy, as the admin listener sees it.
+pub trait Proxy: Send + Sync {
+    /// Whether it can take traffic; the error says why not, in plain words.
+    fn ready(&self) -> Result<(), String>;
+    /// The metrics, in the text format of Prometheus.
+    fn metrics(&self) -> String;
+    /// What runs here.
+    fn build(&self) -> BuildView;
+    /// The upstreams, with their endpoints.
+    fn upstreams(&self) -> Vec<UpstreamView>;
+    /// The sessions.
+    fn sessions(&self) -> SessionsView;
+    /// The open streams.
+    fn streams(&self) -> Vec<StreamsView>;
+    /// The child processes.
+    fn children(&self) -> Vec<ChildView>;
+    /// The keys that are nearest to their rate limits.
+    fn limits(&self) -> Vec<LimitView>;
+    /// The config in force, secrets masked.
+    fn config(&self) -> ConfigView;
+    /// What the operator set and has not taken back.
+    fn overrides(&self) -> Vec<OverrideView>;
+    /// What is logged.
+    fn log(&self) -> LogView;
+    /// Does what the operator wants.
+    ///
+    /// # Errors
+    /// When there is no such thing, or it cannot be done now.
+    fn act(&self, order: Order, by: &str) -> Result<Change, Refusal>;
+}
+
+/// Why an order was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It names something that is not there.
+    #[error("{0}")]
+    Unknown(String),
+    /// It cannot be done as things are.
+    #[error("{0}")]
+    Conflict(String),
 }
 
 /// The service of the admin listener.
@@ -84,17 +121,27 @@ pub struct Admin {
 
 struct Shared {
     settings: AdminSettings,
-    sources: AdminSources,
+    proxy: Arc<dyn Proxy>,
+    table: Table,
 }
 
-// === impl Readiness ===
+// === impl Access ===
 
-impl<F> Readiness for F
-where
-    F: Fn() -> Result<(), String> + Send + Sync,
-{
-    fn ready(&self) -> Result<(), String> {
-        self()
+impl Default for Access {
+    fn default() -> Self {
+        Self::Tokens(Vec::new())
+    }
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tokens(tokens) => f
+                .debug_list()
+                .entries(tokens.iter().map(|t| &t.name))
+                .finish(),
+            Self::Open => f.write_str("Open"),
+        }
     }
 }
 
@@ -103,39 +150,52 @@ where
 impl fmt::Debug for AdminSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AdminSettings")
-            .field("token", &self.token.as_ref().map(|_| "…"))
+            .field("access", &self.access)
             .field("hosts", &self.hosts)
             .field("origins", &self.origins)
             .finish()
     }
 }
 
+// === impl AdminToken ===
+
+impl fmt::Debug for AdminToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AdminToken({})", self.name)
+    }
+}
+
 // === impl Admin ===
 
 impl Admin {
-    /// The service for these sources.
-    pub fn new(settings: AdminSettings, sources: AdminSources) -> Self {
+    /// The service for this proxy.
+    pub fn new(settings: AdminSettings, proxy: Arc<dyn Proxy>) -> Self {
         Self {
-            shared: Arc::new(Shared { settings, sources }),
+            shared: Arc::new(Shared {
+                settings,
+                proxy,
+                table: Table::new(),
+            }),
         }
     }
 }
 
-impl<B> tower::Service<Request<B>> for Admin {
+impl<B> tower::Service<Request<B>> for Admin
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
+    // Boxed: a body may have to be awaited, and nobody is in a hurry here.
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        ready(Ok(routes::answer(
-            &self.shared.settings,
-            &self.shared.sources,
-            &request,
-        )))
+        let shared = self.shared.clone();
+        Box::pin(async move { Ok(routes::answer(&shared, request).await) })
     }
 }
 

@@ -1,5 +1,8 @@
 //! The running proxy: it stacks the tower, serves it, swaps it, and takes it down.
 
+mod control;
+mod door;
+
 use std::{
     io::Write,
     net::SocketAddr,
@@ -9,9 +12,8 @@ use std::{
 
 use http::Request;
 use hyper::body::Incoming;
-use serde_json::json;
-use tokio::{net::TcpListener, task::JoinSet};
-use tokio_util::task::TaskTracker;
+use tokio::{net::TcpListener, task::JoinSet, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Service, ServiceExt};
 use ziggurat_layers::{
     Body,
@@ -21,8 +23,9 @@ use ziggurat_layers::{
     metrics::{Tools, counter, gauge},
 };
 
+use self::door::Door;
 use crate::{
-    admin::{Admin, AdminSettings, AdminSources},
+    admin::Admin,
     assemble::{assemble, probe},
     cli::Run,
     config::{Config, Source},
@@ -32,7 +35,8 @@ use crate::{
     serve::{self, Drain, Peer, ServeSettings, load_tls},
     settings::SettingsError,
     stack::Tower,
-    telemetry::MetricsHandle,
+    standing::Standing,
+    telemetry::{LogControl, MetricsHandle},
     upstreams::Upstreams,
 };
 
@@ -78,12 +82,18 @@ struct App {
     live: LiveHandle<Tower>,
     current: Mutex<Current>,
     retiring: TaskTracker,
+    metrics: MetricsHandle,
+    log: LogControl,
+    started: Instant,
+    /// The operator said stop.
+    stop: CancellationToken,
 }
 
 #[derive(Debug)]
 struct Current {
     config: Config,
     upstreams: Upstreams,
+    standing: Standing,
     probers: Vec<ProberTask>,
 }
 
@@ -118,7 +128,12 @@ fn describe() {
 ///
 /// # Errors
 /// When it cannot start.
-pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result<(), AppError> {
+pub async fn run(
+    run: Run,
+    metrics: MetricsHandle,
+    log: LogControl,
+    connections: usize,
+) -> Result<(), AppError> {
     describe();
     let (config, warnings) = run.config()?;
     for warning in warnings {
@@ -144,15 +159,20 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
             probers: probe(&config, &upstreams),
             config: config.clone(),
             upstreams,
+            standing: Standing::default(),
         }),
         retiring: TaskTracker::new(),
+        metrics,
+        log,
+        started: Instant::now(),
+        stop: CancellationToken::new(),
     });
     let data = bind(config.listen.address).await?;
-    let admin = bind(config.admin).await?;
+    let admin = bind(config.admin.address).await?;
     let addresses = (data.local_addr()?, admin.local_addr()?);
     app.current().upstreams.warm_up();
-    let token = crate::admin::random_token()?;
-    let admin_service = app.admin(&metrics, token.clone());
+    let door = Door::new(&config.admin, addresses.1)?;
+    let admin_service = Admin::new(door.settings.clone(), app.clone());
     let settings = ServeSettings {
         name: "data",
         header_read_timeout: config.server.header_timeout,
@@ -181,7 +201,7 @@ pub async fn run(run: Run, metrics: MetricsHandle, connections: usize) -> Result
     tasks.spawn(signals(app.clone()));
     tasks.spawn(app.kept.sessions.clone().sweep());
     tasks.spawn(app.kept.replays.clone().sweep());
-    announce(&app, addresses, secure, &token)?;
+    announce(&app, addresses, secure, &door)?;
 
     // The only task that ends by itself: a signal said stop.
     let _stopped = tasks.join_next().await;
@@ -210,6 +230,7 @@ async fn signals(app: Arc<App>) {
         tokio::select! {
             () = next(terminate) => return,
             () = next(interrupt) => return,
+            () = app.stop.cancelled() => return,
             () = next(hangup) => app.reload(),
         }
     }
@@ -267,7 +288,7 @@ fn announce(
     app: &App,
     (listen, admin): (SocketAddr, SocketAddr),
     secure: bool,
-    token: &str,
+    door: &Door,
 ) -> Result<(), AppError> {
     let line = format!(r#"{{"listen":"{listen}","admin":"{admin}"}}"#);
     let mut stdout = std::io::stdout().lock();
@@ -297,10 +318,11 @@ fn announce(
         "  curl -sN {scheme}://{listen}{first} -H 'content-type: application/json' -H 'accept: application/json, text/event-stream' \\\n    -d '{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"initialize\",\"params\":{{\"protocolVersion\":\"2025-11-25\",\"capabilities\":{{}},\"clientInfo\":{{\"name\":\"curl\",\"version\":\"1\"}}}}}}'"
     );
     drop(current);
+    let door = door.banner(admin);
     let mut stderr = std::io::stderr().lock();
     writeln!(
         stderr,
-        "ziggurat is up. {hint}Routes:\n{text}Try:\n{try_it}\nMetrics: http://{admin}/metrics   Health: http://{admin}/readyz\nAdmin API: curl -H 'authorization: Bearer {token}' http://{admin}/admin/v1/upstreams"
+        "ziggurat is up. {hint}Routes:\n{text}Try:\n{try_it}\nMetrics: http://{admin}/metrics   Health: http://{admin}/readyz\n{door}"
     )?;
     Ok(())
 }
@@ -334,6 +356,8 @@ impl App {
         let mut current = self.current();
         let upstreams = Upstreams::new(&config, &current.upstreams, &self.tools)?;
         let tower = assemble(&config, &upstreams, &self.kept, &self.drain, &self.tools)?;
+        // Before the new tower takes its first request.
+        current.standing.enforce(&upstreams, &config);
         if (config.listen != current.config.listen) || (config.admin != current.config.admin) {
             tracing::warn!("listen, admin and TLS take effect at the next start only");
         }
@@ -344,6 +368,7 @@ impl App {
         // The new probers take over before the old ones go, so that no endpoint forgets its state.
         let new = Current {
             probers: probe(&config, &upstreams),
+            standing: std::mem::take(&mut current.standing),
             config,
             upstreams,
         };
@@ -404,52 +429,6 @@ impl App {
         match served {
             Ok(served) => tracing::info!(finished = served.finished, cut = served.cut, "drained"),
             Err(error) => tracing::error!(%error, "the listener failed"),
-        }
-    }
-
-    fn admin(self: &Arc<Self>, metrics: &MetricsHandle, token: String) -> Admin {
-        let settings = AdminSettings {
-            token: Some(token),
-            hosts: Vec::new(),
-            origins: Vec::new(),
-        };
-        let metrics = metrics.clone();
-        let (rates, limits) = (self.kept.rates.clone(), self.kept.rates.clone());
-        let (ready, gauges, config, upstreams, sessions, streams) = (
-            self.clone(),
-            self.clone(),
-            self.clone(),
-            self.clone(),
-            self.clone(),
-            self.clone(),
-        );
-        let sources = AdminSources {
-            readiness: Arc::new(move || ready.readiness()),
-            metrics: Arc::new(move || {
-                gauges.current().upstreams.publish();
-                rates.publish();
-                metrics.render()
-            }),
-            config: Arc::new(move || config.current().config.to_yaml()),
-            upstreams: Arc::new(move || upstreams.current().upstreams.report()),
-            sessions: Arc::new(move || {
-                let own = sessions.kept.sessions.report();
-                json!({ "clients": own, "stdio": sessions.current().upstreams.sessions() })
-            }),
-            streams: Arc::new(move || streams.current().upstreams.streams()),
-            limits: Arc::new(move || limits.report()),
-        };
-        Admin::new(settings, sources)
-    }
-
-    fn readiness(&self) -> Result<(), String> {
-        if self.drain.draining.is_cancelled() || self.drain.closing.is_cancelled() {
-            return Err("draining".to_owned());
-        }
-        if self.current().upstreams.any_usable() {
-            Ok(())
-        } else {
-            Err("no upstream can take a call".to_owned())
         }
     }
 }

@@ -44,7 +44,8 @@ pub(crate) fn assemble(
         let pool = upstreams.get(&upstream.name).ok_or_else(missing)?;
         let retry = retries.layer(route, upstream, pool);
         let session = kept.sessions.layer(route, upstream, &keys);
-        let settings = RouteSettings::new(config, route, &server, kept, (session, retry))?;
+        let own = (pool.switches.clone(), session, retry);
+        let settings = RouteSettings::new(config, route, &server, kept, own)?;
         // One for each upstream: its queue is shared.
         let balance = balances
             .entry(upstream.name.as_str())

@@ -11,7 +11,9 @@ use clap_complete::Shell;
 
 use crate::config::{Config, ConfigErrors, Overrides, Quick, Source, Warning};
 
+pub mod admin;
 pub mod offline;
+mod table;
 
 #[cfg(test)]
 mod tests;
@@ -38,6 +40,8 @@ pub enum Command {
         /// The client's file.
         file: PathBuf,
     },
+    /// Ask a running proxy something, or tell it to do something.
+    Admin(admin::Admin),
     /// Be the built-in MCP server.
     Demo(Demo),
     /// Print a script that completes commands and options.
@@ -128,6 +132,8 @@ enum Verb {
         /// The client's file
         file: PathBuf,
     },
+    /// See and steer a proxy that runs: its upstreams, sessions, children, breakers, kill switches
+    Admin(admin::AdminLine),
     /// Be the built-in MCP demo server, over stdin and stdout
     Demo(DemoLine),
     /// Print a script that completes commands and options in a shell
@@ -157,7 +163,7 @@ struct Serving {
     /// Where clients connect; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
-    /// Where /livez, /readyz and /metrics are served; port 0 takes a free one
+    /// Where /livez, /readyz, /metrics and the admin API are served; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
     /// Let --listen be an address that other machines can reach, although nobody is authenticated
@@ -234,6 +240,7 @@ impl Command {
             },
             Some(Verb::Schema) => Self::Schema,
             Some(Verb::Import { file }) => Self::Import { file },
+            Some(Verb::Admin(line)) => Self::Admin(line.into()),
             Some(Verb::Demo(demo)) => Self::Demo(Demo {
                 http: demo.http,
                 log: demo.log.into(),

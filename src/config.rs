@@ -60,8 +60,8 @@ mod tests;
 pub struct Config {
     /// Where clients connect.
     pub listen: Listen,
-    /// Where probes and scrapers connect.
-    pub admin: SocketAddr,
+    /// Where probes, scrapers and operators connect.
+    pub admin: Admin,
     /// Whether clients may connect from other machines although nobody is authenticated.
     pub insecure_bind: bool,
     /// The terrace that every request passes.
@@ -81,6 +81,19 @@ pub struct Listen {
     pub address: SocketAddr,
     /// The files for TLS; without them the listener speaks plain HTTP.
     pub tls: Option<TlsFiles>,
+}
+
+/// The admin listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// The address; port 0 asks the system for a free one.
+    pub address: SocketAddr,
+    /// Whether a token is asked for. If not, only this machine can connect.
+    pub auth: bool,
+    /// The tokens, by the names of those who have them.
+    pub tokens: Vec<(String, SecretText)>,
+    /// Names that `Host` may carry, beside loopback names and addresses.
+    pub hosts: Vec<String>,
 }
 
 /// The PEM files of a TLS listener; both could be read when the config was checked.
@@ -114,18 +127,18 @@ pub struct Server {
     /// Whether each operation is logged.
     pub access_log: bool,
     /// The texts of the keys that seal session ids, the newest first.
-    pub session_keys: Vec<SealKey>,
+    pub session_keys: Vec<SecretText>,
     /// How many bytes of event streams are kept in all, for clients that come back.
     pub replay_memory: u64,
     /// How a shutdown goes.
     pub drain: Drain,
 }
 
-/// The text of a key, which is right, and which is not shown.
+/// The text of a key or a token, which is right, and which is not shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct SealKey(pub(crate) String);
+pub struct SecretText(pub(crate) String);
 
-impl fmt::Debug for SealKey {
+impl fmt::Debug for SecretText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(secret::MASK)
     }

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Run(run) => return serve(run),
         Command::Demo(demo) => return be_demo(&demo),
+        Command::Admin(admin) => administer(&admin, &mut out, &mut err),
         Command::Check { file } => offline::check(&file, &mut out),
         Command::Explain { source } => offline::explain(&source, &mut out, &mut err),
         Command::Schema => offline::schema(&mut out),
@@ -51,7 +52,7 @@ fn serve(run: Run) -> ExitCode {
                 build: Vec::new(),
             })
             .map_err(io::Error::other)?;
-            app::run(run, metrics, connections)
+            app::run(run, metrics, log.control(), connections)
                 .await
                 .map_err(io::Error::other)
         });
@@ -97,6 +98,16 @@ fn be_demo(demo: &Demo) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&error),
     }
+}
+
+/// `ziggurat admin`.
+fn administer(
+    admin: &cli::admin::Admin,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> io::Result<u8> {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build()?.block_on(admin.ask(out, err))
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {

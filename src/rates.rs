@@ -5,11 +5,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use serde_json::{Map, Value, json};
 use ziggurat_layers::rate_limit::{KeyReport, KeyText, LimitReport, RateLimitLayer, RateLimits};
 
 use crate::{
-    admin::millis,
+    admin::{KeyStreamsView, KeyView, LimitView, millis},
     config::{Config, Route},
 };
 
@@ -53,7 +52,7 @@ impl Rates {
     }
 
     /// How the limits stand, for the admin API.
-    pub(crate) fn report(&self) -> Value {
+    pub(crate) fn report(&self) -> Vec<LimitView> {
         let routes = self.all().into_iter();
         let reports = routes.flat_map(|(route, limits)| {
             let look = limits.look(SHOWN).into_iter();
@@ -68,28 +67,29 @@ impl Rates {
     }
 }
 
-fn report(route: &str, report: &LimitReport) -> Value {
-    let nearest = |key: &KeyReport| {
-        json!({
-            "key": text(&key.key),
-            "used": key.used,
-            "burst": key.burst,
-            "next_in_ms": millis(key.wait),
-        })
+fn report(route: &str, report: &LimitReport) -> LimitView {
+    let nearest = |key: &KeyReport| KeyView {
+        key: text(&key.key),
+        used: key.used,
+        burst: key.burst,
+        next_in_ms: millis(key.wait),
     };
-    let streams = |(key, open): &(KeyText, usize)| json!({ "key": text(key), "open": open });
-    json!({
-        "route": route,
-        "limit": &*report.limit,
-        "keys": report.keys,
-        "nearest": report.nearest.iter().map(nearest).collect::<Value>(),
-        "streams": report.streams.iter().map(streams).collect::<Value>(),
-    })
+    let streams = |(key, open): &(KeyText, usize)| KeyStreamsView {
+        key: text(key),
+        open: *open as u64,
+    };
+    LimitView {
+        route: route.to_owned(),
+        limit: report.limit.to_string(),
+        keys: report.keys as u64,
+        nearest: report.nearest.iter().map(nearest).collect(),
+        streams: report.streams.iter().map(streams).collect(),
+    }
 }
 
-fn text(key: &KeyText) -> Value {
-    let parts = key
-        .iter()
-        .map(|(part, text)| ((*part).to_owned(), json!(text)));
-    Value::Object(parts.collect::<Map<_, _>>())
+fn text(key: &KeyText) -> BTreeMap<String, String> {
+    let parts = key.iter();
+    parts
+        .map(|(part, text)| ((*part).to_owned(), text.clone()))
+        .collect()
 }

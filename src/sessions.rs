@@ -3,13 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use serde_json::{Value, json};
+use serde_json::json;
 use ziggurat_layers::session::{
-    Key, Keys, MemoryStore, NoRandomness, SessionLayer, SessionSettings, SessionStore,
+    Ending, Key, Keys, MemoryStore, NoRandomness, SessionInfo, SessionLayer, SessionSettings,
+    SessionStore,
 };
 
 use crate::{
-    admin::millis,
+    admin::{Change, Refusal, SessionView, millis},
     config::{Config, Route, Upstream},
     settings::SettingsError,
 };
@@ -77,24 +78,55 @@ impl Sessions {
     }
 
     /// What there is, for the admin API.
-    pub(crate) fn report(&self) -> Value {
-        // The store is in memory, so its answer is there at once.
-        let sessions = self.store.list(SHOWN).now_or_never().unwrap_or_default();
+    pub(crate) fn report(&self) -> Vec<SessionView> {
+        let sessions = self.list(SHOWN).into_iter();
         sessions
-            .into_iter()
-            .map(|session| {
-                json!({
-                    "id": session.id,
-                    "route": &*session.route,
-                    "era": session.era.as_str(),
-                    "endpoint": &*session.endpoint,
-                    "age_ms": millis(session.age),
-                    "idle_ms": millis(session.idle),
-                    "calls": session.in_hand,
-                    "restored": session.restored,
-                    "healed": session.healed,
-                })
+            .map(|session| SessionView {
+                id: session.key.serial.to_string(),
+                route: session.key.route.to_string(),
+                era: session.era.as_str().to_owned(),
+                endpoint: session.endpoint.to_string(),
+                age_ms: millis(session.age),
+                idle_ms: millis(session.idle),
+                calls: session.in_hand,
+                restored: session.restored,
+                healed: session.healed,
             })
             .collect()
+    }
+
+    /// Ends a session for the operator, who knows the beginning of its number only.
+    ///
+    /// # Errors
+    /// When there is none, or more than one.
+    pub(crate) fn end(&self, id: &str, route: Option<&str>) -> Result<Change, Refusal> {
+        let mut found = self.list(usize::MAX);
+        found.retain(|session| {
+            session.key.serial.to_string() == id
+                && route.is_none_or(|route| *session.key.route == *route)
+        });
+        match &found[..] {
+            [] => Err(Refusal::Unknown(format!("there is no session `{id}`"))),
+            [session] => {
+                self.store.end(&session.key, Ending::Operator);
+                let before = json!({
+                    "id": id,
+                    "route": &*session.key.route,
+                    "endpoint": &*session.endpoint,
+                    "calls": session.in_hand,
+                });
+                let after = json!(null);
+                Ok(Change { before, after })
+            }
+            more => Err(Refusal::Conflict(format!(
+                "{} sessions begin with `{id}`; name the route, or end them at their upstreams",
+                more.len()
+            ))),
+        }
+    }
+
+    fn list(&self, most: usize) -> Vec<SessionInfo> {
+        // The store is in memory, so its answer is there at once.
+        self.store.list(most).now_or_never().unwrap_or_default()
     }
 }

@@ -27,6 +27,7 @@ use ziggurat_layers::{
     retry::RetryLayer,
     route::Match,
     session::SessionLayer,
+    switch::Switches,
     timeout::TimeoutSettings,
     upstream::{
         http::{ClientIdentity, HttpUpstreamSettings, Pem, TlsSettings},
@@ -84,6 +85,8 @@ pub struct RouteSettings {
     pub credentials: CredentialsSettings,
     /// The caps of the server, which all routes share.
     pub limit: LimitLayer,
+    /// What of its upstream the operator switched off.
+    pub switches: Switches,
     /// The sessions of its clients.
     pub session: SessionLayer,
     /// How many calls are let through in how much time.
@@ -198,7 +201,7 @@ impl RouteSettings {
         route: &Route,
         server: &ServerSettings,
         kept: &Kept,
-        (session, retry): (SessionLayer, RetryLayer),
+        (switches, session, retry): (Switches, SessionLayer, RetryLayer),
     ) -> Result<Self, SettingsError> {
         let wrong =
             |e: &dyn std::fmt::Display| SettingsError::new(format!("route {}", route.name), e);
@@ -235,6 +238,7 @@ impl RouteSettings {
             credentials: CredentialsSettings {
                 forward: route.forward.clone(),
             },
+            switches,
             session,
             rate_limit: kept.rates.layer(route),
             replay: kept.replays.layer(route),

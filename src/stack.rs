@@ -27,6 +27,7 @@ use ziggurat_layers::{
     rescue::RescueLayer,
     resume::ResumeLayer,
     route::Router,
+    switch::SwitchLayer,
     timeout::TimeoutLayer,
 };
 
@@ -66,6 +67,7 @@ pub fn server(settings: &ServerSettings, routes: Router<Terrace>) -> Tower {
 ///
 /// The server's caps stand here, behind inspect, because what waits for a call (notifications, answers to the server's questions) must pass them,
 /// and only inspect knows it; all routes share them. Old clients are served outside all that, so that everything inside sees Streamable HTTP alone.
+/// What the operator switched off is refused before a session or a place is taken for it.
 /// Rate limits stand inside the sessions, so that no made-up id is a key, and outside the caps, so that who is refused takes no place; retry is
 /// inside, so a call counts once. Replay stands inside session, whose streams it keeps, and outside caps and deadline, so that a call that goes on
 /// without its client keeps its places and its time. Rules see a call once, as it is let in, and what they change is what is kept; no clock runs while it
@@ -82,6 +84,7 @@ pub fn route(settings: &RouteSettings, balance: Balance<Terrace>) -> Terrace {
         .layer(InspectLayer::new(settings.inspect))
         .layer(settings.http_sse.clone().own(own))
         .layer(CredentialsLayer::new(settings.credentials.clone()))
+        .layer(SwitchLayer::new(&settings.switches))
         .layer(settings.session.clone())
         .layer(settings.rate_limit.clone())
         .layer(settings.replay.clone())

@@ -2,9 +2,12 @@
 
 mod report;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use ziggurat_layers::{
     balance::{Endpoint as BalancedEndpoint, EndpointSet},
     circuit::{CircuitHandle, ToolCircuits},
@@ -16,17 +19,17 @@ use ziggurat_layers::{
     limit::LimitLayer,
     metrics::Tools,
     retry::Annotations,
-    upstream::{
-        http::HttpUpstream,
-        sse::SseUpstream,
-        stdio::{Report, StdioUpstream},
-    },
+    switch::Switches,
+    upstream::{http::HttpUpstream, sse::SseUpstream, stdio::StdioUpstream},
 };
 
 use crate::{
+    admin::{Change, ChildView, Refusal, StreamsView, ToolView, UpstreamView},
     config::{Config, Endpoint, Health, Replica, Upstream},
     settings::{self, SettingsError},
     stack::{self, Terrace},
+    standing::Standing,
+    telemetry::resident,
 };
 
 /// The upstreams by name.
@@ -44,6 +47,8 @@ pub(crate) struct Pool {
     pub(crate) tools: ToolCircuits,
     /// What compares its endpoints.
     pub(crate) outliers: OutlierDetector,
+    /// What of it the operator switched off.
+    pub(crate) switches: Switches,
     /// What its server says of its tools.
     pub(crate) annotations: Annotations,
     /// What reaches its endpoints, in the order of the config.
@@ -142,7 +147,8 @@ impl Upstreams {
 
     /// Whether some endpoint can take a call, as far as is known.
     pub(crate) fn any_usable(&self) -> bool {
-        self.cores().any(Core::is_usable)
+        let on = self.pools.values().filter(|pool| !pool.switches.is_off());
+        on.flat_map(|pool| &pool.cores).any(Core::is_usable)
     }
 
     /// Brings the gauges up to date that only traffic moves otherwise.
@@ -157,42 +163,88 @@ impl Upstreams {
     }
 
     /// What there is, for the admin API.
-    pub(crate) fn report(&self) -> Value {
-        let mut pools: Vec<_> = self.pools.iter().collect();
-        pools.sort_by_key(|(name, _)| name.as_str());
+    pub(crate) fn report(&self, standing: &Standing) -> Vec<UpstreamView> {
+        let tool = |(tool, report): (Box<str>, _)| ToolView {
+            tool: tool.into(),
+            circuit: report::circuit(&report),
+        };
+        let view = |(name, pool): (&String, &Pool)| UpstreamView {
+            name: name.clone(),
+            killed: pool.switches.is_off(),
+            killed_tools: standing
+                .killed_tools(name)
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
+            endpoints: pool.cores.iter().map(Core::report).collect(),
+            tools: pool.tools.look().into_iter().map(tool).collect(),
+        };
+        self.by_name().into_iter().map(view).collect()
+    }
+
+    /// How many sessions the children of each upstream have, for the admin API. Those of HTTP upstreams are the upstreams' own.
+    pub(crate) fn sessions(&self) -> BTreeMap<String, u64> {
+        let count = |(name, pool): (&String, &Pool)| {
+            let counts: Vec<u64> = pool
+                .children()
+                .map(|(_, stdio)| stdio.report().sessions as u64)
+                .collect();
+            (!counts.is_empty()).then(|| (name.clone(), counts.iter().sum()))
+        };
+        self.pools.iter().filter_map(count).collect()
+    }
+
+    /// How many standing streams each endpoint has open.
+    pub(crate) fn streams(&self) -> Vec<StreamsView> {
+        let pools = self.by_name().into_iter();
         pools
-            .into_iter()
-            .map(|(name, pool)| {
-                let endpoints: Vec<_> = pool.cores.iter().map(Core::report).collect();
-                let tools = pool.tools.look().into_iter();
-                let tools: Vec<_> = tools
-                    .map(|(tool, report)| json!({ "tool": tool, "circuit": report::circuit(&report) }))
-                    .collect();
-                json!({ "name": name, "endpoints": endpoints, "tools": tools })
+            .flat_map(|(name, pool)| {
+                pool.cores.iter().map(|core| StreamsView {
+                    upstream: name.clone(),
+                    endpoint: core.endpoint.name().to_string(),
+                    open: core.endpoint.load().streams(),
+                })
             })
             .collect()
     }
 
-    /// How many sessions there are by upstream, for the admin API. Those of HTTP upstreams are the upstreams' own.
-    pub(crate) fn sessions(&self) -> Value {
-        self.count(|report| report.sessions)
+    /// The child processes.
+    pub(crate) fn children(&self) -> Vec<ChildView> {
+        let mut all = Vec::new();
+        for (name, pool) in self.by_name() {
+            for (core, stdio) in pool.children() {
+                let children = stdio.report().children.into_iter();
+                all.extend(children.map(|pid| ChildView {
+                    upstream: name.clone(),
+                    endpoint: core.endpoint.name().to_string(),
+                    pid,
+                    memory_bytes: resident(pid),
+                }));
+            }
+        }
+        all
     }
 
-    /// How many standing streams of those sessions are open, by upstream.
-    pub(crate) fn streams(&self) -> Value {
-        self.count(|report| report.streams)
-    }
-
-    fn count(&self, what: impl Fn(&Report) -> usize) -> Value {
-        let count = |(name, pool): (&String, &Pool)| {
-            let reports = pool.cores.iter().filter_map(|core| match &core.service {
-                CoreService::Http(_) => None,
-                CoreService::Stdio(stdio) => Some(what(&stdio.report())),
+    /// Stops a child; what is asked next starts another.
+    ///
+    /// # Errors
+    /// When no upstream has it.
+    pub(crate) fn stop_child(&self, pid: i32) -> Result<Change, Refusal> {
+        let mut services = self.pools.values().flat_map(Pool::children);
+        if services.any(|(_, stdio)| stdio.stop_child(pid)) {
+            return Ok(Change {
+                before: json!({ "pid": pid }),
+                after: json!(null),
             });
-            let counts: Vec<usize> = reports.collect();
-            (!counts.is_empty()).then(|| (name.clone(), json!(counts.iter().sum::<usize>())))
-        };
-        Value::Object(self.pools.iter().filter_map(count).collect())
+        }
+        let why = format!("no upstream has a child of the process id {pid}");
+        Err(Refusal::Unknown(why))
+    }
+
+    fn by_name(&self) -> Vec<(&String, &Pool)> {
+        let mut pools: Vec<_> = self.pools.iter().collect();
+        pools.sort_by_key(|(name, _)| name.as_str());
+        pools
     }
 }
 
@@ -219,10 +271,21 @@ impl Pool {
             None => Self {
                 set: EndpointSet::new(name),
                 tools: ToolCircuits::new(name, tools),
+                switches: Switches::new(),
                 annotations: Annotations::default(),
                 outliers,
                 cores,
             },
+        })
+    }
+}
+
+impl Pool {
+    /// The endpoints that are commands.
+    fn children(&self) -> impl Iterator<Item = (&Core, &StdioUpstream)> {
+        self.cores.iter().filter_map(|core| match &core.service {
+            CoreService::Http(_) => None,
+            CoreService::Stdio(stdio) => Some((core, stdio)),
         })
     }
 }

@@ -26,6 +26,7 @@ use crate::{
     replay::EventsLost,
     rescue::AnswerMissing,
     route::{NoRoute, UnsafePath},
+    switch::SwitchedOff,
     timeout::{HeadTimeout, IdleTimeout},
 };
 
@@ -76,6 +77,8 @@ pub enum Fault {
     GateShut(String, Option<Duration>),
     /// A circuit breaker is open; perhaps no longer after this time.
     CircuitOpen(String, Option<Duration>),
+    /// The operator switched off what was asked for.
+    SwitchedOff(String),
     /// A fault was injected, for a test.
     Injected {
         /// The request had been handed over.
@@ -221,6 +224,9 @@ impl Fault {
         }
         if find::<AnswerMissing>(error).is_some() {
             return Some(Self::AnswerMissing);
+        }
+        if let Some(e) = find::<SwitchedOff>(error) {
+            return Some(Self::SwitchedOff(e.to_string()));
         }
         if let Some(e) = find::<Injected>(error) {
             return Some(Self::Injected { sent: e.sent });

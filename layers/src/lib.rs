@@ -18,6 +18,7 @@
 //! | route | [`inspect`] | reads the facts of an MCP call |
 //! | | [`http_sse`] | serves clients of the transport HTTP+SSE (2024-11-05) |
 //! | | [`credentials`] | keeps the client's secrets from upstreams |
+//! | | [`switch`] | refuses what the operator switched off |
 //! | | [`session`] | seals session ids, and keeps sessions within limits |
 //! | | [`rate_limit`] | lets through so many calls in so much time, by session, client, tool, … |
 //! | | [`replay`] | keeps event streams, so that clients can come back to them |
@@ -83,6 +84,7 @@ pub mod secret;
 #[cfg(feature = "session")]
 pub mod session;
 pub mod share;
+pub mod switch;
 pub mod timeout;
 pub mod upstream;
 pub mod verdict;

@@ -7,12 +7,15 @@ use http::header::{AUTHORIZATION, AsHeaderName, HOST, ORIGIN};
 use http::uri::Authority;
 use http::{HeaderMap, Request};
 
-use super::AdminSettings;
 use super::answer::Problem;
 use super::token::same;
+use super::{Access, AdminSettings};
 
-/// Lets a request through to the private part, or says why not.
-pub(super) fn admit<B>(settings: &AdminSettings, request: &Request<B>) -> Result<(), Problem> {
+/// Lets a request through to the private part, and says by whose token; or says why not.
+pub(super) fn admit<'a, B>(
+    settings: &'a AdminSettings,
+    request: &Request<B>,
+) -> Result<&'a str, Problem> {
     let host = authority(request).ok_or(Problem::HostRefused)?;
     if !host_allowed(settings, &host) {
         return Err(Problem::HostRefused);
@@ -20,11 +23,20 @@ pub(super) fn admit<B>(settings: &AdminSettings, request: &Request<B>) -> Result
     if !origin_allowed(settings, &host, request.headers()) {
         return Err(Problem::OriginRefused);
     }
-    let token = settings.token.as_ref().ok_or(Problem::NoToken)?;
-    match bearer(request.headers()) {
-        Some(sent) if same(sent, token.as_bytes()) => Ok(()),
-        Some(_) | None => Err(Problem::WrongToken),
+    let tokens = match &settings.access {
+        Access::Open => return Ok("anybody"),
+        Access::Tokens(tokens) if tokens.is_empty() => return Err(Problem::NoToken),
+        Access::Tokens(tokens) => tokens,
+    };
+    let sent = bearer(request.headers()).ok_or(Problem::WrongToken)?;
+    let mut found = None;
+    for token in tokens {
+        // All of them, whichever is right.
+        if same(sent, token.token.as_bytes()) {
+            found = Some(&*token.name);
+        }
     }
+    found.ok_or(Problem::WrongToken)
 }
 
 /// Where the client thinks it is: the target's own authority (HTTP/2), else the one `Host` header.
@@ -96,13 +108,23 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
     use http::HeaderValue;
 
+    use super::super::AdminToken;
     use super::*;
+
+    fn named(name: &str, token: &str) -> AdminToken {
+        AdminToken {
+            name: name.to_owned(),
+            token: token.to_owned(),
+        }
+    }
 
     fn settings(token: Option<&str>) -> AdminSettings {
         AdminSettings {
-            token: token.map(str::to_owned),
+            access: Access::Tokens(token.map(|token| named("ops", token)).into_iter().collect()),
             hosts: vec!["admin.example.org".to_owned()],
             origins: vec!["https://console.example.org".to_owned()],
         }
@@ -115,7 +137,7 @@ mod tests {
                 .headers_mut()
                 .append(*name, HeaderValue::from_static(value));
         }
-        admit(&settings(Some("secret")), &request)
+        admit(&settings(Some("secret")), &request).map(drop)
     }
 
     const TOKEN: (&str, &str) = ("authorization", "Bearer secret");
@@ -199,5 +221,32 @@ mod tests {
             .headers_mut()
             .insert(AUTHORIZATION, HeaderValue::from_static("Bearer "));
         assert_eq!(admit(&settings(None), &request), Err(Problem::NoToken));
+    }
+
+    #[test]
+    fn each_token_says_whose_it_is_and_an_open_door_only_keeps_web_pages_out() {
+        let ask = |access: Access, sent: &'static str, host: &'static str| {
+            let settings = AdminSettings {
+                access,
+                ..AdminSettings::default()
+            };
+            let request = Request::builder()
+                .header(HOST, host)
+                .header(AUTHORIZATION, sent)
+                .body(());
+            admit(&settings, &request.unwrap()).map(str::to_owned)
+        };
+        let two = || Access::Tokens(vec![named("ann", "secret-a"), named("bob", "secret-b")]);
+        assert_eq!(ask(two(), "Bearer secret-a", "localhost"), Ok("ann".into()));
+        assert_eq!(ask(two(), "Bearer secret-b", "localhost"), Ok("bob".into()));
+        assert_eq!(
+            ask(two(), "Bearer secret-", "localhost"),
+            Err(Problem::WrongToken)
+        );
+        assert_eq!(ask(Access::Open, "", "localhost"), Ok("anybody".into()));
+        assert_eq!(
+            ask(Access::Open, "", "evil.example"),
+            Err(Problem::HostRefused)
+        );
     }
 }

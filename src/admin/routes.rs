@@ -1,160 +1,96 @@
-//! Which path gives which answer.
+//! The way of a request: its path, who sends it, its method, its body; then what the table has for it, and the line of the audit.
 
-use http::{Method, Request, StatusCode};
+use std::borrow::Cow;
 
-use super::answer::{Answer, Problem, json, plain, text};
-use super::{AdminSettings, AdminSources, guard};
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body::Body;
+use serde_json::Value;
 
-/// What Prometheus expects of its text format.
-const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-const PRIVATE: &str = "/admin/v1/";
+use super::answer::{Answer, Problem, json, text};
+use super::operations::{Ask, Operation, PRIVATE, Reply};
+use super::{Change, Refusal, Shared, body, guard};
+use crate::serve::Peer;
 
 /// Answers one request. For HEAD the body stays in, and the server leaves it out after it has taken the length.
-pub(super) fn answer<B>(
-    settings: &AdminSettings,
-    sources: &AdminSources,
-    request: &Request<B>,
-) -> Answer {
-    private(settings, sources, request)
-        .unwrap_or_else(|| public(sources, request))
+pub(super) async fn answer<B>(shared: &Shared, request: Request<B>) -> Answer
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    answer_or_problem(shared, request)
+        .await
         .unwrap_or_else(Problem::answer)
 }
 
-/// What anybody may read.
-fn public<B>(sources: &AdminSources, request: &Request<B>) -> Result<Answer, Problem> {
-    let answer: fn(&AdminSources) -> Answer = match request.uri().path() {
-        "/livez" => |_| plain(StatusCode::OK, "alive\n"),
-        "/readyz" => readyz,
-        "/metrics" => |sources| text(StatusCode::OK, METRICS_TYPE, (sources.metrics)()),
-        _ => return Err(Problem::NotFound),
-    };
-    only_read(request.method())?;
-    Ok(answer(sources))
-}
-
-/// What is behind the guard and the token. `None` for other paths.
-fn private<B>(
-    settings: &AdminSettings,
-    sources: &AdminSources,
-    request: &Request<B>,
-) -> Option<Result<Answer, Problem>> {
-    let name = request.uri().path().strip_prefix(PRIVATE)?;
-    Some(guard::admit(settings, request).and_then(|()| {
-        let answer: fn(&AdminSources) -> Answer = match name {
-            "config" => |sources| config((sources.config)()),
-            "upstreams" => |sources| json(&(sources.upstreams)()),
-            "sessions" => |sources| json(&(sources.sessions)()),
-            "streams" => |sources| json(&(sources.streams)()),
-            "limits" => |sources| json(&(sources.limits)()),
-            _ => return Err(Problem::NotFound),
-        };
-        only_read(request.method())?;
-        Ok(answer(sources))
-    }))
-}
-
-fn only_read(method: &Method) -> Result<(), Problem> {
-    if method == Method::GET || method == Method::HEAD {
-        Ok(())
+async fn answer_or_problem<B>(shared: &Shared, request: Request<B>) -> Result<Answer, Problem>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let path = request.uri().path();
+    // Also for what is not there: without the token nobody learns what is.
+    let by = if path.starts_with(PRIVATE) {
+        Cow::Owned(guard::admit(&shared.settings, &request)?.to_owned())
     } else {
-        Err(Problem::MethodNotAllowed)
-    }
-}
-
-fn readyz(sources: &AdminSources) -> Answer {
-    match sources.readiness.ready() {
-        Ok(()) => plain(StatusCode::OK, "ready\n"),
-        Err(reason) => plain(
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("not ready: {reason}\n"),
-        ),
-    }
-}
-
-fn config(config: String) -> Answer {
-    let content_type = if config.trim_start().starts_with('{') {
-        "application/json"
-    } else {
-        "application/yaml"
+        Cow::Borrowed("anybody")
     };
-    text(StatusCode::OK, content_type, config)
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-    use std::sync::Arc;
-
-    use http::header::{ALLOW, CONTENT_TYPE};
-    use serde_json::json;
-
-    use super::*;
-
-    fn sources(ready: Result<(), String>) -> AdminSources {
-        AdminSources {
-            readiness: Arc::new(move || ready.clone()),
-            metrics: Arc::new(|| "up 1\n".to_owned()),
-            config: Arc::new(|| "listen: here\n".to_owned()),
-            upstreams: Arc::new(|| json!(["tools"])),
-            sessions: Arc::new(|| json!([])),
-            streams: Arc::new(|| json!([])),
-            limits: Arc::new(|| json!([])),
+    let operation = shared.table.at(path).ok_or(Problem::NotFound)?;
+    if !operation.takes(request.method()) {
+        return Err(Problem::MethodNotAllowed(allowed(operation)));
+    }
+    let peer = request.extensions().get::<Peer>().copied();
+    let body = match operation.body {
+        Some(_) => body::read(request).await?,
+        None => Bytes::new(),
+    };
+    let reply = operation.run(&Ask {
+        proxy: &*shared.proxy,
+        body: &body,
+        by: &by,
+        document: &shared.table.document,
+    })?;
+    match reply {
+        Reply::Json(value) => Ok(json(&value)),
+        Reply::Text(status, media, body) => Ok(text(status, media, body)),
+        Reply::Acted(order, done) => {
+            audit(operation.name, &order, &done, &by, peer);
+            let change = done?;
+            Ok(json(&serde_json::to_value(change).unwrap_or_default()))
         }
     }
+}
 
-    fn ask(method: Method, path: &str) -> Answer {
-        let settings = AdminSettings {
-            token: Some("secret".to_owned()),
-            ..AdminSettings::default()
-        };
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "localhost:9901")
-            .header("authorization", "Bearer secret")
-            .body(())
-            .unwrap();
-        answer(&settings, &sources(Err("draining".to_owned())), &request)
+fn allowed(operation: &Operation) -> &'static str {
+    if operation.method() == Method::POST {
+        "POST"
+    } else {
+        "GET, HEAD"
     }
+}
 
-    #[test]
-    fn each_path_has_its_type() {
-        let of = |path| {
-            let answer = ask(Method::GET, path);
-            (
-                answer.status().as_u16(),
-                answer.headers()[CONTENT_TYPE].to_str().unwrap().to_owned(),
-            )
-        };
-        let text = "text/plain; charset=utf-8".to_owned();
-        assert_eq!(of("/livez"), (200, text.clone()));
-        assert_eq!(of("/readyz"), (503, text));
-        assert_eq!(of("/metrics"), (200, METRICS_TYPE.to_owned()));
-        assert_eq!(of("/admin/v1/config"), (200, "application/yaml".to_owned()));
-        assert_eq!(
-            of("/admin/v1/upstreams"),
-            (200, "application/json".to_owned())
-        );
-        assert_eq!(of("/admin/v1/limits"), (200, "application/json".to_owned()));
-        assert_eq!(
-            of("/admin/v1/nothing"),
-            (404, "application/problem+json".to_owned())
-        );
-        assert_eq!(of("/"), (404, "application/problem+json".to_owned()));
-    }
-
-    #[test]
-    fn only_reading_is_allowed() {
-        for path in ["/livez", "/readyz", "/metrics", "/admin/v1/config"] {
-            let answer = ask(Method::POST, path);
-            assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
-            assert_eq!(answer.headers()[ALLOW], "GET, HEAD");
+/// One line for each action, done or refused.
+fn audit(
+    action: &str,
+    order: &Value,
+    done: &Result<Change, Refusal>,
+    by: &str,
+    peer: Option<Peer>,
+) {
+    let peer = peer.map(|peer| tracing::field::display(peer.addr));
+    match done {
+        Ok(Change { before, after }) => {
+            tracing::info!(target: "audit", action, %order, %before, %after, by, peer, "done");
         }
-        assert_eq!(
-            ask(Method::POST, "/nothing").status(),
-            StatusCode::NOT_FOUND
-        );
-        assert_eq!(ask(Method::HEAD, "/livez").status(), StatusCode::OK);
+        Err(why) => {
+            tracing::info!(target: "audit", action, %order, %why, by, peer, "refused");
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Unknown(why) => Self::Unknown(why),
+            Refusal::Conflict(why) => Self::Conflict(why),
+        }
     }
 }

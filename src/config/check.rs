@@ -9,12 +9,12 @@ use super::interpolate::Environment;
 use super::mistake::Mistakes;
 use super::nearest::nearest;
 use super::node::{Node, Place};
-use super::raw::{RawConfig, RawListen, RawServer, RawTimeouts, RawUpstream};
+use super::raw::{RawAdmin, RawConfig, RawListen, RawServer, RawTimeouts, RawUpstream};
 use super::read::{At, Dict, OrOff, Read, ShortOr, listed};
 use super::value::{Clock, Count, HostName, Label};
 use super::{
-    Config, Drain, Listen, Origins, Overrides, Protocol, Route, SealKey, Server, Timeouts,
-    TlsFiles, Upstream,
+    Admin, Config, Drain, Listen, Origins, Overrides, Protocol, Route, SecretText, Server,
+    Timeouts, TlsFiles, Upstream,
 };
 
 pub(super) use self::route::default_name;
@@ -42,12 +42,12 @@ pub(super) fn check(node: &Node, context: &Context<'_>, mistakes: &mut Mistakes)
     let raw = RawConfig::read(node, mistakes)?;
     let listen_place = raw.listen.place.clone();
     let listen = listen(raw.listen.value, context, mistakes);
-    let admin = context.overrides.admin.unwrap_or(raw.admin.value);
+    let admin = admin(raw.admin, context, mistakes);
     let insecure_bind = raw.insecure_bind.0 || context.overrides.insecure_bind;
     let server = server(raw.server, mistakes);
     check_addresses(
         listen.address,
-        admin,
+        admin.address,
         insecure_bind,
         &server,
         &listen_place,
@@ -147,6 +147,41 @@ fn listen(
     }
 }
 
+fn admin(
+    raw: At<ShortOr<SocketAddr, RawAdmin>>,
+    context: &Context<'_>,
+    mistakes: &mut Mistakes,
+) -> Admin {
+    let (address, auth, tokens, hosts) = match raw.value {
+        ShortOr::Short(address) => (address, true, Vec::new(), Vec::new()),
+        ShortOr::Long(raw) => {
+            let tokens = raw.tokens.map(|tokens| tokens.entries).unwrap_or_default();
+            (raw.address, raw.auth.0, tokens, raw.hosts)
+        }
+    };
+    let address = context.overrides.admin.unwrap_or(address);
+    if !auth && !address.ip().to_canonical().is_loopback() {
+        mistakes.error(
+            &raw.place,
+            format!("{address} can be reached from other machines, and `auth` is off: anybody could stop your servers"),
+            "set `tokens`, or listen on the loopback",
+        );
+    }
+    if !auth && !tokens.is_empty() {
+        let message = "`auth` is off, so the `tokens` would not be asked for";
+        mistakes.error(&raw.place, message, "leave one of the two out");
+    }
+    Admin {
+        address,
+        auth,
+        tokens: tokens
+            .into_iter()
+            .map(|(name, token)| (name.value.0, SecretText(token.0)))
+            .collect(),
+        hosts: hosts.into_iter().map(|host| host.0).collect(),
+    }
+}
+
 fn server(raw: RawServer, mistakes: &mut Mistakes) -> Server {
     if let OrOff::On(hosts) = &raw.hosts.value
         && hosts.is_empty()
@@ -168,7 +203,7 @@ fn server(raw: RawServer, mistakes: &mut Mistakes) -> Server {
         session_keys: raw
             .session_keys
             .into_iter()
-            .map(|key| SealKey(key.value.0))
+            .map(|key| SecretText(key.value.0))
             .collect(),
         replay_memory: raw.replay_memory.0,
         drain: Drain {

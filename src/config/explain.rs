@@ -1,7 +1,7 @@
 //! The way back: a checked config as YAML that means the same, every default filled in.
 //!
 //! What refers to the environment is printed as it stands in the file, so the value is never seen and the text still runs. A secret that the file spells
-//! out is printed as `***`: of that one alone the text does not mean the same, and `check` warns of it.
+//! out, also as the default of a variable, is printed as `***`: of that one alone the text does not mean the same, and `check` warns of it.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -14,11 +14,11 @@ use ziggurat_layers::session::SessionSettings;
 use super::check::default_name;
 use super::interpolate::escape;
 use super::node::join;
-use super::secret::{MASK, is_secret, mask_arguments, mask_url};
+use super::secret::{MASK, is_secret, mask_arguments, mask_defaults, mask_url};
 use super::value::Worded;
 use super::yaml::Tree;
 use super::{
-    Config, Deadline, Endpoint, HttpEndpoint, Listen, Origins, Route, Server, StdioEndpoint,
+    Admin, Config, Deadline, Endpoint, HttpEndpoint, Listen, Origins, Route, Server, StdioEndpoint,
     TlsFiles, Upstream,
 };
 
@@ -27,7 +27,7 @@ impl Config {
     pub fn to_yaml(&self) -> String {
         let mut top = Section::new("", &self.origins);
         listen(&mut top, &self.listen);
-        top.bare("admin", self.admin);
+        admin(&mut top, &self.admin);
         top.bare("insecure_bind", self.insecure_bind);
         top.section("server", |section| server(section, &self.server));
         let routes = self.routes.iter().enumerate().map(|(index, route)| {
@@ -72,7 +72,7 @@ impl<'a> Section<'a> {
     /// Adds a key; what came from the environment is written as it was.
     fn put(&mut self, key: &str, value: Tree) {
         let value = match self.origins.at(&join(&self.path, key)) {
-            Some(template) => Tree::text(template),
+            Some(template) => Tree::text(mask_defaults(&self.path, key, template)),
             None => value,
         };
         self.entries.push((key.to_owned(), value));
@@ -123,7 +123,7 @@ impl<'a> Section<'a> {
         let path = join(&self.path, key);
         let items = values.into_iter().enumerate().map(|(index, value)| {
             match self.origins.at(&format!("{path}[{index}]")) {
-                Some(template) => Tree::text(template),
+                Some(template) => Tree::text(mask_defaults(&path, key, template)),
                 None => value,
             }
         });
@@ -175,6 +175,25 @@ fn listen(section: &mut Section<'_>, listen: &Listen) {
                 section.path("key", key);
             });
         }
+    });
+}
+
+fn admin(section: &mut Section<'_>, admin: &Admin) {
+    let plain = admin.auth && admin.tokens.is_empty() && admin.hosts.is_empty();
+    if plain && section.origins.at("admin.address").is_none() {
+        return section.bare("admin", admin.address);
+    }
+    section.section("admin", |section| {
+        section.bare("address", admin.address);
+        section.bare("auth", admin.auth);
+        if !admin.tokens.is_empty() {
+            section.section("tokens", |section| {
+                for (name, _) in &admin.tokens {
+                    section.put(name, Tree::text(MASK));
+                }
+            });
+        }
+        section.list("hosts", &admin.hosts);
     });
 }
 

@@ -1,14 +1,17 @@
-//! Which values of a config came from the environment.
+//! Which values of a config came from the file, and which of them from the environment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::node::{Node, Shape};
 
-/// The values that refer to environment variables, by key path, as they stand in the file.
+/// Which values the file has, by key path; those that refer to environment variables as they stand there.
 ///
 /// Two configs that mean the same are equal wherever their values came from, so all origins are equal to each other.
 #[derive(Clone, Debug, Default)]
-pub struct Origins(BTreeMap<String, String>);
+pub struct Origins {
+    templates: BTreeMap<String, String>,
+    written: BTreeSet<String>,
+}
 
 impl Origins {
     pub(super) fn of(node: &Node) -> Self {
@@ -19,19 +22,35 @@ impl Origins {
 
     /// What stands in the file at this key path, if it refers to the environment.
     pub(super) fn at(&self, path: &str) -> Option<&str> {
-        self.0.get(path).map(String::as_str)
+        self.templates.get(path).map(String::as_str)
+    }
+
+    /// Where each value comes from that is no default: `file` or `environment`.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        self.written.iter().map(|path| {
+            let from_environment = self.templates.contains_key(path);
+            let origin = if from_environment {
+                "environment"
+            } else {
+                "file"
+            };
+            (path.as_str(), origin)
+        })
     }
 
     /// Whether something in the list at this path is known here.
     pub(super) fn in_list(&self, path: &str) -> bool {
-        let mut below = self.0.keys().filter_map(|key| key.strip_prefix(path));
+        let mut below = self
+            .templates
+            .keys()
+            .filter_map(|key| key.strip_prefix(path));
         below.any(|rest| rest.starts_with('['))
     }
 
     /// The name of a key below this path whose value is known here, in the spelling of the file: header names ignore case.
     pub(super) fn spelling(&self, path: &str, name: &str) -> Option<String> {
         let below = self
-            .0
+            .templates
             .keys()
             .filter_map(|key| key.strip_prefix(path)?.strip_prefix('.'));
         below
@@ -44,8 +63,10 @@ impl Origins {
         match &node.shape {
             Shape::Empty => {}
             Shape::Text(text) => {
+                self.written.insert(node.place.path.clone());
                 if let Some(template) = &text.template {
-                    self.0.insert(node.place.path.clone(), template.clone());
+                    self.templates
+                        .insert(node.place.path.clone(), template.clone());
                 }
             }
             Shape::List(items) => items.iter().for_each(|item| self.collect(item)),

@@ -24,9 +24,9 @@ use super::node::Node;
 use super::read::{At, Dict, Keys, OneOrMany, OrOff, Property, Read, ShortOr, object, section};
 use super::rules::RawIntercept;
 use super::value::{
-    Amount, Clock, Count, ErrorStatus, HeaderText, HostName, Label, NamePattern, Part, Pause,
-    Prefix, Rank, RoutePath, SealKey, SettableHeader, Size, Statuses, Switch, Url, VariableName,
-    Word,
+    AdminToken, Amount, Clock, Count, ErrorStatus, HeaderText, HostName, Label, NamePattern, Part,
+    Pause, Prefix, Rank, RoutePath, SealKey, SettableHeader, Size, Statuses, Switch, Url,
+    VariableName, Word,
 };
 use super::{Choice, Errors, Isolation, Per, ProbeKind, Protocol};
 
@@ -35,8 +35,8 @@ section! {
     RawConfig {
         /// Where clients connect: an address, or an address and the files for TLS. An address that other machines can reach is refused unless `insecure_bind` is true.
         listen: At<ShortOr<SocketAddr, RawListen>> = "127.0.0.1:8080",
-        /// Where `/livez`, `/readyz` and `/metrics` are served.
-        admin: At<SocketAddr> = "127.0.0.1:9901",
+        /// Where `/livez`, `/readyz`, `/metrics` and the admin API are served: an address, or an address and who may use that API.
+        admin: At<ShortOr<SocketAddr, RawAdmin>> = "127.0.0.1:9901",
         /// Whether `listen` may be an address that other machines can reach, although ziggurat authenticates nobody.
         insecure_bind: Switch = false,
         /// What applies to every request.
@@ -55,6 +55,20 @@ section! {
         address: SocketAddr = "127.0.0.1:8080",
         /// The certificate and the key, as PEM files; without them the listener speaks plain HTTP.
         tls: Option<RawTls>,
+    }
+}
+
+section! {
+    /// The admin listener.
+    RawAdmin {
+        /// The address and port.
+        address: SocketAddr = "127.0.0.1:9901",
+        /// Whether a token is asked for under `/admin/v1/`. `off` lets everybody in who reaches the listener, which must then be on the loopback.
+        auth: Switch = true,
+        /// The tokens that are good there, each under the name by which the audit knows whoever has it. Without any, one is made at the start if only this machine can reach the listener; else `/admin/v1/` is closed.
+        tokens: Option<Dict<Label, AdminToken>>,
+        /// Names that `Host` may carry under `/admin/v1/`, without ports, beside loopback names and IP addresses.
+        hosts: Vec<HostName> = Vec::<&str>::new(),
     }
 }
 

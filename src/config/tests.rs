@@ -37,6 +37,7 @@ fn variables(name: &str) -> Option<String> {
         "TOOLS_TOKEN" => "s3cr3t-tools",
         "TENANT_TOKEN" => "s3cr3t-tenant",
         "FILES_TOKEN" => "s3cr3t-files",
+        "ADMIN_TOKEN" => "s3cr3t-admin-0123",
         "SESSION_KEY" => "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
         "EMPTY" => "",
         "BAD" => "s3cr3t bad",

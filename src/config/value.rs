@@ -48,6 +48,10 @@ pub(super) struct Rank(pub(super) u32);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ErrorStatus(pub(super) StatusCode);
 
+/// A token of the admin API.
+#[derive(Clone)]
+pub(super) struct AdminToken(pub(super) String);
+
 /// A key for session ids.
 #[derive(Clone)]
 pub(super) struct SealKey(pub(super) String);
@@ -99,6 +103,12 @@ pub(super) struct HeaderText(pub(super) HeaderValue);
 /// The URL of an upstream.
 #[derive(Clone, Debug)]
 pub(super) struct Url(pub(super) http::Uri);
+
+impl std::fmt::Debug for AdminToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AdminToken")
+    }
+}
 
 impl std::fmt::Debug for SealKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

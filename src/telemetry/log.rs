@@ -1,6 +1,9 @@
 //! The tracing subscriber: which events are written, and how a line looks.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{IsTerminal, stderr};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
@@ -48,30 +51,65 @@ pub enum LogError {
     Twice,
 }
 
+/// Changes what is logged while the process runs. Clones change the same log.
+#[derive(Clone)]
+pub struct LogControl {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// The filter of the start.
+    start: String,
+    now: Mutex<Levels>,
+    apply: Apply,
+}
+
+/// What was set since the start.
+#[derive(Default)]
+struct Levels {
+    all: Option<&'static str>,
+    modules: BTreeMap<String, &'static str>,
+}
+
+type Apply = Box<dyn Fn(EnvFilter) + Send + Sync>;
+
+/// The most modules that have a level of their own.
+const MODULES: usize = 32;
+
 /// Writes out what is buffered when it is dropped; keep it until the process ends.
 #[derive(Debug)]
 #[must_use = "dropping it ends the log"]
 pub struct LogGuard {
     writer: WriterThread,
+    control: LogControl,
 }
 
 /// Starts the log of the process, on stderr.
 pub fn start_log(settings: &LogSettings) -> Result<LogGuard, LogError> {
-    let filter = EnvFilter::builder()
-        .parse(&settings.filter)
-        .map_err(|source| LogError::Filter {
-            filter: settings.filter.clone(),
-            source,
-        })?;
+    let filter = parse(&settings.filter)?;
     let writer = WriterThread::start(stderr(), report_drops).map_err(LogError::Thread)?;
-    let lines = subscriber(
+    let (lines, apply) = subscriber(
         writer.lines(),
         filter,
         settings.format,
         stderr().is_terminal(),
     );
     tracing::subscriber::set_global_default(lines).map_err(|_| LogError::Twice)?;
-    Ok(LogGuard { writer })
+    let control = LogControl::new(settings.filter.clone(), apply);
+    Ok(LogGuard { writer, control })
+}
+
+/// What the operator did is on record, whatever the filter says.
+fn parse(filter: &str) -> Result<EnvFilter, LogError> {
+    let parsed = EnvFilter::builder().parse(filter);
+    let parsed = parsed.map_err(|source| LogError::Filter {
+        filter: filter.to_owned(),
+        source,
+    })?;
+    Ok(match "audit=info".parse() {
+        Ok(audit) => parsed.add_directive(audit),
+        Err(_) => parsed,
+    })
 }
 
 fn report_drops(lines: u64) {
@@ -86,11 +124,101 @@ fn subscriber(
     filter: EnvFilter,
     format: LogFormat,
     ansi: bool,
-) -> Box<dyn Subscriber + Send + Sync> {
+) -> (Box<dyn Subscriber + Send + Sync>, Apply) {
     let lines = Lines::builder().with_env_filter(filter).with_writer(writer);
     match format {
-        LogFormat::Text => Box::new(lines.with_ansi(ansi).finish()),
-        LogFormat::Json => Box::new(lines.json().flatten_event(true).with_ansi(false).finish()),
+        LogFormat::Text => {
+            let lines = lines.with_ansi(ansi).with_filter_reloading();
+            let handle = lines.reload_handle();
+            // It fails only when the subscriber is gone, and then nothing is logged.
+            let apply = move |filter| drop(handle.reload(filter));
+            (Box::new(lines.finish()), Box::new(apply))
+        }
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_ansi(false);
+            let lines = lines.with_filter_reloading();
+            let handle = lines.reload_handle();
+            let apply = move |filter| drop(handle.reload(filter));
+            (Box::new(lines.finish()), Box::new(apply))
+        }
+    }
+}
+
+// === impl LogControl ===
+
+impl LogControl {
+    fn new(start: String, apply: Apply) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                start,
+                now: Mutex::default(),
+                apply,
+            }),
+        }
+    }
+
+    /// The filter of the start.
+    pub fn default_filter(&self) -> &str {
+        &self.shared.start
+    }
+
+    /// The filter in force.
+    pub fn filter(&self) -> String {
+        self.write(&self.levels())
+    }
+
+    /// Sets the level of a module, or of everything, which takes back what was set for modules; without a level, the one of the start.
+    ///
+    /// # Errors
+    /// When there are too many modules, or the name of the module makes no filter. Then nothing has changed.
+    pub fn set(&self, level: Option<&'static str>, module: Option<&str>) -> Result<(), String> {
+        let mut now = self.levels();
+        let mut new = Levels {
+            all: now.all,
+            modules: now.modules.clone(),
+        };
+        match (module, level) {
+            (None, level) => {
+                new = Levels {
+                    all: level,
+                    ..Levels::default()
+                };
+            }
+            (Some(module), None) => {
+                new.modules.remove(module);
+            }
+            (Some(module), Some(level)) => {
+                if new.modules.len() >= MODULES && !new.modules.contains_key(module) {
+                    return Err(format!(
+                        "{MODULES} modules have a level of their own already"
+                    ));
+                }
+                new.modules.insert(module.to_owned(), level);
+            }
+        }
+        let filter = parse(&self.write(&new)).map_err(|error| error.to_string())?;
+        (self.shared.apply)(filter);
+        *now = new;
+        Ok(())
+    }
+
+    fn write(&self, levels: &Levels) -> String {
+        let mut text = levels.all.unwrap_or(&self.shared.start).to_owned();
+        for (module, level) in &levels.modules {
+            text += &format!(",{module}={level}");
+        }
+        text
+    }
+
+    fn levels(&self) -> std::sync::MutexGuard<'_, Levels> {
+        let levels = self.shared.now.lock();
+        levels.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for LogControl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LogControl").field(&self.filter()).finish()
     }
 }
 
@@ -111,6 +239,11 @@ impl LogGuard {
     /// How many lines were lost, for the metrics.
     pub fn drops(&self) -> LogDrops {
         self.writer.drops()
+    }
+
+    /// What changes the log while it runs.
+    pub fn control(&self) -> LogControl {
+        self.control.clone()
     }
 }
 
@@ -135,18 +268,82 @@ mod tests {
         }
     }
 
-    fn logged(format: LogFormat) -> String {
+    /// What is written of what this logs.
+    fn written(start: &str, format: LogFormat, log: impl FnOnce(&LogControl)) -> String {
         let sink = Sink::default();
         let writer = WriterThread::start(sink.clone(), |_| {}).unwrap();
-        let filter = EnvFilter::builder().parse("info").unwrap();
-        let lines = subscriber(writer.lines(), filter, format, false);
-        tracing::subscriber::with_default(lines, || {
-            tracing::debug!("not this");
-            tracing::info!(answer = 42, "this");
-        });
+        let (lines, apply) = subscriber(writer.lines(), parse(start).unwrap(), format, false);
+        let control = LogControl::new(start.to_owned(), apply);
+        tracing::subscriber::with_default(lines, || log(&control));
         drop(writer);
         let bytes = sink.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
+    }
+
+    fn logged(format: LogFormat) -> String {
+        written("info", format, |_| {
+            tracing::debug!("not this");
+            tracing::info!(answer = 42, "this");
+        })
+    }
+
+    #[test]
+    fn the_level_changes_and_goes_back_for_all_or_for_a_module() {
+        let say = |what: &str| tracing::debug!(target: "some::module", what);
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let text = written("info", format, |control| {
+                say("one");
+                control.set(Some("debug"), None).unwrap();
+                assert_eq!(control.filter(), "debug");
+                say("two");
+                control.set(None, None).unwrap();
+                assert_eq!(control.filter(), "info");
+                say("three");
+                control.set(Some("trace"), Some("some::module")).unwrap();
+                assert_eq!(control.filter(), "info,some::module=trace");
+                say("four");
+                tracing::debug!("five");
+                control.set(None, Some("some::module")).unwrap();
+                say("six");
+            });
+            let said = ["one", "two", "three", "four", "five", "six"];
+            let found: Vec<_> = said
+                .into_iter()
+                .filter(|word| text.contains(word))
+                .collect();
+            assert_eq!(found, ["two", "four"], "{text}");
+        }
+    }
+
+    #[test]
+    fn a_module_that_is_none_and_one_too_many_change_nothing() {
+        written("info", LogFormat::Text, |control| {
+            assert!(control.set(Some("debug"), Some("a=b=c")).is_err());
+            for module in 0..MODULES {
+                control
+                    .set(Some("debug"), Some(&format!("m{module}")))
+                    .unwrap();
+            }
+            let before = control.filter();
+            assert!(control.set(Some("debug"), Some("one_more")).is_err());
+            control.set(Some("trace"), Some("m0")).unwrap();
+            control.set(Some("debug"), Some("m0")).unwrap();
+            assert_eq!(control.filter(), before);
+        });
+    }
+
+    #[test]
+    fn the_audit_is_written_whatever_the_level() {
+        for start in ["off", "error", "audit=off"] {
+            let text = written(start, LogFormat::Text, |control| {
+                tracing::info!(target: "audit", "first");
+                control.set(Some("off"), None).unwrap();
+                tracing::info!(target: "audit", "second");
+                tracing::error!("not this");
+            });
+            assert!(text.contains("first") && text.contains("second"), "{text}");
+            assert_eq!(text.lines().count(), 2, "{text}");
+        }
     }
 
     #[test]

@@ -1,23 +1,20 @@
 //! What the admin API says of an endpoint.
 
-use std::collections::BTreeMap;
-
-use serde_json::{Value, json};
 use tokio::time::Instant;
 use ziggurat_layers::{
-    balance::EndpointView,
+    balance,
     circuit::{CircuitReport, Forced},
-    gate::Look,
+    gate::{Look, Reason},
     health::{HealthReport, outlier::OutlierReport},
 };
 
 use super::{Core, CoreService};
-use crate::admin::millis;
+use crate::admin::{CircuitView, EndpointView, HealthView, OutlierView, ProbeView, millis};
 
 impl Core {
     /// How it stands.
-    pub(super) fn report(&self) -> Value {
-        let EndpointView {
+    pub(super) fn report(&self) -> EndpointView {
+        let balance::EndpointView {
             name,
             weight,
             priority,
@@ -33,81 +30,81 @@ impl Core {
             Look::Busy => ("busy", None),
             Look::Held { reason, until } => (reason.as_str(), until),
         };
-        let until = until.map(|at| millis(at.saturating_duration_since(Instant::now())));
-        let mut report = json!({
-            "name": &*name,
-            "usable": self.is_usable(),
-            "state": state,
-            "held_for_ms": until,
-            "weight": weight,
-            "priority": priority,
-            "calls": calls,
-            "open_streams": streams,
-            "head_ms": time.map(millis),
-            "failures": failures,
-            "cost": cost,
-            "circuit": self.circuit.look().as_ref().map(circuit),
-            "health": self.health.look().as_ref().map(health),
-            "outlier": self.outlier.look().as_ref().map(outlier),
-        });
-        let kind = match &self.service {
-            CoreService::Http(_) => json!({ "kind": "http" }),
-            CoreService::Stdio(stdio) => {
-                let report = stdio.report();
-                json!({
-                    "kind": "stdio",
-                    "children": report.children,
-                    "states": report.states.into_iter().collect::<BTreeMap<_, _>>(),
-                    "sessions": report.sessions,
-                    "pending": report.pending,
-                    "backoff_ms": report.backoff.map(millis),
-                })
-            }
+        let stdio = match &self.service {
+            CoreService::Http(_) => None,
+            CoreService::Stdio(stdio) => Some(stdio.report()),
         };
-        if let (Value::Object(report), Value::Object(kind)) = (&mut report, kind) {
-            report.extend(kind);
+        EndpointView {
+            name: name.to_string(),
+            kind: if stdio.is_some() { "stdio" } else { "http" }.to_owned(),
+            usable: self.is_usable(),
+            state: state.to_owned(),
+            held_for_ms: until.map(|at| millis(at.saturating_duration_since(Instant::now()))),
+            drained: self.endpoint.gate().is_shut_by(Reason::Operator),
+            weight,
+            priority,
+            calls,
+            open_streams: streams,
+            head_ms: time.map(millis),
+            failures,
+            cost,
+            circuit: self.circuit.look().as_ref().map(circuit),
+            health: self.health.look().as_ref().map(health),
+            outlier: self.outlier.look().as_ref().map(outlier),
+            children: stdio.as_ref().map(|report| report.children.clone()),
+            states: stdio.as_ref().map(|report| {
+                let states = report.states.iter();
+                states
+                    .map(|(state, count)| ((*state).to_owned(), *count as u64))
+                    .collect()
+            }),
+            sessions: stdio.as_ref().map(|report| report.sessions as u64),
+            pending: stdio.as_ref().map(|report| report.pending as u64),
+            backoff_ms: stdio.and_then(|report| report.backoff).map(millis),
         }
-        report
     }
 }
 
 /// How a breaker stands.
-pub(super) fn circuit(report: &CircuitReport) -> Value {
-    json!({
-        "state": report.state.as_str(),
-        "forced": report.forced.map(|forced| match forced {
-            Forced::Open => "open",
-            Forced::Closed => "closed",
+pub(super) fn circuit(report: &CircuitReport) -> CircuitView {
+    CircuitView {
+        state: report.state.as_str().to_owned(),
+        forced: report.forced.map(|forced| {
+            match forced {
+                Forced::Open => "open",
+                Forced::Closed => "closed",
+            }
+            .to_owned()
         }),
-        "calls": report.calls,
-        "failures": report.failures,
-        "slow": report.slow,
-        "openings": report.openings,
-        "retry_after_ms": report.retry_after.map(millis),
-    })
+        calls: report.calls,
+        failures: report.failures,
+        slow: report.slow,
+        openings: report.openings,
+        retry_after_ms: report.retry_after.map(millis),
+    }
 }
 
-fn health(report: &HealthReport) -> Value {
-    json!({
-        "state": report.state.as_str(),
-        "asleep": report.asleep,
-        "last": report.last.map(|last| json!({
-            "ago_ms": millis(last.ago),
-            "took_ms": millis(last.took),
-            "result": last.result.as_str(),
-        })),
-        "error": report.error.as_deref(),
-        "successes": report.successes,
-        "failures": report.failures,
-    })
+fn health(report: &HealthReport) -> HealthView {
+    HealthView {
+        state: report.state.as_str().to_owned(),
+        asleep: report.asleep,
+        last: report.last.map(|last| ProbeView {
+            ago_ms: millis(last.ago),
+            took_ms: millis(last.took),
+            result: last.result.as_str().to_owned(),
+        }),
+        error: report.error.as_deref().map(str::to_owned),
+        successes: report.successes,
+        failures: report.failures,
+    }
 }
 
-fn outlier(report: &OutlierReport) -> Value {
-    json!({
-        "ejected_for_ms": report.ejected.map(millis),
-        "ejections": report.ejections,
-        "calls": report.calls,
-        "failures": report.failures,
-        "consecutive": report.consecutive,
-    })
+fn outlier(report: &OutlierReport) -> OutlierView {
+    OutlierView {
+        ejected_for_ms: report.ejected.map(millis),
+        ejections: report.ejections,
+        calls: report.calls,
+        failures: report.failures,
+        consecutive: report.consecutive,
+    }
 }

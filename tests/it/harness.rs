@@ -24,7 +24,11 @@ use std::{
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use self::{client::Target, metrics::Metrics, process::Owned};
+use self::{
+    client::{Answer, Target},
+    metrics::Metrics,
+    process::Owned,
+};
 
 /// The program under test.
 pub(crate) const BIN: &str = env!("CARGO_BIN_EXE_ziggurat");
@@ -123,6 +127,13 @@ impl Start {
         start
     }
 
+    /// With this config, which says for itself where its admin listener is.
+    pub(crate) fn whole(text: &str) -> Self {
+        let mut start = Self::args(&["run", "-c", "ziggurat.yaml"]);
+        start.yaml = Some(format!("listen: 127.0.0.1:0\n{text}"));
+        start
+    }
+
     /// With these arguments and nothing else.
     pub(crate) fn args(args: &[&str]) -> Self {
         Self {
@@ -164,6 +175,8 @@ impl Start {
         let mut command = Command::new(BIN);
         command
             .args(&self.args)
+            // What it leaves for its user is left in its folder.
+            .env("XDG_RUNTIME_DIR", self.dir.path())
             .envs(self.env.iter().map(|(k, v)| (k, v)))
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
@@ -274,6 +287,47 @@ impl Ziggurat {
             .await
             .json()
             .await
+    }
+
+    /// Orders something of the admin API; the answer, whatever it is.
+    pub(crate) async fn order(&self, name: &str, body: &Value) -> Answer {
+        until("it tells its token", async || {
+            self.log().contains("authorization: Bearer ")
+        })
+        .await;
+        let bearer = format!("Bearer {}", self.admin_token());
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("content-type", "application/json"),
+        ];
+        let path = format!("/admin/v1/{name}");
+        self.admin()
+            .request("POST", &path, &headers, body.to_string())
+            .await
+    }
+
+    /// The same, which must be carried out.
+    pub(crate) async fn act(&self, name: &str, body: &Value) -> Value {
+        let answer = self.order(name, body).await;
+        let status = answer.status;
+        let change = answer.json().await;
+        assert_eq!(status, 200, "{name} {body}: {change}");
+        change
+    }
+
+    /// Waits for a line of its log that has all of this, and returns it.
+    pub(crate) async fn logs(&self, parts: &[&str]) -> String {
+        let mut found = None;
+        until(&format!("it logs {parts:?}"), async || {
+            let log = self.log();
+            let mut lines = log.lines();
+            found = lines
+                .find(|line| parts.iter().all(|part| line.contains(part)))
+                .map(str::to_owned);
+            found.is_some()
+        })
+        .await;
+        found.unwrap()
     }
 
     /// What it says on /metrics now.

@@ -12,6 +12,9 @@
 #[allow(dead_code, reason = "the soak test uses only a part of it")]
 mod harness;
 
+mod admin;
+mod admin_attack;
+mod admin_cli;
 mod child;
 mod credentials;
 mod drain;

@@ -99,7 +99,7 @@ metrics! {
     SESSIONS = Gauge "ziggurat_sessions" ["route", "era"]
         "Sessions of clients that a route keeps.";
     SESSION_EVICTIONS = Counter "ziggurat_session_evictions_total" ["route", "reason"]
-        "Sessions of clients that ended other than by DELETE: idle, lifetime, cap, lost, endpoint_gone.";
+        "Sessions of clients that ended other than by DELETE: idle, lifetime, cap, lost, endpoint_gone, operator.";
     REPLAY_BUFFER = Gauge "ziggurat_replay_buffer_bytes" []
         "Bytes of events that are kept for clients that may come back for them.";
     REPLAY_DETACHED = Gauge "ziggurat_replay_detached_streams" []
@@ -123,7 +123,7 @@ metrics! {
     STDIO_SPAWNS = Counter "ziggurat_stdio_spawns_total" ["upstream", "reason"]
         "Child processes that were started: for a session, for modern calls, to be shared, for a principal, or ahead of need (warm).";
     STDIO_EXITS = Counter "ziggurat_stdio_exits_total" ["upstream", "reason"]
-        "Child processes that ended: exited, closed, stuck, refused, idle, lifetime, recycled, surplus, room (for another), snapshot, delete, drain.";
+        "Child processes that ended: exited, closed, stuck, refused, idle, lifetime, recycled, surplus, room (for another), snapshot, delete, operator, drain.";
     STDIO_SPAWN = Histogram "ziggurat_stdio_spawn_duration_seconds" ["upstream", "phase"]
         "Time to start a child (spawn), and until it first answered (handshake).";
     STDIO_PENDING = Gauge "ziggurat_stdio_pending_requests" ["upstream"]

@@ -89,6 +89,7 @@ pub(super) const KINDS: &[(&str, &str)] = &[
     ("stdio", "start_failed"),
     ("stdio", "start_timeout"),
     ("stdio", "unsupported_version"),
+    ("switch", "switched_off"),
     ("timeout", "upstream_silent"),
     ("timeout", "upstream_timeout"),
 ];
@@ -172,6 +173,7 @@ impl Row {
                 .unsent()
                 .by(Blame::Proxy)
                 .again(again.unwrap_or(SOON)),
+            Fault::SwitchedOff(_) => row("switch", "switched_off", 503).unsent().by(Blame::Proxy),
             Fault::Injected { sent } => row("chaos", "injected", 502).sent(*sent),
             Fault::NoEndpoint(_, again) => row("balance", "no_endpoint", 503)
                 .unsent()
@@ -296,6 +298,7 @@ pub(super) fn message(fault: &Fault) -> String {
         | Fault::GateShut(text, _)
         | Fault::SessionsFull(text, _)
         | Fault::CircuitOpen(text, _)
+        | Fault::SwitchedOff(text)
         | Fault::NoEndpoint(text, _)
         | Fault::QueueFull(text)
         | Fault::QueueTimeout(text)

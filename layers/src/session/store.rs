@@ -194,6 +194,8 @@ pub enum Ending {
     Lost,
     /// Its endpoint was taken out.
     EndpointGone,
+    /// The operator ended it.
+    Operator,
 }
 
 /// There are too many sessions, all of them in use. Nothing was sent.
@@ -211,10 +213,8 @@ pub struct SessionsFull {
 /// A session as the admin API shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionInfo {
-    /// The beginning of its serial, which is no secret.
-    pub id: String,
-    /// The route's name.
-    pub route: Arc<str>,
+    /// What the store knows it by; its text is the beginning of its serial, which is no secret.
+    pub key: SessionKey,
     /// The era of its client.
     pub era: Era,
     /// The endpoint that it lives at.
@@ -282,12 +282,13 @@ fn own(bytes: Bytes) -> Bytes {
 
 impl Ending {
     /// Those that are evictions.
-    pub const EVICTIONS: [Self; 5] = [
+    pub const EVICTIONS: [Self; 6] = [
         Self::Idle,
         Self::Lifetime,
         Self::Evicted,
         Self::Lost,
         Self::EndpointGone,
+        Self::Operator,
     ];
 
     /// The label of metrics and logs; none for an end that is no eviction.
@@ -299,6 +300,7 @@ impl Ending {
             Self::Evicted => Some("cap"),
             Self::Lost => Some("lost"),
             Self::EndpointGone => Some("endpoint_gone"),
+            Self::Operator => Some("operator"),
         }
     }
 }

@@ -111,6 +111,11 @@ impl StdioUpstream {
         self.pool.report()
     }
 
+    /// Stops one child, whose sessions end with it; what is asked next starts another one. Whether there is such a child.
+    pub fn stop_child(&self, pid: i32) -> bool {
+        self.pool.stop_child(pid)
+    }
+
     /// Ends the standing streams, so that their clients come back (to another process, when this one is draining).
     pub fn end_streams(&self) {
         self.pool.end_streams();

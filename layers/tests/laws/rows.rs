@@ -44,6 +44,7 @@ use ziggurat_layers::{
         seal::{Bound, Serial, Ticket},
     },
     share::Share,
+    switch::{SwitchLayer, Switches},
     timeout::{TimeoutLayer, TimeoutSettings},
 };
 
@@ -104,6 +105,7 @@ pub(crate) fn rows() -> Vec<Row> {
             removes: &[header::AUTHORIZATION],
             ..row(|leaf, _| plain(&CredentialsLayer::new(CredentialsSettings::default()), leaf))
         },
+        row(|leaf, _| plain(&SwitchLayer::new(&other_tools_off()), leaf)),
         Row {
             service: "ziggurat_layers::session::Session",
             ..row(session)
@@ -213,6 +215,13 @@ fn retry() -> RetrySettings {
 
 fn replay() -> ReplayLayer {
     ReplayLayer::new(ReplaySettings::default(), ReplayStore::default())
+}
+
+/// Something is off, though not what is called.
+fn other_tools_off() -> Switches {
+    let switches = Switches::new();
+    switches.set_tools(vec!["another".into()]);
+    switches
 }
 
 fn chaos(injection: Injection) -> ChaosLayer {

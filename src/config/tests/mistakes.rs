@@ -380,6 +380,25 @@ fn other_machines_are_kept_out_unless_allowed() {
 }
 
 #[test]
+fn an_admin_api_is_not_open_to_others_and_its_tokens_are_not_short() {
+    says(
+        &with_top("admin: { address: \"0.0.0.0:9901\", auth: off }"),
+        &[
+            "0.0.0.0:9901 can be reached from other machines",
+            "`tokens`",
+        ],
+    );
+    says(
+        &with_top("admin: { auth: off, tokens: { ops: 0123456789abcdef } }"),
+        &["the `tokens` would not be asked for"],
+    );
+    says(
+        &with_top("admin: { tokens: { ops: short } }"),
+        &["admin.tokens.ops: ", "16 to 256", "openssl rand"],
+    );
+}
+
+#[test]
 fn addresses_urls_and_names_say_what_would_be_right() {
     says(&with_top("listen: 8080"), &["`127.0.0.1:8080`"]);
     says(&with_top("listen: :8080"), &["`127.0.0.1:8080`"]);

@@ -17,7 +17,7 @@ use super::*;
 fn what_is_left_out_gets_a_default() {
     let config = good(FIXTURES[3].1);
     assert_eq!(config.listen.address.to_string(), "127.0.0.1:8080");
-    assert_eq!(config.admin.to_string(), "127.0.0.1:9901");
+    assert_eq!(config.admin.address.to_string(), "127.0.0.1:9901");
     assert!(!config.insecure_bind);
     assert_eq!(config.server.body_limit, Some(4 * 1024 * 1024));
     assert_eq!(
@@ -417,7 +417,7 @@ fn the_command_line_comes_before_the_file() {
     // The address of the file is refused, but it is not the one that is used.
     let (config, _) = read_with(&with_top("listen: 0.0.0.0:80"), &overrides).unwrap();
     assert_eq!(config.listen.address.to_string(), "127.0.0.1:0");
-    assert_eq!(config.admin.to_string(), "127.0.0.1:1");
+    assert_eq!(config.admin.address.to_string(), "127.0.0.1:1");
 }
 
 #[test]
@@ -442,6 +442,7 @@ fn other_machines_may_connect_only_if_the_operator_says_so() {
     ));
     assert_eq!(config.listen.address, open);
     good(&with_top("admin: 0.0.0.0:9901"));
+    good(&with_top("admin: { auth: off }"));
     good(&with_top("listen: \"[::ffff:127.0.0.1]:80\""));
 }
 

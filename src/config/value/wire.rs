@@ -7,7 +7,7 @@ use schemars::{Schema, json_schema};
 use ziggurat_layers::rate_limit::Network;
 use ziggurat_layers::session::Key;
 
-use super::{ErrorStatus, HeaderText, SealKey, SettableHeader, Statuses, Url};
+use super::{AdminToken, ErrorStatus, HeaderText, SealKey, SettableHeader, Statuses, Url};
 use crate::config::read::{FromText, Wrong};
 
 /// Headers that say where a message ends or how a connection is used; setting them would break the message.
@@ -71,6 +71,24 @@ impl FromText for ErrorStatus {
 
     fn describe() -> Schema {
         json_schema!({ "type": ["integer", "string"], "minimum": 400, "maximum": 599 })
+    }
+}
+
+impl FromText for AdminToken {
+    const SECRET: bool = true;
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        if (16..=256).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Wrong::new(
+            "is not 16 to 256 letters, digits and signs without a space",
+            "make one with `openssl rand -hex 16`, put it into an environment variable, and write `${NAME}`",
+        ))
+    }
+
+    fn describe() -> Schema {
+        json_schema!({ "type": "string", "examples": ["${ADMIN_TOKEN}"] })
     }
 }
 

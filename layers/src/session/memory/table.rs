@@ -14,7 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::{
     seal::Serial,
-    store::{Ending, History, Home, Limits, Live, NotLive, Note, SessionInfo, SessionsFull, Visit},
+    store::{
+        Ending, History, Home, Limits, Live, NotLive, Note, SessionInfo, SessionKey, SessionsFull,
+        Visit,
+    },
 };
 use crate::{
     mcp::Era,
@@ -333,8 +336,10 @@ impl Table {
             let entry = self.entries.get(serial)?;
             let (home, _) = entry.home.as_ref()?;
             Some(SessionInfo {
-                id: serial.to_string(),
-                route: route.clone(),
+                key: SessionKey {
+                    route: route.clone(),
+                    serial: *serial,
+                },
                 era: Era::Legacy,
                 endpoint: home.endpoint.clone(),
                 age: age(*began, now),

@@ -128,10 +128,10 @@ async fn the_list_shows_no_id() {
     wait(60).await;
     let list = rig.list().await;
     assert_eq!(list.len(), 1);
-    assert_eq!((&*list[0].route, &*list[0].endpoint), ("tools", "a:1"));
+    assert_eq!((&*list[0].key.route, &*list[0].endpoint), ("tools", "a:1"));
     assert_eq!(list[0].age, Duration::from_secs(60));
     assert_eq!(list[0].idle, Duration::from_secs(60));
-    assert_eq!(list[0].id.len(), 8);
+    assert_eq!(list[0].key.serial.to_string().len(), 8);
     assert!(!format!("{list:?}").contains("up-1"));
     assert_eq!(rig.store.list(0).await, []);
 }

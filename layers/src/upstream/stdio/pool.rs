@@ -235,6 +235,16 @@ impl Pool {
         }
     }
 
+    /// Stops the child of this process id.
+    pub(super) fn stop_child(&self, pid: i32) -> bool {
+        let children = self.children();
+        let child = children.iter().find(|c| c.is_open() && c.pid() == pid);
+        if let Some(child) = child {
+            child.stop("operator");
+        }
+        child.is_some()
+    }
+
     /// Ends the standing streams of all sessions; their clients come back.
     pub(super) fn end_streams(&self) {
         let places: Vec<Place> = self.state().sessions.values().cloned().collect();
