@@ -89,6 +89,8 @@ pub trait Proxy: Send + Sync {
     fn children(&self) -> Vec<ChildView>;
     /// The keys that are nearest to their rate limits.
     fn limits(&self) -> Vec<LimitView>;
+    /// The exchanges that wait for a decision.
+    fn paused(&self) -> Vec<PausedView>;
     /// The config in force, secrets masked.
     fn config(&self) -> ConfigView;
     /// What the operator set and has not taken back.

@@ -265,6 +265,12 @@ fn reads() -> Vec<Operation> {
             LIMITS,
             |proxy| proxy.limits(),
         ),
+        Operation::read(
+            "paused",
+            "Show the exchanges that wait for a decision.",
+            PAUSED,
+            |proxy| proxy.paused(),
+        ),
         Operation::read("children", "Show the child processes.", CHILDREN, |proxy| {
             proxy.children()
         }),
@@ -358,6 +364,11 @@ fn actions() -> Vec<Operation> {
         ),
         Operation::act("set-log", "Change what is logged.", Order::SetLog),
         Operation::act(
+            "decide",
+            "Let a paused exchange go on, as it is or with another message, or refuse it.",
+            Order::Decide,
+        ),
+        Operation::act(
             "drain",
             "Drain the whole proxy, as SIGTERM does: calls finish, and it exits.",
             Order::Drain,
@@ -392,6 +403,21 @@ const LIMITS: Show = Show::Table {
         ("USED", "used"),
         ("BURST", "burst"),
         ("NEXT IN MS", "next_in_ms"),
+    ],
+};
+
+const PAUSED: Show = Show::Table {
+    rows: &[""],
+    columns: &[
+        ("ID", "id"),
+        ("ROUTE", "route"),
+        ("RULE", "rule"),
+        ("WAY", "direction"),
+        ("METHOD", "method"),
+        ("NAME", "name"),
+        ("WAITED MS", "waited_ms"),
+        ("LEFT MS", "left_ms"),
+        ("THEN", "then"),
     ],
 };
 

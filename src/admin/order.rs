@@ -37,6 +37,8 @@ pub enum Order {
     RestartChild(RestartChild),
     /// What is logged.
     SetLog(SetLog),
+    /// What becomes of a paused exchange.
+    Decide(Decide),
     /// The whole proxy drains, and ends.
     Drain(Drain),
 }
@@ -56,6 +58,24 @@ pub struct Weight(u32);
 /// The id of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Pid(i32);
+
+/// The number of a paused exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Ticket(i64);
+
+/// A message as JSON text: up to 12000 characters. It is not shown: it may carry what nobody should see.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message(String);
+
+/// What becomes of a paused exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Decision {
+    /// It goes on.
+    Resume,
+    /// It is refused.
+    Block,
+}
 
 /// What a breaker is forced to; `auto` takes that back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -195,6 +215,17 @@ bodies! {
         /// The module that it is for, such as `ziggurat_layers::circuit`; left out, it is for all, and what was set for modules is taken back.
         module: Option<Module>,
     }
+    /// A paused exchange about which is decided.
+    Decide {
+        /// Its number, as `paused` shows it.
+        id: Ticket,
+        /// What becomes of it.
+        decision: Decision,
+        /// With `resume`: the message with which it goes on, as JSON text; left out, its own.
+        message: Option<Message>,
+        /// Why, in a few words; with `block`, the client is told so.
+        reason: Option<Reason>,
+    }
     /// The whole proxy.
     Drain {
         /// Why, in a few words.
@@ -297,6 +328,21 @@ macro_rules! number {
 
 number!(Weight: u32, 1 to 1000);
 number!(Pid: i32, 1 to 2_147_483_647);
+number!(Ticket: i64, 1 to 2_147_483_647);
+text!(Message, 1 to 12000, |_| true, "^");
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "({} bytes)", self.0.len())
+    }
+}
+
+/// For the audit.
+impl Serialize for Message {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{self:?}"))
+    }
+}
 
 /// A whole number, which JSON may also write as `7.0`.
 fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {

@@ -72,6 +72,10 @@ impl Proxy for Fake {
         Vec::new()
     }
 
+    fn paused(&self) -> Vec<PausedView> {
+        Vec::new()
+    }
+
     fn config(&self) -> ConfigView {
         ConfigView {
             source: "z.yaml".to_owned(),

@@ -318,3 +318,30 @@ pub struct KeyStreamsView {
     /// How many are open.
     pub open: u64,
 }
+
+/// An exchange that waits for a decision.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct PausedView {
+    /// Its number, for `decide`.
+    pub id: u64,
+    /// The route.
+    pub route: String,
+    /// The rule that had it wait.
+    pub rule: String,
+    /// The id of the request.
+    pub request_id: String,
+    /// Which way the message goes: `request`, `response`, or `server` for what a server says by the way.
+    pub direction: String,
+    /// The method: of MCP, or of HTTP where there is no message.
+    pub method: String,
+    /// The tool, prompt or resource.
+    pub name: Option<String>,
+    /// For how long it has waited.
+    pub waited_ms: u64,
+    /// For how long it still will.
+    pub left_ms: u64,
+    /// What happens then: `resume` or `block`.
+    pub then: String,
+    /// The message, what looks like a secret masked; of one that is no JSON, its length.
+    pub message: Option<Value>,
+}

@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
-use ziggurat_layers::circuit::Forced;
+use ziggurat_layers::{
+    circuit::Forced,
+    intercept::{AtLimit, Block, Resolution},
+};
 
 use super::App;
 use crate::{
     admin::{
-        BuildView, Change, ChildView, CircuitState, ConfigView, LimitView, LogView, Order,
-        OverrideView, Proxy, Refusal, SessionsView, StreamsView, UpstreamView, millis,
+        BuildView, Change, ChildView, CircuitState, ConfigView, Decide, Decision, LimitView,
+        LogView, Order, OverrideView, PausedView, Proxy, Reason, Refusal, SessionsView,
+        StreamsView, UpstreamView, millis,
     },
     config::Source,
     standing::{Kind, Setting, Subject},
@@ -73,6 +77,31 @@ impl Proxy for App {
 
     fn limits(&self) -> Vec<LimitView> {
         self.kept.rates.report()
+    }
+
+    fn paused(&self) -> Vec<PausedView> {
+        let paused = &self.kept.paused;
+        let waiting = paused.list().into_iter();
+        // One that was decided about meanwhile is not there any more.
+        waiting
+            .filter_map(|exchange| paused.inspect(exchange.id))
+            .map(|(exchange, message)| PausedView {
+                id: exchange.id,
+                route: exchange.route,
+                rule: exchange.by,
+                request_id: exchange.request_id,
+                direction: exchange.direction.as_str().to_owned(),
+                method: exchange.method,
+                name: exchange.name,
+                waited_ms: millis(exchange.waited),
+                left_ms: millis(exchange.left),
+                then: match exchange.then {
+                    AtLimit::Resume => "resume".to_owned(),
+                    AtLimit::Block => "block".to_owned(),
+                },
+                message,
+            })
+            .collect()
     }
 
     fn config(&self) -> ConfigView {
@@ -140,6 +169,7 @@ impl Proxy for App {
                 let route = o.route.as_ref().map(|route| route.as_str());
                 return self.kept.sessions.end(o.id.as_str(), route);
             }
+            Order::Decide(o) => return self.decide(&o),
             Order::RestartChild(o) => return self.current().upstreams.stop_child(o.pid.get()),
             Order::SetLog(o) => {
                 let before = json!(self.log.filter());
@@ -167,6 +197,38 @@ impl Proxy for App {
             Some(setting) => standing.set(subject, setting, (reason, by), upstreams, config),
             None => standing.take_back(&subject, upstreams, config),
         }
+    }
+}
+
+impl App {
+    /// Decides about a paused exchange.
+    fn decide(&self, order: &Decide) -> Result<Change, Refusal> {
+        let words = order.reason.as_ref().map(Reason::as_str);
+        let (resolution, after) = match (order.decision, &order.message) {
+            (Decision::Resume, None) => (Resolution::Resume, "resumed"),
+            (Decision::Resume, Some(message)) => {
+                let message = message.as_str().to_owned();
+                (
+                    Resolution::ResumeWith(message),
+                    "resumed with another message",
+                )
+            }
+            (Decision::Block, None) => {
+                let message = words.unwrap_or("refused by the operator").to_owned();
+                (Resolution::Block(Block { message }), "blocked")
+            }
+            (Decision::Block, Some(_)) => {
+                let why = "what is blocked goes on with no message";
+                return Err(Refusal::Conflict(why.to_owned()));
+            }
+        };
+        let number = u64::try_from(order.id.get()).unwrap_or_default();
+        let decided = self.kept.paused.decide(number, resolution);
+        decided.map_err(|gone| Refusal::Unknown(gone.to_string()))?;
+        Ok(Change {
+            before: json!("paused"),
+            after: json!(after),
+        })
     }
 }
 

@@ -234,6 +234,57 @@ async fn a_call_that_waits_goes_on_or_is_refused_when_its_time_is_over() {
     assert_eq!(hits(&z, "delayed", "delay").await, 1.0);
 }
 
+#[tokio::test]
+async fn an_operator_decides_about_calls_that_wait() {
+    let rules =
+        "intercept: { rules: [{ name: held, pause: { limit: 1h }, when: { tool: [echo] } }] }";
+    let z = Ziggurat::yaml(&config("", rules, "", &demo(""))).await;
+    let session = z.target().session().await;
+    let waiting = async |id: u32| {
+        let session = session.clone();
+        let call = tokio::spawn(async move {
+            let arguments = json!({"text": "old", "token": "sk-hush"});
+            session.call(id, "echo", arguments).await.last().await
+        });
+        let mut held = Value::Null;
+        until("it waits", async || {
+            held = z.report("paused").await[0].clone();
+            held.is_object()
+        })
+        .await;
+        assert_eq!(
+            (&held["rule"], &held["name"]),
+            (&"held".into(), &"echo".into())
+        );
+        assert!(!held.to_string().contains("sk-hush"), "{held}");
+        (call, held["id"].clone())
+    };
+
+    let (call, id) = waiting(1).await;
+    z.act("decide", &json!({"id": id, "decision": "resume"}))
+        .await;
+    assert_eq!(text(&call.await.unwrap()), "old");
+
+    let (call, id) = waiting(2).await;
+    let other = r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"echo","arguments":{"text":"new"}}}"#;
+    let order = json!({"id": id, "decision": "resume", "message": other});
+    z.act("decide", &order).await;
+    assert_eq!(text(&call.await.unwrap()), "new");
+    assert!(!z.log().contains(other), "no message in the audit");
+
+    let (call, id) = waiting(3).await;
+    let order = json!({"id": id, "decision": "block", "reason": "not today"});
+    z.act("decide", &order).await;
+    let refused = call.await.unwrap();
+    assert_eq!(refused["error"]["data"]["kind"], "blocked", "{refused}");
+    assert_eq!(refused["error"]["message"], "not today");
+    assert_eq!(
+        z.order("decide", &order).await.status,
+        404,
+        "it waits no more"
+    );
+}
+
 const FILE: &str = "rules:\n- name: no-echo\n  when: { tool: [echo] }\n  block: \"no echo\"\n";
 
 #[tokio::test]

@@ -104,7 +104,7 @@ async fn what_the_server_says_while_no_stream_is_open_arrives() {
     let id = stream.event().await.unwrap().id.expect("a first id");
     drop(stream);
     until("the stream is closed", async || {
-        z.report("streams").await["tools"] == 0
+        z.report("streams").await[0]["open"] == 0
     })
     .await;
     let tick = session.call(1, "tick", json!({"list": "tools"})).await;

@@ -101,6 +101,7 @@ const SOON: Duration = Duration::from_secs(1);
 
 impl Row {
     /// The row of a fault.
+    #[expect(clippy::too_many_lines, reason = "a table: one row for each fault")]
     pub fn of(fault: &Fault) -> Self {
         match fault {
             Fault::BadMessage(_) => client("inspect", "bad_message", 400),
