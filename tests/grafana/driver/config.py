@@ -7,7 +7,10 @@ def config(ziggurat, demos, server, closed, flaw=""):
 listen: 127.0.0.1:0
 admin: 127.0.0.1:0
 routes:
-  - {{ match: {{ path: /tools }}, upstream: tools }}
+  - match: {{ path: /tools }}
+    upstream: tools
+    rate_limit: {{ per: client, rate: 100000/s }}
+    intercept: {{ rules: [{{ name: seen, when: {{ tool: [echo] }}, pause: {{ limit: 1ms, then: resume }} }}] }}
   - {{ match: {{ path: /local }}, upstream: local }}
   - {{ match: {{ path: /hasty }}, upstream: local, deadline: 200ms }}
   - {{ match: {{ path: /crashy }}, upstream: crashy }}
@@ -28,7 +31,7 @@ upstreams:
     endpoints: [{{ command: ["{ziggurat}", demo], idle: 1s, stop: {{ stdin: 200ms, term: 200ms }} }}]
   crashy:
     circuit: off
-    endpoints: [{{ command: ["{ziggurat}", demo], idle: 1s }}]
+    endpoints: [{{ command: ["{ziggurat}", demo], idle: 1s, snapshot: on }}]
   dead: {{ endpoints: [{{ url: "http://127.0.0.1:{closed}/mcp" }}] }}
   sick:
     circuit: off
