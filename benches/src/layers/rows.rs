@@ -20,19 +20,26 @@ use ziggurat_layers::{
     gate::Gate,
     guard::{CorsLayer, GuardLayer, GuardSettings},
     health::outlier::{OutlierDetector, OutlierLayer, OutlierSettings},
+    heartbeat::{HeartbeatLayer, HeartbeatSettings},
+    http_sse::{Channels, HttpSseLayer, HttpSseSettings},
     inspect::{InspectLayer, InspectSettings},
+    intercept::InterceptLayer,
     limit::{LimitLayer, LimitSettings},
     mcp::{CallFacts, headers::SESSION_ID},
     metrics::Tools,
     observe::ObserveLayer,
+    rate_limit::{Allowance, KeyPart, RateLimitLayer, RateLimitSettings},
     record::{ClientRecordLayer, ServerRecordLayer},
+    replay::{ReplayLayer, ReplaySettings, ReplayStore},
     rescue::RescueLayer,
+    resume::{ResumeLayer, ResumeSettings},
     retry::{RetryLayer, RetrySettings},
     route::{Match, Route, Router},
     session::{
         Key, Keys, MemoryStore, SessionLayer, SessionSettings,
         seal::{Bound, Serial, Ticket},
     },
+    switch::{SwitchLayer, Switches},
     timeout::{TimeoutLayer, TimeoutSettings},
 };
 
@@ -166,6 +173,7 @@ macro_rules! row {
 const SESSION: &str = "session (2025-11-25)";
 
 /// The leaves, and each layer of the default tower, top first; or some of them, with the one that is wanted.
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(crate) fn rows(only: Option<&str>) -> Result<Vec<Row>, BoxError> {
     let tools = Tools::default();
     let guard = GuardSettings::loopback();
@@ -181,6 +189,17 @@ pub(crate) fn rows(only: Option<&str>) -> Result<Vec<Row>, BoxError> {
     let detector = OutlierDetector::new("u");
     detector.set(Some(OutlierSettings::default()));
     let outlier = detector.endpoint("e", &Gate::new());
+    let switches = Switches::new();
+    switches.set_tools(vec!["another".into()]);
+    let rate = RateLimitSettings {
+        per: vec![KeyPart::Client],
+        allowance: Allowance {
+            rate: "1000000/s".parse().ok(),
+            burst: None,
+            streams: None,
+        },
+        ..RateLimitSettings::default()
+    };
     let mut rows = vec![
         row("leaf, bare", Template::Bare, leaf())?,
         row("leaf, slot", Template::Slot, leaf())?,
@@ -197,6 +216,11 @@ pub(crate) fn rows(only: Option<&str>) -> Result<Vec<Row>, BoxError> {
             Facts,
             ServerRecordLayer::new(["/mcp"], &tools)
         ),
+        row!(
+            "heartbeat",
+            Facts,
+            HeartbeatLayer::new(Some(HeartbeatSettings::default()))
+        ),
         row!("guard (CORS)", Facts, CorsLayer::new(guard.clone())),
         row!("rescue", Facts, RescueLayer::new()),
         row!("drain", Facts, DrainLayer::new(DrainSignals::default())),
@@ -205,11 +229,33 @@ pub(crate) fn rows(only: Option<&str>) -> Result<Vec<Row>, BoxError> {
         row("route", Template::Facts, router())?,
         row!("inspect", Slot, InspectLayer::new(InspectSettings::mcp())),
         row!(
+            "http_sse",
+            Facts,
+            HttpSseLayer::new(HttpSseSettings::default(), Channels::default())
+        ),
+        row!(
+            "switch (another tool is off)",
+            Facts,
+            SwitchLayer::new(&switches)
+        ),
+        row!(
             "credentials",
             Facts,
             CredentialsLayer::new(CredentialsSettings::default())
         ),
         row!("session", Facts, session_layer(keys()?)),
+        row!("rate_limit (off)", Facts, RateLimitLayer::default()),
+        row!(
+            "rate_limit (one, by client)",
+            Facts,
+            RateLimitLayer::new("/", &[rate])
+        ),
+        row!(
+            "replay (2025-11-25)",
+            Legacy,
+            ReplayLayer::new(ReplaySettings::default(), ReplayStore::default())
+        ),
+        row!("intercept (off)", Facts, InterceptLayer::off()),
         row!("limit", Facts, LimitLayer::new(limits)),
         row!("deadline", Facts, DeadlineLayer::new(Some(deadline))),
         row!(
@@ -235,6 +281,11 @@ pub(crate) fn rows(only: Option<&str>) -> Result<Vec<Row>, BoxError> {
             "timeout",
             Facts,
             TimeoutLayer::new(TimeoutSettings::default())
+        ),
+        row!(
+            "resume (2025-11-25)",
+            Legacy,
+            ResumeLayer::new("u", Some(ResumeSettings::default()))
         ),
         row!("observe", Facts, ObserveLayer::new("u")),
     ];
