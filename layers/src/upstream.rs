@@ -6,6 +6,8 @@
 
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(any(feature = "stdio", all(feature = "http", feature = "session")))]
+mod mailbox;
 #[cfg(all(feature = "http", feature = "session"))]
 pub mod sse;
 #[cfg(feature = "stdio")]

@@ -24,6 +24,8 @@ pub struct EventReader {
     line: Vec<u8>,
     /// The last line end was a CR: a LF that follows belongs to it.
     after_cr: bool,
+    /// A line has been read: before the first one a byte order mark may stand.
+    begun: bool,
     /// The type of the current event.
     name: Vec<u8>,
     data: BytesMut,
@@ -48,6 +50,7 @@ impl EventReader {
             limit,
             line: Vec::new(),
             after_cr: false,
+            begun: false,
             name: Vec::new(),
             data: BytesMut::new(),
             has_data: false,
@@ -61,7 +64,7 @@ impl EventReader {
         self.line.clear();
         self.name.clear();
         self.data.clear();
-        (self.has_data, self.after_cr) = (false, false);
+        (self.has_data, self.after_cr, self.begun) = (false, false, false);
     }
 
     /// The newest `id` of the stream, which is what a client resumes by.
@@ -114,13 +117,17 @@ impl EventReader {
     }
 
     fn end_line(&mut self) -> Option<DataEvent> {
-        if self.line.is_empty() {
+        let mut line = &self.line[..];
+        if !std::mem::replace(&mut self.begun, true) {
+            line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+        }
+        if line.is_empty() {
+            self.line.clear();
             return self.end_event();
         }
-        let colon = memchr::memchr(b':', &self.line);
-        let (field, value) = match colon {
-            Some(colon) => (&self.line[..colon], &self.line[colon + 1..]),
-            None => (&self.line[..], &b""[..]),
+        let (field, value) = match memchr::memchr(b':', line) {
+            Some(colon) => (&line[..colon], &line[colon + 1..]),
+            None => (line, &b""[..]),
         };
         let value = value.strip_prefix(b" ").unwrap_or(value);
         match field {
@@ -180,7 +187,7 @@ mod tests {
     #[test]
     fn events_are_told_with_type_and_data_however_they_are_cut() {
         for end in ["\n", "\r", "\r\n"] {
-            let text = ": hi\n\nevent: endpoint\ndata: /x?a=1\n\nid: 3\n\ndata:{\"a\":\ndata: 1}\n\ndata\n\nevent: x\n\ndata: cut"
+            let text = "\u{feff}: hi\n\nevent: endpoint\ndata: /x?a=1\n\nid: 3\n\ndata:{\"a\":\ndata: 1}\n\ndata\n\nevent: x\n\ndata: cut"
                 .replace('\n', end);
             for step in 1..text.len() {
                 let expected = [

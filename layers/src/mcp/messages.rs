@@ -9,16 +9,18 @@ use bytes::Bytes;
 use http_body::Body;
 use http_body_util::BodyExt;
 
-use super::sse::Scanner;
+use super::events::{EventReader, EventTooLong};
 use crate::{error::BoxError, observe::Media};
 
 /// Cuts a response body into the JSON texts of its messages. Feed it what comes, then call [`finish`](Self::finish).
 #[derive(Debug)]
-pub(crate) struct Messages {
-    /// `None`: one JSON text.
-    scanner: Option<Scanner>,
-    held: Vec<u8>,
-    limit: usize,
+pub(crate) struct Messages(Form);
+
+#[derive(Debug)]
+enum Form {
+    Events(EventReader),
+    /// One JSON text, and how long it may be.
+    Json(Vec<u8>, usize),
 }
 
 /// A message is longer than the limit.
@@ -37,16 +39,11 @@ pub(crate) enum Unread {
 impl Messages {
     /// For a body of this kind and messages of so many bytes; `None` if it has no messages.
     pub(crate) fn of(media: Media, limit: usize) -> Option<Self> {
-        let scanner = match media {
-            Media::Events => Some(Scanner::plain()),
-            Media::Json => None,
-            Media::Other => return None,
-        };
-        Some(Self {
-            scanner,
-            held: Vec::new(),
-            limit,
-        })
+        match media {
+            Media::Events => Some(Self(Form::Events(EventReader::new(limit)))),
+            Media::Json => Some(Self(Form::Json(Vec::new(), limit))),
+            Media::Other => None,
+        }
     }
 
     /// Takes in a piece; tells each message of an event stream that ends in it.
@@ -55,25 +52,27 @@ impl Messages {
         piece: &[u8],
         mut tell: impl FnMut(&[u8]),
     ) -> Result<(), TooLong> {
-        let whole = self.scanner.as_mut().map_or(0, |s| s.feed(piece, |_| {}));
-        if whole > 0 {
-            self.held.extend_from_slice(&piece[..whole]);
-            each(&self.held, &mut tell);
-            self.held.clear();
+        match &mut self.0 {
+            Form::Events(reader) => Ok(reader.feed(piece, |event| tell(&event.data))?),
+            Form::Json(held, limit) if held.len() + piece.len() > *limit => Err(TooLong),
+            Form::Json(held, _) => {
+                held.extend_from_slice(piece);
+                Ok(())
+            }
         }
-        self.held.extend_from_slice(&piece[whole..]);
-        if self.held.len() > self.limit {
-            self.held = Vec::new();
-            return Err(TooLong);
-        }
-        Ok(())
     }
 
     /// The body has ended: tells the message of a JSON body. An event without its end is none.
     pub(crate) fn finish(self, tell: impl FnOnce(&[u8])) {
-        if self.scanner.is_none() {
-            tell(&self.held);
+        if let Form::Json(held, _) = self.0 {
+            tell(&held);
         }
+    }
+}
+
+impl From<EventTooLong> for TooLong {
+    fn from(_: EventTooLong) -> Self {
+        Self
     }
 }
 
@@ -114,36 +113,6 @@ where
 impl From<TooLong> for Unread {
     fn from(_: TooLong) -> Self {
         Self::TooLong
-    }
-}
-
-/// Tells the data of each of these whole events (WHATWG HTML, 9.2.6).
-fn each(events: &[u8], tell: &mut impl FnMut(&[u8])) {
-    let events = events.strip_prefix(b"\xef\xbb\xbf").unwrap_or(events);
-    let mut data: Option<Vec<u8>> = None;
-    let mut lines = events.split_inclusive(|b| matches!(b, b'\n' | b'\r'));
-    let mut after_cr = false;
-    for line in &mut lines {
-        // A CRLF ends one line: the empty one that it seems to begin is none.
-        if std::mem::replace(&mut after_cr, line.ends_with(b"\r")) && line == b"\n" {
-            continue;
-        }
-        let line = line.strip_suffix(b"\n").unwrap_or(line);
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line.is_empty() {
-            if let Some(data) = data.take() {
-                tell(&data);
-            }
-        } else if let Some(value) = line.strip_prefix(b"data:") {
-            let value = value.strip_prefix(b" ").unwrap_or(value);
-            match &mut data {
-                Some(data) => {
-                    data.push(b'\n');
-                    data.extend_from_slice(value);
-                }
-                None => data = Some(value.to_vec()),
-            }
-        }
     }
 }
 
