@@ -24,7 +24,7 @@ pub struct Pinned(pub Arc<str>);
 pub struct Unasked;
 
 /// The session that this request belongs to. Whoever puts it in has checked that the client may use it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct InSession {
     /// What tells the session from all others.
     pub serial: u128,

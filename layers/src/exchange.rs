@@ -65,7 +65,6 @@ pub struct Exchange {
     changed: OnceLock<Option<Changed>>,
     route: OnceLock<Arc<RouteInfo>>,
     principal: OnceLock<Arc<str>>,
-    session: OnceLock<u128>,
     endpoint: Mutex<Option<Arc<EndpointInfo>>>,
     attempts: AtomicU32,
     gave_up: AtomicU8,
@@ -137,7 +136,6 @@ impl Exchange {
             changed: OnceLock::new(),
             route: OnceLock::new(),
             principal: OnceLock::new(),
-            session: OnceLock::new(),
             endpoint: Mutex::new(None),
             attempts: AtomicU32::new(0),
             gave_up: AtomicU8::new(0),
@@ -276,17 +274,6 @@ impl Exchange {
     /// Says who the client is; the first word counts.
     pub fn set_principal(&self, principal: Arc<str>) {
         let _first = self.principal.set(principal);
-    }
-
-    /// The number of the session that the request belongs to, where a session layer has proven that it does. What the client merely sent is
-    /// in [`CallFacts::session`].
-    pub fn session(&self) -> Option<u128> {
-        self.session.get().copied()
-    }
-
-    /// Says that the request belongs to the session of this number; the first word counts.
-    pub fn set_session(&self, number: u128) {
-        let _first = self.session.set(number);
     }
 
     /// The endpoint of the newest attempt.

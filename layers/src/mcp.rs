@@ -159,13 +159,16 @@ impl CallFacts {
 
     /// A stream that stands until somebody ends it: GET, or `subscriptions/listen`.
     pub fn is_standing(&self) -> bool {
-        self.verb == Verb::Get || self.has_method("subscriptions/listen")
+        let listens = |message: &MessageFacts| message.is("subscriptions/listen");
+        // Not in a batch: a call beside it would have no clock.
+        self.verb == Verb::Get || self.request().is_some_and(listens)
     }
 
     /// Nothing in it waits for an answer: DELETE, notifications, client responses. It must not queue behind
     /// the calls that may be waiting for it.
     pub fn is_fire_and_forget(&self) -> bool {
-        self.verb == Verb::Delete || (self.verb == Verb::Post && self.requests().next().is_none())
+        let may_act = || self.messages().iter().any(MessageFacts::may_act);
+        self.verb == Verb::Delete || (self.verb == Verb::Post && !may_act())
     }
 
     /// The request is an `initialize`, which begins a legacy session.
@@ -175,6 +178,18 @@ impl CallFacts {
 }
 
 impl MessageFacts {
+    /// A server may do something for it: a request, and whatever is none of MCP's notifications although it has no id.
+    pub fn may_act(&self) -> bool {
+        match self.kind {
+            Kind::Request => true,
+            Kind::Response => false,
+            Kind::Notification => {
+                let method = self.method.as_ref().map_or("", Method::as_str);
+                !method.starts_with("notifications/")
+            }
+        }
+    }
+
     /// The method is `name`.
     pub fn is(&self, name: &str) -> bool {
         self.method.as_ref().is_some_and(|m| m.as_str() == name)

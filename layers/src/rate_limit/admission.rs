@@ -13,10 +13,10 @@ use super::{
     streams::Place,
 };
 use crate::{
-    attempt::Unasked,
+    attempt::{InSession, Unasked},
     class::Class,
     exchange::Exchange,
-    mcp::{Kind, MessageFacts, Verb},
+    mcp::Verb,
 };
 
 /// What becomes of a request.
@@ -80,7 +80,7 @@ struct Granted {
 
 /// The limit that has least left so far.
 #[derive(Default)]
-struct Nearest(Option<(Arc<str>, Standing)>);
+struct Nearest(Option<(Arc<Limit>, Standing)>);
 
 enum Stop {
     Denied(Box<RateLimited>),
@@ -195,7 +195,10 @@ impl<'a> Load<'a> {
     /// DELETE, notifications and the client's answers do not count: calls may be waiting for them.
     fn of<B>(request: &'a Request<B>) -> Self {
         let exchange = Exchange::get(request).map(|exchange| &**exchange);
+        let session = request.extensions().get::<InSession>();
+        let session = session.map(|session| session.serial);
         let subject = |message| Subject {
+            session,
             exchange,
             http: request.method(),
             message,
@@ -206,10 +209,10 @@ impl<'a> Load<'a> {
         match (call.verb, call.messages()) {
             (Verb::Delete, _) => Self::Nothing,
             (Verb::Get | Verb::Other, _) => Self::One(subject(None)),
-            (Verb::Post, [one]) if counts(one) => Self::One(subject(Some(one))),
+            (Verb::Post, [one]) if one.may_act() => Self::One(subject(Some(one))),
             (Verb::Post, [] | [_]) => Self::Nothing,
             (Verb::Post, many) => {
-                let counted = many.iter().filter(|message| counts(message));
+                let counted = many.iter().filter(|message| message.may_act());
                 Self::Batch(counted.map(|message| subject(Some(message))).collect())
             }
         }
@@ -287,18 +290,6 @@ impl<'a> Load<'a> {
     }
 }
 
-/// Requests do, and so does what is none of MCP's notifications: a server may execute it although it has no id.
-fn counts(message: &MessageFacts) -> bool {
-    match message.kind {
-        Kind::Request => true,
-        Kind::Response => false,
-        Kind::Notification => {
-            let method = message.method.as_ref().map_or("", |m| m.as_str());
-            !method.starts_with("notifications/")
-        }
-    }
-}
-
 /// What a limit has to say of a batch: once for each key, of all calls of that key.
 fn batch<T>(
     limit: &Arc<Limit>,
@@ -341,7 +332,7 @@ impl Ask<'_> {
 
     fn refuse(&self, denied: Denied) -> Box<RateLimited> {
         self.limit.kept.limited.increment(1);
-        let limited = RateLimited::calls(&self.limit.name, self.pace, self.calls, denied);
+        let limited = RateLimited::calls(self.limit, self.pace, self.calls, denied);
         Box::new(limited)
     }
 }
@@ -375,12 +366,12 @@ impl Nearest {
     fn see(&mut self, limit: &Arc<Limit>, standing: Standing) {
         let seen = self.0.as_ref();
         if seen.is_none_or(|(_, seen)| standing.remaining < seen.remaining) {
-            self.0 = Some((limit.name.clone(), standing));
+            self.0 = Some((limit.clone(), standing));
         }
     }
 
     fn field(&self) -> Option<HeaderValue> {
         let (limit, standing) = self.0.as_ref()?;
-        refusal::standing(limit, *standing)
+        refusal::standing(&limit.item, *standing)
     }
 }

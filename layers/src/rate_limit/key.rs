@@ -30,6 +30,8 @@ pub enum KeyPart {
 /// One call that counts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Subject<'a> {
+    /// The session that it belongs to, where a session layer has proven that it does.
+    pub(super) session: Option<u128>,
     pub(super) exchange: Option<&'a Exchange>,
     pub(super) http: &'a Method,
     /// The message; none on plain HTTP, and of requests without a body.
@@ -143,7 +145,7 @@ impl KeyBuffer {
     /// Adds a part of this call. An IPv6 address counts as its first bits.
     pub(super) fn push(&mut self, part: KeyPart, subject: &Subject<'_>, ipv6_prefix: u8) {
         match part {
-            KeyPart::Session => match subject.exchange.and_then(Exchange::session) {
+            KeyPart::Session => match subject.session {
                 Some(session) => self.put(b's', &session.to_be_bytes()),
                 None => self.push(KeyPart::Principal, subject, ipv6_prefix),
             },
@@ -243,7 +245,12 @@ mod tests {
 
     /// The key of the only message of an exchange.
     fn key(exchange: &Exchange, parts: &[KeyPart]) -> Vec<u8> {
+        key_in(None, exchange, parts)
+    }
+
+    fn key_in(session: Option<u128>, exchange: &Exchange, parts: &[KeyPart]) -> Vec<u8> {
         let subject = Subject {
+            session,
             exchange: Some(exchange),
             http: &Method::POST,
             message: exchange.call().and_then(|call| call.messages().first()),
@@ -286,8 +293,8 @@ mod tests {
         let principal = key(&exchange, &[KeyPart::Session]);
         assert_eq!(show(&principal), [("principal", "10.0.0.1".to_owned())]);
         assert_ne!(principal, client);
-        exchange.set_session(0x1234_5678_9abc_def0_0000_0000_0000_0001);
-        let session = key(&exchange, &[KeyPart::Session]);
+        let number = Some(0x1234_5678_9abc_def0_0000_0000_0000_0001);
+        let session = key_in(number, &exchange, &[KeyPart::Session]);
         assert_eq!(show(&session), [("session", "12345678".to_owned())]);
         let unknown = key(&Exchange::new("x"), &[KeyPart::Session]);
         assert_eq!(show(&unknown), [("client", "unknown".to_owned())]);

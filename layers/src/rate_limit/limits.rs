@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     fmt,
     num::{NonZeroU32, NonZeroUsize},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -86,6 +89,8 @@ pub(super) struct Kept {
     pub(super) streams: Arc<OpenStreams>,
     pub(super) limited: Counter,
     crowded: Counter,
+    /// How much of it the counter has been told.
+    told: AtomicU64,
     keys: Gauge,
 }
 
@@ -93,6 +98,8 @@ pub(super) struct Kept {
 #[derive(Debug)]
 pub(super) struct Limit {
     pub(super) name: Arc<str>,
+    /// The name as the fields of HTTP have it.
+    pub(super) item: Box<str>,
     pub(super) kept: Arc<Kept>,
     settings: RateLimitSettings,
     /// The limit's own allowance, and then those of its tiers.
@@ -186,7 +193,8 @@ impl RateLimits {
         Self::with_stores(route, |_, keys| Arc::new(MemoryStore::new(keys)))
     }
 
-    /// None yet; the store of each limit is made by `make`, from the limit's name and its number of keys.
+    /// None yet; the store of each limit is made by `make`, from the limit's name and its number of keys. `make`, and the store's `resize`, `sweep` and
+    /// `crowded`, are called under a lock: they must not call back.
     pub fn with_stores<F>(route: &str, make: F) -> Self
     where
         F: Fn(&str, NonZeroUsize) -> Arc<dyn RateStore> + Send + Sync + 'static,
@@ -249,28 +257,33 @@ impl RateLimits {
 
     /// Brings the metrics up to date that nobody moves with each call; to be called before they are read.
     pub fn publish(&self) {
-        for (_, kept) in self.all() {
+        // Under the lock, so that a limit that is taken out meanwhile leaves no gauge up. No call takes it.
+        for kept in self.lock().values() {
             kept.keys.set(kept.store.sweep() as f64);
-            kept.crowded.absolute(kept.store.crowded());
+            let crowded = kept.store.crowded();
+            let told = kept.told.swap(crowded, Ordering::Relaxed);
+            kept.crowded.increment(crowded.saturating_sub(told));
         }
     }
 
-    fn limit(&self, settings: &RateLimitSettings) -> Arc<Limit> {
+    pub(super) fn limit(&self, settings: &RateLimitSettings) -> Arc<Limit> {
         let name: Arc<str> = settings.name.as_str().into();
         let kept = self
             .lock()
             .entry(name.clone())
             .or_insert_with(|| Arc::new(self.make(settings)))
             .clone();
+        let item = refusal::quoted(&name);
         let own = std::iter::once(&settings.allowance);
         let tiers = settings.tiers.iter().map(|tier| &tier.allowance);
         Arc::new(Limit {
-            allowances: own.chain(tiers).map(|a| Allowed::new(&name, a)).collect(),
+            allowances: own.chain(tiers).map(|a| Allowed::new(&item, a)).collect(),
             settings: RateLimitSettings {
                 per: each_once(&settings.per),
                 ..settings.clone()
             },
             name,
+            item: item.into(),
             kept,
         })
     }
@@ -285,6 +298,7 @@ impl RateLimits {
             streams: Arc::default(),
             limited: counter(names::RATE_LIMITED, &labels),
             crowded: counter(names::RATE_LIMIT_CROWDED, &labels),
+            told: AtomicU64::new(0),
             keys: gauge(names::RATE_LIMIT_KEYS, &labels),
         }
     }
@@ -343,11 +357,11 @@ impl Limit {
 }
 
 impl Allowed {
-    fn new(name: &str, allowance: &Allowance) -> Self {
+    fn new(item: &str, allowance: &Allowance) -> Self {
         let pace = |(rate, quota)| Pace {
             rate,
             quota,
-            policy: refusal::policy(name, quota),
+            policy: refusal::policy(item, quota),
         };
         Self {
             pace: allowance.rate.zip(allowance.quota()).map(pace),

@@ -1,12 +1,17 @@
 //! What a client is told: the error, and the fields of HTTP.
 
-use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    fmt::{self, Write},
+    num::NonZeroUsize,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderName, HeaderValue};
 
 use super::{
     bucket::{Denied, Quota, Rate, Standing},
-    limits::Pace,
+    limits::{Limit, Pace},
 };
 
 /// How much is left (draft-ietf-httpapi-ratelimit-headers-11).
@@ -48,7 +53,7 @@ pub enum Excess {
 const SOON: Duration = Duration::from_secs(1);
 
 impl RateLimited {
-    pub(super) fn calls(limit: &Arc<str>, pace: &Pace, calls: u32, denied: Denied) -> Self {
+    pub(super) fn calls(limit: &Limit, pace: &Pace, calls: u32, denied: Denied) -> Self {
         let excess = match denied.wait {
             Some(_) => Excess::Rate(pace.rate),
             None => Excess::Batch {
@@ -58,9 +63,9 @@ impl RateLimited {
         };
         // After that time the request is let through; one that never is leaves nothing to wait for.
         let seconds = denied.wait.map_or(0, whole_seconds);
-        let field = field(limit, denied.remaining, seconds);
+        let field = field(&limit.item, denied.remaining, seconds);
         Self {
-            limit: limit.clone(),
+            limit: limit.name.clone(),
             excess,
             retry_after: denied.wait.map(whole_millis),
             fields: field.map(|field| (field, pace.policy.clone())),
@@ -110,23 +115,28 @@ impl fmt::Display for RateLimited {
 }
 
 /// `RateLimit-Policy`: how many calls in how many seconds, such as `"session";q=100;w=2`.
-pub(super) fn policy(limit: &str, quota: Quota) -> HeaderValue {
+pub(super) fn policy(item: &str, quota: Quota) -> HeaderValue {
     let (quota, window) = (quota.burst(), whole_seconds(quota.window()));
-    let text = format!("{};q={quota};w={window}", quoted(limit));
+    let text = format!("{item};q={quota};w={window}");
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// `RateLimit` of a response: how many calls are left, and in how many seconds all of them are there again.
-pub(super) fn standing(limit: &str, standing: Standing) -> Option<HeaderValue> {
-    field(limit, standing.remaining, whole_seconds(standing.full_in))
+pub(super) fn standing(item: &str, standing: Standing) -> Option<HeaderValue> {
+    field(item, standing.remaining, whole_seconds(standing.full_in))
 }
 
-fn field(limit: &str, remaining: u32, seconds: u64) -> Option<HeaderValue> {
-    HeaderValue::try_from(format!("{};r={remaining};t={seconds}", quoted(limit))).ok()
+fn field(item: &str, remaining: u32, seconds: u64) -> Option<HeaderValue> {
+    let digits = |number: u64| number.checked_ilog10().map_or(1, |log| log as usize + 1);
+    // Exactly: for a text with room to spare the value would allocate once more.
+    let len = item.len() + ";r=;t=".len() + digits(remaining.into()) + digits(seconds);
+    let mut text = String::with_capacity(len);
+    write!(text, "{item};r={remaining};t={seconds}").ok()?;
+    HeaderValue::try_from(text).ok()
 }
 
 /// As a string of structured fields (RFC 9651, 3.3.3), which has visible ASCII and spaces.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 16);
     quoted.push('"');
     for letter in text.chars() {
@@ -155,17 +165,22 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
+    use crate::rate_limit::{RateLimitSettings, RateLimits};
 
     const RATE: Rate = Rate::per_second(NonZeroU32::MIN);
 
     fn refused(calls: u32, wait: Option<Duration>) -> RateLimited {
         let quota = Quota::new(RATE, NonZeroU32::new(5).expect("not zero"));
         let denied = Denied { remaining: 2, wait };
-        let limit = Arc::from("session");
+        let limits = RateLimits::new("r");
+        let limit = limits.limit(&RateLimitSettings {
+            name: "session".to_owned(),
+            ..RateLimitSettings::default()
+        });
         let pace = Pace {
             rate: RATE,
             quota,
-            policy: policy(&limit, quota),
+            policy: policy(&limit.item, quota),
         };
         RateLimited::calls(&limit, &pace, calls, denied)
     }

@@ -16,7 +16,7 @@ use tower::{ServiceExt, service_fn};
 use super::*;
 use crate::{
     Body,
-    attempt::Unasked,
+    attempt::{InSession, Unasked},
     error::find,
     exchange::{Client, Exchange},
     mcp::CallFacts,
@@ -110,7 +110,10 @@ impl Ask {
             false,
         ));
         if let Some(session) = self.session {
-            exchange.set_session(session);
+            request.extensions_mut().insert(InSession {
+                serial: session,
+                ..InSession::default()
+            });
         }
         if self.mcp {
             let body = Bytes::from(self.body);

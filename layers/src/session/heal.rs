@@ -101,7 +101,8 @@ pub(super) fn upstream_id(headers: &HeaderMap) -> Option<Arc<str>> {
 
 /// The call is one that may have had an effect, should it be lost.
 pub(super) fn is_risky(call: &CallFacts) -> bool {
-    call.requests().any(|message| {
+    let mut calls = call.messages().iter().filter(|m| m.may_act());
+    calls.any(|message| {
         let method = message.method.as_ref().map_or("", |m| m.as_str());
         message.continues || !is_safe(method)
     })

@@ -124,15 +124,12 @@ impl Way {
         };
         let store = &self.shared.store;
         match store.enter(&key, visit, &self.shared.limits).await {
-            Ok(live) => {
-                self.exchange.set_session(key.serial.number());
-                Ok(Member {
-                    in_hand: in_hand.then(|| Arc::new(InHand::new(store.clone(), key.clone()))),
-                    key,
-                    sealed,
-                    live,
-                })
-            }
+            Ok(live) => Ok(Member {
+                in_hand: in_hand.then(|| Arc::new(InHand::new(store.clone(), key.clone()))),
+                key,
+                sealed,
+                live,
+            }),
             Err(NotLive::Ended) => Err(SessionGone::default().into()),
             Err(NotLive::Full(full)) => Err(full.into()),
         }

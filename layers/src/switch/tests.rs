@@ -21,6 +21,8 @@ const NAMELESS: &str =
     r#"{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"Name":"delete_all"}}"#;
 const ESCAPED: &str =
     r#"{"jsonrpc":"2.0","id":6,"method":"tools/call","params":{"name":"delete\u005fall"}}"#;
+/// Without an id it is no request, and a server may execute it all the same.
+const DISGUISED: &str = r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"delete_all"}}"#;
 const NOTE: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 
 /// What becomes of a request with this body, or a GET without one: `None` where it reached the inner service.
@@ -65,14 +67,14 @@ fn without(tools: &[&str]) -> Switches {
 #[tokio::test]
 async fn a_tool_that_is_off_is_refused_and_all_else_passes() {
     let switches = without(&["delete_*"]);
-    for body in [DELETE, ESCAPED, NAMELESS] {
+    for body in [DELETE, ESCAPED, NAMELESS, DISGUISED] {
         assert_eq!(post(&switches, body).await, Some(Scope::Tool), "{body}");
     }
     for body in [ECHO, LIST, PROMPT, NOTE] {
         assert_eq!(post(&switches, body).await, None, "{body}");
     }
     switches.set_tools(Vec::new());
-    for body in [DELETE, ESCAPED, NAMELESS] {
+    for body in [DELETE, ESCAPED, NAMELESS, DISGUISED] {
         assert_eq!(post(&switches, body).await, None, "{body}");
     }
 }
