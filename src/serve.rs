@@ -14,6 +14,7 @@
 //! streams well; what is still open then is cut.
 
 mod accept;
+mod again;
 mod connection;
 mod drain;
 mod exchange;

@@ -13,6 +13,7 @@
 //! | [`cutter`] | a server whose event streams are cut at random |
 //! | [`cuts`] | reports what the clients of that server notice |
 //! | [`rates`] | measures what the arithmetic of a rate limit costs |
+//! | [`scrape`] | measures what reading the metrics costs |
 //! | [`overload`] | asks for more than the server can do, and reports what was done and how the rest was refused |
 //!
 //! [`client`] is the caller of the last two. [`rpc`] holds the messages that client and server exchange, [`serve`] the listener, and [`usage`] reads
@@ -41,6 +42,7 @@ mod overload;
 mod rates;
 mod replica;
 mod rpc;
+mod scrape;
 mod serve;
 mod usage;
 
@@ -71,6 +73,8 @@ enum Command {
     Cuts(cuts::Options),
     /// Measure what the arithmetic of a rate limit costs, at 1, 10,000 and 100,000 keys
     Rates(rates::Options),
+    /// Measure what reading ziggurat's metrics costs, with few series and with many
+    Scrape(scrape::Options),
     /// Put load on one URL and print what came of it
     Load(load::Options),
     /// An MCP server over HTTP that answers at once
@@ -128,6 +132,7 @@ fn start(command: Command) -> Result<(), BoxError> {
             Command::Cuts(options) => cuts::run(options).await,
             // Busy on threads of its own.
             Command::Rates(options) => rates::run(&options),
+            Command::Scrape(options) => scrape::run(options).await,
             Command::Replica(options) => replica::run(options).await,
             Command::Cutter(options) => cutter::run(options).await,
             Command::Load(options) => load::run(options).await,

@@ -26,6 +26,8 @@ use crate::rpc::{Events, Reply};
 const OPENING: usize = 16;
 /// How long calls may take that are under way at the end.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A standing stream of which nothing came for so long before the end is counted: cuts and pauses are far shorter.
+const SILENCE: Duration = Duration::from_secs(5);
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -54,6 +56,8 @@ struct Seen {
     doubled: AtomicU64,
     /// Streams that ended for the client.
     noticed: AtomicU64,
+    /// Streams that stood to the end, and said nothing any more.
+    silent: AtomicU64,
     answered: AtomicU64,
     failed: AtomicU64,
     first_failure: Mutex<Option<String>>,
@@ -65,6 +69,8 @@ struct Stream {
     body: Incoming,
     events: Events,
     newest: u64,
+    /// When an event came last.
+    last: Instant,
 }
 
 pub(crate) async fn run(options: Options) -> Result<(), BoxError> {
@@ -80,6 +86,7 @@ pub(crate) async fn run(options: Options) -> Result<(), BoxError> {
         ("events lost", of(&seen.lost)),
         ("events twice", of(&seen.doubled)),
         ("times that a client noticed", of(&seen.noticed)),
+        ("streams silent at the end", of(&seen.silent)),
         ("calls answered, with all their events", of(&seen.answered)),
         ("calls failed", of(&seen.failed)),
         ("calls executed", counts.executed),
@@ -91,7 +98,8 @@ pub(crate) async fn run(options: Options) -> Result<(), BoxError> {
     if let Some(first) = first.unwrap_or_else(PoisonError::into_inner).as_ref() {
         println!("\nThe first failure: {first}");
     }
-    let wrong = of(&seen.lost) + of(&seen.doubled) + of(&seen.failed) + counts.doubled;
+    let lost = of(&seen.lost) + of(&seen.silent);
+    let wrong = lost + of(&seen.doubled) + of(&seen.failed) + counts.doubled;
     match (counts.cuts, wrong) {
         (0, _) => Err("nothing was cut".into()),
         (_, 0) => Ok(()),
@@ -154,6 +162,7 @@ async fn open_all(target: &Target, streams: u32) -> Result<Vec<Stream>, BoxError
                 body,
                 events: Events::default(),
                 newest: 0,
+                last: Instant::now(),
             })
         });
     }
@@ -227,6 +236,8 @@ impl Stream {
                 break;
             }
         }
+        let silent = end.saturating_duration_since(self.last) > SILENCE;
+        seen.silent.fetch_add(silent.into(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -238,6 +249,7 @@ impl Stream {
                 let number = reply.params.and_then(|params| params.progress);
                 let number = number.ok_or("an event without a number")?;
                 seen.events.fetch_add(1, Ordering::Relaxed);
+                self.last = Instant::now();
                 if number <= self.newest {
                     seen.doubled.fetch_add(1, Ordering::Relaxed);
                 } else {

@@ -390,4 +390,37 @@ mod tests {
             assert_eq!(Id::from_json(bad), None, "{bad}");
         }
     }
+
+    fn posted(body: &'static str) -> CallFacts {
+        let (headers, body) = (
+            http::HeaderMap::new(),
+            bytes::Bytes::from_static(body.as_bytes()),
+        );
+        CallFacts::read(&http::Method::POST, &headers, &body).expect("a message")
+    }
+
+    #[test]
+    fn what_a_server_might_execute_is_a_call_with_or_without_an_id() {
+        for (body, free) in [
+            (r#"{"id":1,"method":"tools/call"}"#, false),
+            (r#"{"method":"tools/call","params":{"name":"a"}}"#, false),
+            (r#"{"method":"notifications/initialized"}"#, true),
+            (r#"{"id":1,"result":{}}"#, true),
+            (
+                r#"[{"method":"notifications/a"},{"id":1,"result":{}}]"#,
+                true,
+            ),
+            (r#"[{"method":"notifications/a"},{"method":"ping"}]"#, false),
+        ] {
+            assert_eq!(posted(body).is_fire_and_forget(), free, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_call_does_not_become_a_standing_stream_by_what_stands_beside_it() {
+        let listen = r#"{"id":1,"method":"subscriptions/listen"}"#;
+        assert!(posted(listen).is_standing());
+        let both = r#"[{"id":1,"method":"subscriptions/listen"},{"id":2,"method":"tools/call"}]"#;
+        assert!(!posted(both).is_standing());
+    }
 }

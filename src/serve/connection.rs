@@ -22,6 +22,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
+use super::again::Again;
 use super::exchange::Exchanges;
 use super::floor::{Floor, Lease};
 use super::io::LineIo;
@@ -116,13 +117,13 @@ where
         let tasks = self.tasks.clone();
         tasks.spawn(async move {
             let mut connection = pin!(self.connection(stream, addr, lease));
-            poll_fn(|cx| {
+            Again::new(poll_fn(|cx| {
                 line.task.register(cx.waker());
                 match line.order() {
                     Order::Cut => Poll::Ready(()),
                     Order::Serve | Order::Drain => connection.as_mut().poll(cx),
                 }
-            })
+            }))
             .await;
         });
     }

@@ -10,6 +10,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use ziggurat_layers::{
     Body,
     access_log::AccessLogLayer,
+    attempt::InSession,
     balance::{Balance, BalanceSettings, Endpoint, EndpointSet, LoadLayer, Member},
     body_limit::BodyLimitLayer,
     circuit::{CircuitLayer, CircuitSettings},
@@ -132,8 +133,10 @@ impl Form {
         match self.template {
             Template::Bare => {}
             Template::Slot => drop(Exchange::of(&mut request)),
-            Template::Facts | Template::Legacy => {
+            Template::Facts => Exchange::of(&mut request).set_call(self.facts.clone()),
+            Template::Legacy => {
                 Exchange::of(&mut request).set_call(self.facts.clone());
+                request.extensions_mut().insert(InSession::default());
             }
         }
         request
@@ -251,7 +254,7 @@ pub(crate) fn rows(only: Option<&str>) -> Result<Vec<Row>, BoxError> {
             RateLimitLayer::new("/", &[rate])
         ),
         row!(
-            "replay (2025-11-25)",
+            "replay (2025-11-25, an answer without a stream)",
             Legacy,
             ReplayLayer::new(ReplaySettings::default(), ReplayStore::default())
         ),
@@ -283,7 +286,7 @@ pub(crate) fn rows(only: Option<&str>) -> Result<Vec<Row>, BoxError> {
             TimeoutLayer::new(TimeoutSettings::default())
         ),
         row!(
-            "resume (2025-11-25)",
+            "resume (2025-11-25, an answer without a stream)",
             Legacy,
             ResumeLayer::new("u", Some(ResumeSettings::default()))
         ),

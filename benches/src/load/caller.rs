@@ -58,7 +58,7 @@ impl Caller {
         }
     }
 
-    pub(super) async fn echo_small(&mut self) -> Result<(), BoxError> {
+    pub(crate) async fn echo_small(&mut self) -> Result<(), BoxError> {
         let text = format!("call {}", self.next_id);
         self.call("echo", &format!(r#"{{"text":"{text}"}}"#), |answer| {
             answer == text

@@ -4,6 +4,7 @@ import asyncio
 import json
 from contextlib import AsyncExitStack
 
+from cutter import cutting
 from processes import NODE, TAG, WORK, spawned, ziggurat
 from servers import EVERYTHING, FIXTURE_PY, FIXTURE_TS, LEGACY_PY
 
@@ -15,8 +16,8 @@ CLIENTS = {
 }
 LEGACY = "connect list call large concurrent progress logging sampling elicitation roots subscribe cancel ping delete".split()
 MODERN = "connect unlisted list headers call large concurrent progress logging sampling elicitation rounds subscribe cancel".split()
-COLUMNS = list(dict.fromkeys([*MODERN, *LEGACY, "fail", "crash"]))
-PROXY_ONLY = {"fail", "crash"}
+COLUMNS = list(dict.fromkeys([*MODERN, *LEGACY, "resume", "fail", "crash"]))
+PROXY_ONLY = {"resume", "fail", "crash"}
 
 
 def items_of(server, era):
@@ -87,6 +88,14 @@ class Row:
             report(ok, f"{self.name}: {item}", why)
 
     def proxy_items(self):
+        return [*self.cut_items(), *self.impatient_items()]
+
+    def cut_items(self):
+        """A stream can be gone on with where it has ids: ziggurat's own over stdio, and those of a server with an event store."""
+        stored = self.transport == "stdio" or self.server in (FIXTURE_TS, FIXTURE_PY)
+        return ["resume"] if self.era == "legacy" and self.server.profile == "fixture" and stored else []
+
+    def impatient_items(self):
         return ["fail", "crash"] if self.transport == "stdio" and self.server.profile == "fixture" else ["fail"]
 
     def verdict(self, item, direct, through):
@@ -111,8 +120,14 @@ class Row:
         return True, ""
 
 
+async def ask_cut(row, proxy):
+    async with cutting(proxy) as (url, cutter):
+        answers = await ask(f"{row.file}-cut", row.client, row.task(row.cut_items(), url=url, stdio=row.transport == "stdio"))
+    return answers if cutter.cuts else {item: {"ok": False, "error": "no stream was cut"} for item in row.cut_items()}
+
+
 async def drive(row, target, proxy, report):
-    """One row: directly, then through the proxy, then through one that is impatient."""
+    """One row: directly, then through the proxy, then with streams that are cut, then through a proxy that is impatient."""
     where = {"url": target} if isinstance(target, str) else {"command": [*target, TAG]}
     direct = await ask(f"{row.file}-direct", row.client, row.task(row.items(), **where))
     through = None
@@ -120,8 +135,10 @@ async def drive(row, target, proxy, report):
         stdio = row.transport == "stdio"
         through = await ask(f"{row.file}-through", row.client, row.task(row.items(), url=proxy, stdio=stdio))
         if not (row.auto and row.era == "legacy"):
+            if row.cut_items():
+                through |= await ask_cut(row, proxy)
             async with ziggurat(f"{row.file}-deadline", target, report, route={"deadline": "8s"}) as failing:
-                through |= await ask(f"{row.file}-fail", row.client, row.task(row.proxy_items(), url=failing, failing=failing, stdio=stdio))
+                through |= await ask(f"{row.file}-fail", row.client, row.task(row.impatient_items(), url=failing, failing=failing, stdio=stdio))
     row.judge(report, direct, through)
 
 
