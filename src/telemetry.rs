@@ -3,6 +3,7 @@
 //! Both must never slow a request down. Log lines go into a bounded buffer that one thread writes out, so a blocked
 //! stderr costs lines (which are counted), not time. Metric handles are atomics, and text is made when somebody scrapes.
 
+mod fields;
 mod log;
 mod metrics;
 mod process;

@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::Subscriber as Lines;
 
+use super::fields::Fields;
 use super::writer::{LineWriter, LogDrops, WriterThread};
 
 /// How a log line looks.
@@ -128,7 +129,8 @@ fn subscriber(
     let lines = Lines::builder().with_env_filter(filter).with_writer(writer);
     match format {
         LogFormat::Text => {
-            let lines = lines.with_ansi(ansi).with_filter_reloading();
+            let lines = lines.with_ansi(ansi).fmt_fields(Fields);
+            let lines = lines.with_filter_reloading();
             let handle = lines.reload_handle();
             // It fails only when the subscriber is gone, and then nothing is logged.
             let apply = move |filter| drop(handle.reload(filter));
