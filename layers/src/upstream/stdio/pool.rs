@@ -20,7 +20,9 @@ use arc_swap::ArcSwap;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{ahead::Ahead, backoff::Backoff, common::Bench, seats::Seats, snapshot::Snapshots};
+use self::{
+    ahead::Ahead, backoff::Backoff, common::Bench, seats::Seats, snapshot::Snapshots, start::Need,
+};
 pub(super) use self::{
     common::{Modern, Shared, Way, Who},
     seats::Seat,
@@ -161,6 +163,9 @@ impl Pool {
             self.state().sessions.remove(&place.session.id);
             return Err(error);
         }
+        if up {
+            place.child.ready();
+        }
         Ok(place)
     }
 
@@ -184,11 +189,13 @@ impl Pool {
         self.state().backoff.left(Instant::now())
     }
 
-    /// A child has come up.
-    fn came_up(&self) {
+    /// A child has come up. That one which was started ahead of need did says nothing of how long it will be there.
+    fn came_up(&self, need: Need) {
         let mut state = self.state();
         state.backoff.came_up();
-        state.ahead.backoff.came_up();
+        if need == Need::Now {
+            state.ahead.backoff.came_up();
+        }
     }
 
     /// A child could not be started, or did not come up.
@@ -260,7 +267,8 @@ impl Pool {
         self.common.tasks.wait().await;
     }
 
-    fn stop_all(&self, reason: &'static str) {
+    /// Stops all children, and starts no other.
+    pub(super) fn stop_all(&self, reason: &'static str) {
         self.closing.cancel();
         for child in self.children() {
             child.stop(reason);
@@ -292,13 +300,6 @@ pub struct Report {
     pub pending: usize,
     /// How long no child will be started, after one failed to start.
     pub backoff: Option<Duration>,
-}
-
-impl Drop for Pool {
-    /// The supervisors go on for as long as stopping takes, and then end by themselves.
-    fn drop(&mut self) {
-        self.stop_all("drain");
-    }
 }
 
 /// 128 random bits from the system, as text.

@@ -21,14 +21,16 @@ use crate::upstream::stdio::{
 impl Pool {
     /// Looks after the children, for as long as the upstream is there.
     pub(in crate::upstream::stdio) fn keep_from_now_on(self: &Arc<Self>) {
-        if std::mem::replace(&mut self.state().kept, true) {
+        let mut state = self.state();
+        if self.closing.is_cancelled() || std::mem::replace(&mut state.kept, true) {
             return;
         }
+        drop(state);
         let (pool, closing) = (Arc::downgrade(self), self.closing.clone());
         let (meters, wake) = (self.common.meters.clone(), self.common.wake.clone());
         self.common.tasks.spawn(async move {
             let mut swept = Instant::now();
-            while let Some(pool) = pool.upgrade() {
+            while let Some(pool) = pool.upgrade().filter(|_| !closing.is_cancelled()) {
                 let again = pool.keep(&mut swept);
                 drop(pool);
                 tokio::select! {
@@ -157,6 +159,16 @@ impl Pool {
     {
         let need = if kept { Need::Ahead } else { Need::Successor };
         let Some(child) = slot.open().map(|many| many.child().clone()) else {
+            if kept {
+                // It comes again after a pause if it died of itself.
+                if let Some(ended) = slot.take_ended() {
+                    self.state().ahead.lost(ended.child());
+                }
+                // Its end is told.
+                if slot.is_taken() {
+                    return false;
+                }
+            }
             let wanted = kept && self.has_room(settings);
             if wanted && self.may_start_ahead(settings) {
                 self.start_behind(slot, None, start(need));
@@ -184,8 +196,10 @@ impl Pool {
         !turn
     }
 
+    /// Whether what nobody waits for may be started.
     fn has_room(&self, settings: &StdioSettings) -> bool {
-        self.seats.has_room(settings.max_children.get()) || self.state().ahead.has_spare()
+        let spare = || self.seats.count().waiting == 0 && self.state().ahead.has_spare();
+        self.seats.has_room(settings.max_children.get()) || spare()
     }
 
     fn may_start_ahead(&self, settings: &StdioSettings) -> bool {

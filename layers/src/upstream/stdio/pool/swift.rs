@@ -72,14 +72,15 @@ impl Pool {
 
     /// Waits for the child's own answer, and opens the session or ends it.
     async fn confirm(&self, known: Known, place: &Place, lease: Lease) {
-        let answer = self.greet(&place.child, lease).await;
+        let answer = self.greet(lease).await;
         if answer.is_err() && place.child.was_stopped() {
             // The session was ended meanwhile.
             return;
         }
         let outcome = match answer {
             Ok(item) => {
-                self.came_up();
+                self.came_up(Need::Now);
+                place.child.ready();
                 self.compare(&known, item)
             }
             Err(error) => {

@@ -207,3 +207,19 @@ async fn one_that_waits_ends_with_its_lifetime_and_another_comes() {
     assert!(rig.exited("lifetime") >= 1);
     assert!(rig.upstream.is_usable());
 }
+
+#[tokio::test]
+async fn one_that_is_kept_and_dies_of_its_greeting_comes_again_after_pauses() {
+    let dies = r#"*notifications/initialized*) exit 1 ;;"#;
+    let rig = Rig::new(dies, |s| {
+        s.isolation = Isolation::Shared;
+        s.warm = 1;
+    });
+    let began = tokio::time::Instant::now();
+    rig.upstream.warm_up();
+    rig.until("the fourth", |rig| rig.noted("starts").len() >= 4)
+        .await;
+    // After 100, 200 and 400 ms, if the dice fall low.
+    assert!(began.elapsed() >= Duration::from_millis(700));
+    assert!(rig.upstream.is_usable());
+}
