@@ -60,6 +60,7 @@ use tower::Service;
 use self::pool::Pool;
 pub use self::{
     body::StdioBody,
+    child::ChildReport,
     error::{Gone, StdioError},
     pool::Report,
     settings::{INHERITED, Isolation, StdioSettings, Stop},

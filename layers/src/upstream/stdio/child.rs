@@ -10,10 +10,12 @@ mod input;
 mod lease;
 mod life;
 mod lines;
+mod report;
 mod sessions;
 mod state;
 mod tasks;
 
+pub use self::report::ChildReport;
 pub(super) use self::{lease::Lease, life::Stage};
 
 use std::{
@@ -173,11 +175,6 @@ impl Child {
     /// It holds its seat, and is not about to give it back.
     pub(super) fn is_staying(&self) -> bool {
         !matches!(self.stage(), Some(Stage::Stopping) | None)
-    }
-
-    /// Requests that have no answer yet.
-    pub(super) fn pending(&self) -> usize {
-        self.desk().calls.len()
     }
 
     fn touch(&self) {

@@ -29,7 +29,7 @@ pub(super) use self::{
     snapshot::Key,
 };
 use super::{
-    child::{self, Child, Stage},
+    child::{self, Child, ChildReport, Stage},
     error::StdioError,
     meters::Meters,
     session::Session,
@@ -62,6 +62,8 @@ struct State {
     /// It has spoken the modern era.
     modern: bool,
     kept: bool,
+    /// How many processes were started so far.
+    started: u64,
 }
 
 /// A session and the child that it is with.
@@ -223,22 +225,19 @@ impl Pool {
     /// What the children and sessions are, for an operator: no ids in full.
     pub(super) fn report(&self) -> Report {
         let children = self.children();
-        let backoff = self.backoff();
-        let count = |stage| children.iter().filter(|c| c.stage() == Some(stage)).count();
-        let states = Stage::ALL.map(|stage| (stage.as_str(), count(stage)));
+        let children: Vec<_> = children.iter().filter_map(|c| c.report()).collect();
+        let count = |state| children.iter().filter(|c| c.state == state).count();
+        let states = Stage::ALL.map(Stage::as_str);
         let state = self.state();
         let places = state.sessions.values();
         Report {
-            children: children
-                .iter()
-                .filter(|c| c.is_open())
-                .map(|c| c.pid())
-                .collect(),
-            states,
+            states: states.map(|state| (state, count(state))),
             sessions: state.sessions.len(),
             streams: places.filter(|place| place.session.has_stream()).count(),
-            pending: children.iter().map(|c| c.pending()).sum(),
-            backoff,
+            pending: children.iter().map(|c| c.pending).sum(),
+            backoff: state.backoff.left(Instant::now()),
+            started: state.started,
+            children,
         }
     }
 
@@ -288,8 +287,8 @@ impl Pool {
 /// What an operator may know of a stdio upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// The process ids of the children that work.
-    pub children: Vec<i32>,
+    /// The children whose process, or group, is not gone.
+    pub children: Vec<ChildReport>,
     /// How many children are in each state: `starting`, `warm`, `idle`, `leased`, `stopping`.
     pub states: [(&'static str, usize); 5],
     /// How many sessions there are.
@@ -300,6 +299,16 @@ pub struct Report {
     pub pending: usize,
     /// How long no child will be started, after one failed to start.
     pub backoff: Option<Duration>,
+    /// How many processes were started so far.
+    pub started: u64,
+}
+
+impl Report {
+    /// The process ids of the children that work.
+    pub fn pids(&self) -> Vec<i32> {
+        let working = self.children.iter().filter(|c| c.is_working());
+        working.map(|c| c.pid).collect()
+    }
 }
 
 /// 128 random bits from the system, as text.

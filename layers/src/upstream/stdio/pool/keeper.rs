@@ -90,8 +90,7 @@ impl Pool {
             }
         }
         self.state().benches.retain(|_, bench| bench.is_used());
-        let open = children.iter().filter(|c| c.is_open());
-        let memory: u64 = open.filter_map(|c| resident(c.pid())).sum();
+        let memory: u64 = children.iter().filter_map(|c| c.memory()).sum();
         #[expect(clippy::cast_precision_loss, reason = "a gauge")]
         self.meters().memory.set(memory as f64);
     }
@@ -228,11 +227,4 @@ impl Pool {
             }
         });
     }
-}
-
-/// The resident memory of a process in bytes, where the system has /proc.
-fn resident(pid: i32) -> Option<u64> {
-    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
 }

@@ -242,6 +242,7 @@ impl Pool {
         let mut state = self.state();
         state.children.retain(|c| c.strong_count() > 0);
         state.children.push(Arc::downgrade(&child));
+        state.started += 1;
         note(&mut state, &child);
         drop(state);
         self.seats.tell();

@@ -21,7 +21,7 @@ fn pid(text: &str) -> i32 {
 async fn a_session_has_a_child_of_its_own_and_delete_ends_it() {
     let rig = Rig::plain();
     let (one, other) = (rig.open().await, rig.open().await);
-    assert_eq!(rig.upstream.report().children.len(), 2);
+    assert_eq!(rig.upstream.report().pids().len(), 2);
     rig.reply(delete(&one)).await;
     rig.until("ended", |rig| rig.noted("ends").len() == 1).await;
     rig.reply(post(&other, tool(1, "echo", 0))).await;
@@ -70,7 +70,7 @@ async fn the_last_answer_of_a_child_that_exits_is_not_lost() {
         let session = rig.open().await;
         let reply = rig.reply(post(&session, tool(1, "bye", 0))).await;
         assert_eq!(reply.json()["result"]["bye"], true);
-        rig.until("gone", |rig| rig.upstream.report().children.is_empty())
+        rig.until("gone", |rig| rig.upstream.report().pids().is_empty())
             .await;
         assert!(matches!(
             rig.error(post(&session, tool(1, "echo", 0))).await,
@@ -82,7 +82,7 @@ async fn the_last_answer_of_a_child_that_exits_is_not_lost() {
             rig.reply(modern_tool(1, "bye", 0)).await.json()["result"]["bye"],
             true
         );
-        rig.until("gone", |rig| rig.upstream.report().children.is_empty())
+        rig.until("gone", |rig| rig.upstream.report().pids().is_empty())
             .await;
     }
 }
@@ -217,7 +217,7 @@ async fn a_child_that_ignores_sigterm_is_killed_with_its_children() {
     });
     let session = rig.open().await;
     rig.reply(post(&session, tool(1, "stubborn", 0))).await;
-    let child = rig.upstream.report().children[0];
+    let child = rig.upstream.report().pids()[0];
     let grandchild = pid(&rig.noted("grandchild")[0]);
     assert!(lives(child) && lives(grandchild));
     let began = std::time::Instant::now();
@@ -268,7 +268,7 @@ async fn the_last_clone_ends_the_children() {
     let call = rig.send(post(&session, with_token(tool(1, "hold", 0), 1)));
     let call = tokio::time::timeout(Duration::from_millis(50), call).await;
     assert!(call.is_err());
-    let child = rig.upstream.report().children[0];
+    let child = rig.upstream.report().pids()[0];
     rig.upstream = StdioUpstream::new(StdioSettings::new("none", ["true"]));
     rig.until("ended", |_| !lives(child)).await;
 }
@@ -427,7 +427,7 @@ async fn a_server_that_does_not_come_up_is_not_taken_for_a_legacy_one() {
     let arms = r#"*server/discover*) [ -e "$DIR/broken" ] && exit 1; answer '{"supportedVersions":["2026-07-28"]}' ;;"#;
     let rig = Rig::new(arms, |_| {});
     rig.reply(modern_tool(1, "bye", 0)).await;
-    rig.until("gone", |rig| rig.upstream.report().children.is_empty())
+    rig.until("gone", |rig| rig.upstream.report().pids().is_empty())
         .await;
     rig.gate("broken");
     let error = rig.error(modern_tool(1, "echo", 0)).await;
@@ -549,7 +549,8 @@ async fn a_closed_upstream_refuses_and_close_may_come_at_any_time() {
             sessions: 0,
             streams: 0,
             pending: 0,
-            backoff: None
+            backoff: None,
+            started: 1,
         }
     );
 }

@@ -14,7 +14,7 @@ async fn becomes(rig: &Rig, code: &str) -> StdioError {
     std::fs::write(rig.path("odd"), code).expect("written");
     rig.reply(modern_tool(1, "bye", 0)).await;
     rig.until("it has ended", |rig| {
-        rig.upstream.report().children.is_empty()
+        rig.upstream.report().pids().is_empty()
     })
     .await;
     rig.error(modern_tool(2, "echo", 0)).await

@@ -88,7 +88,7 @@ async fn one_that_is_to_end_for_want_of_room_is_followed_once_there_is_some() {
     let rig = rig(2, |s| s.max_children = 2.try_into().expect("not zero"));
     let held = rig.start(modern_tool(1, "hold", 0));
     rig.pending(1).await;
-    let other = rig.upstream.report().children[0];
+    let other = rig.upstream.report().pids()[0];
     let old = rig.open().await;
     for call in 0..3 {
         rig.reply(post(&old, tool(call, "echo", 0))).await;
