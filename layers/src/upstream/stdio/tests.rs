@@ -4,6 +4,7 @@ mod attribution;
 mod calls;
 mod cancel;
 mod children;
+mod ends;
 mod eras;
 mod gauges;
 mod health;
