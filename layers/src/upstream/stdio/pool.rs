@@ -191,7 +191,7 @@ impl Pool {
         self.state().backoff.left(Instant::now())
     }
 
-    /// A child has come up. That one which was started ahead of need did says nothing of how long it will be there.
+    /// A child has come up. Where nobody waited for it, that says nothing of whether it will stay: the pause of what is started ahead stands.
     fn came_up(&self, need: Need) {
         let mut state = self.state();
         state.backoff.came_up();

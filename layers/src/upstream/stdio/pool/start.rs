@@ -286,8 +286,9 @@ impl Pool {
     /// Whether a seat may be had soon. Children that nobody uses are ended, the one that is unused for the longest time first, until as many
     /// seats are on their way as are waited for.
     fn makes_room(&self, most: usize) -> bool {
+        // Let go of when the state is free again.
         let children: Vec<Arc<Child>>;
-        // Two who wait do not both count on the same one: they look one after the other.
+        // Two who wait look one after the other, so that they do not both end as many as are missing.
         let state = self.state();
         children = state.children.iter().filter_map(Weak::upgrade).collect();
         let Count { taken, waiting } = self.seats.count();
