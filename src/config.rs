@@ -386,7 +386,7 @@ pub struct StdioEndpoint {
     pub isolation: Isolation,
     /// How long a child, or a session of a shared child, may go unused.
     pub idle: Duration,
-    /// How long a child may live at most.
+    /// How old a child, or a session with it, may grow before it is to end.
     pub lifetime: Option<Duration>,
     /// After how many calls a child that several clients share is replaced.
     pub recycle: Option<NonZeroUsize>,
@@ -394,9 +394,9 @@ pub struct StdioEndpoint {
     pub max: NonZeroUsize,
     /// How many children are kept ready before anybody asks for one.
     pub warm: Option<NonZeroUsize>,
-    /// How many of those may be starting at a time.
+    /// How many children may be starting at a time that nobody waits for.
     pub starting: NonZeroUsize,
-    /// How many sessions may use a shared child.
+    /// How many sessions of legacy clients its children may have in all.
     pub sessions: NonZeroUsize,
     /// How long the child may take to answer the first message.
     pub handshake: Duration,

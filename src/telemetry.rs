@@ -16,5 +16,4 @@ mod tests;
 
 pub use self::log::{LogControl, LogError, LogFormat, LogGuard, LogSettings, start_log};
 pub use self::metrics::{InstallError, MetricsHandle, MetricsSettings, install};
-pub(crate) use self::process::resident;
 pub use self::writer::LogDrops;

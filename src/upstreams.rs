@@ -24,12 +24,11 @@ use ziggurat_layers::{
 };
 
 use crate::{
-    admin::{Change, ChildView, Refusal, StreamsView, ToolView, UpstreamView},
+    admin::{Change, ChildView, Refusal, StreamsView, ToolView, UpstreamView, millis},
     config::{Config, Endpoint, Health, Replica, Upstream},
     settings::{self, SettingsError},
     stack::{self, Terrace},
     standing::Standing,
-    telemetry::resident,
 };
 
 /// The upstreams by name.
@@ -214,11 +213,15 @@ impl Upstreams {
         for (name, pool) in self.by_name() {
             for (core, stdio) in pool.children() {
                 let children = stdio.report().children.into_iter();
-                all.extend(children.map(|pid| ChildView {
+                all.extend(children.map(|child| ChildView {
                     upstream: name.clone(),
                     endpoint: core.endpoint.name().to_string(),
-                    pid,
-                    memory_bytes: resident(pid),
+                    pid: child.pid,
+                    state: child.state.to_owned(),
+                    sessions: child.sessions as u64,
+                    pending: child.pending as u64,
+                    age_ms: millis(child.age),
+                    memory_bytes: child.memory(),
                 }));
             }
         }
@@ -348,7 +351,7 @@ impl Core {
         let asleep = move || {
             let report = service.report();
             let own = usize::try_from(probes.sessions()).unwrap_or(usize::MAX);
-            report.children.is_empty() || (report.sessions <= own && calls.quiet() > idle)
+            report.pids().is_empty() || (report.sessions <= own && calls.quiet() > idle)
         };
         Prober::new(&self.health, gate, settings, stack::probe(stdio.clone()))
             .idle(asleep)

@@ -450,6 +450,10 @@ const CHILDREN: Show = Show::Table {
         ("PID", "pid"),
         ("UPSTREAM", "upstream"),
         ("ENDPOINT", "endpoint"),
+        ("STATE", "state"),
+        ("SESSIONS", "sessions"),
+        ("PENDING", "pending"),
+        ("AGE MS", "age_ms"),
         ("MEMORY", "memory_bytes"),
     ],
 };

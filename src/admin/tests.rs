@@ -64,6 +64,10 @@ impl Proxy for Fake {
             upstream: "tools".to_owned(),
             endpoint: "a".to_owned(),
             pid: 7,
+            state: "idle".to_owned(),
+            sessions: 0,
+            pending: 0,
+            age_ms: 5,
             memory_bytes: None,
         }]
     }

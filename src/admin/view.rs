@@ -84,6 +84,9 @@ pub struct EndpointView {
     /// Requests that its children have not answered yet, if it is a command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pending: Option<u64>,
+    /// How many processes were started so far, if it is a command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started: Option<u64>,
     /// How long no child is started, after one failed to start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backoff_ms: Option<u64>,
@@ -212,6 +215,14 @@ pub struct ChildView {
     pub endpoint: String,
     /// The id of the process.
     pub pid: i32,
+    /// `starting`, `warm` (started before anybody asked), `idle`, `leased` (it has sessions or calls) or `stopping`.
+    pub state: String,
+    /// How many sessions it has.
+    pub sessions: u64,
+    /// How many requests it has not answered yet.
+    pub pending: u64,
+    /// How long ago it was started.
+    pub age_ms: u64,
     /// Its resident memory, where the system tells.
     pub memory_bytes: Option<u64>,
 }

@@ -507,7 +507,7 @@ section! {
         isolation: At<Isolation> = "per_session",
         /// How long a process, or a session of a shared one, may go unused before it ends.
         idle: Clock = "10m",
-        /// How long a process may live at most.
+        /// How old a process, or a session with it, may grow. A session that is older ends once it has neither a call nor a stream; a process that is older takes nobody new once another has taken its place, and ends with the last session and call that it has.
         lifetime: OrOff<Clock> = "off",
         /// After how many calls a process that several clients share is replaced; another is there before it goes.
         recycle: OrOff<Count> = "off",
@@ -515,9 +515,9 @@ section! {
         max: Count = 32,
         /// How many processes are kept ready before anybody asks for one. They count in `max`.
         warm: At<OrOff<Count>> = "off",
-        /// How many of those may be starting at a time.
+        /// How many processes may be starting at a time that nobody waits for: those that are kept ready, and those that take the place of another.
         starting: Count = 2,
-        /// How many sessions may use a shared process.
+        /// How many sessions of legacy clients its processes may have in all, whether or not they share one.
         sessions: Count = 10000,
         /// How long it may take from its start to its answer to the first message; the first start of a package runner downloads.
         handshake: Clock = "60s",

@@ -68,12 +68,6 @@ pub(super) fn write(out: &mut String) {
     );
 }
 
-/// The resident memory of another process, in bytes.
-pub(crate) fn resident(pid: i32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    Some(number_after(&status, "VmRSS:")? * 1024)
-}
-
 // === impl Process ===
 
 impl Process {

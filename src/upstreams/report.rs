@@ -6,6 +6,7 @@ use ziggurat_layers::{
     circuit::{CircuitReport, Forced},
     gate::{Look, Reason},
     health::{HealthReport, outlier::OutlierReport},
+    upstream::stdio::Report as StdioReport,
 };
 
 use super::{Core, CoreService};
@@ -51,7 +52,7 @@ impl Core {
             circuit: self.circuit.look().as_ref().map(circuit),
             health: self.health.look().as_ref().map(health),
             outlier: self.outlier.look().as_ref().map(outlier),
-            children: stdio.as_ref().map(|report| report.children.clone()),
+            children: stdio.as_ref().map(StdioReport::pids),
             states: stdio.as_ref().map(|report| {
                 let states = report.states.iter();
                 states
@@ -60,6 +61,7 @@ impl Core {
             }),
             sessions: stdio.as_ref().map(|report| report.sessions as u64),
             pending: stdio.as_ref().map(|report| report.pending as u64),
+            started: stdio.as_ref().map(|report| report.started),
             backoff_ms: stdio.and_then(|report| report.backoff).map(millis),
         }
     }

@@ -381,6 +381,10 @@ async fn a_restarted_child_is_followed_by_another() {
     let pid = children[0]["pid"].as_i64().unwrap();
     assert_eq!(children[0]["upstream"], "tools");
     assert!(children[0]["memory_bytes"].as_u64().unwrap() > 100_000);
+    assert_eq!(children[0]["state"], "leased");
+    assert_eq!(children[0]["sessions"], 1);
+    assert_eq!(children[0]["pending"], 0);
+    assert!(children[0]["age_ms"].is_u64());
     assert_eq!(z.servers(), [i32::try_from(pid).unwrap()]);
     z.act("restart-child", &json!({ "pid": pid })).await;
     until("it is gone", async || {

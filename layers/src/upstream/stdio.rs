@@ -60,6 +60,7 @@ use tower::Service;
 use self::pool::Pool;
 pub use self::{
     body::StdioBody,
+    child::ChildReport,
     error::{Gone, StdioError},
     pool::Report,
     settings::{INHERITED, Isolation, StdioSettings, Stop},
@@ -70,24 +71,30 @@ use crate::{error::BoxError, exchange::Exchange};
 #[derive(Debug, Clone)]
 pub struct StdioUpstream {
     pool: Arc<Pool>,
+    owner: Arc<Owner>,
 }
+
+/// Stops the children once nobody has the upstream any more. A start that is under way may hold the pool for longer.
+#[derive(Debug)]
+struct Owner(Arc<Pool>);
 
 impl StdioUpstream {
     /// An upstream with these settings. Nothing is started before the first request, or [`warm_up`](Self::warm_up).
     pub fn new(settings: StdioSettings) -> Self {
-        Self {
-            pool: Arc::new(Pool::new(settings)),
-        }
+        let pool = Arc::new(Pool::new(settings));
+        let owner = Arc::new(Owner(pool.clone()));
+        Self { pool, owner }
     }
 
     /// Starts what is to be started ahead of need ([`StdioSettings::warm`]), now rather than at the first request, and keeps it so. To be
-    /// called within a tokio runtime.
+    /// called within a tokio runtime. Nothing once it is closed.
     pub fn warm_up(&self) {
         self.pool.keep_from_now_on();
     }
 
     /// Changes the settings, while children and sessions live on. What the process *is* stays as it was: name, command, variables, folder,
-    /// isolation. Buffers, limits of lines and the steps of stopping are those that a child was started with.
+    /// isolation. For a child that runs, buffers, the limit of lines, `max_pending`, `stuck` and the steps of stopping are those that it
+    /// was started with, and so is the count of requests that calls at once for another (`recycle`); a new count is looked at by the clock.
     pub fn set(&self, settings: StdioSettings) {
         self.pool.set(settings);
     }
@@ -143,8 +150,18 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let exchange = Exchange::of(&mut request);
-        let pool = self.pool.clone();
-        Box::pin(front::handle(pool, exchange, request))
+        let Self { pool, owner } = self.clone();
+        Box::pin(async move {
+            let _owner = owner;
+            front::handle(pool, exchange, request).await
+        })
+    }
+}
+
+impl Drop for Owner {
+    /// The supervisors go on for as long as stopping takes, and then end by themselves.
+    fn drop(&mut self) {
+        self.0.stop_all("drain");
     }
 }
 

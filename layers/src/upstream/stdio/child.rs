@@ -10,10 +10,12 @@ mod input;
 mod lease;
 mod life;
 mod lines;
+mod report;
 mod sessions;
 mod state;
 mod tasks;
 
+pub use self::report::ChildReport;
 pub(super) use self::{lease::Lease, life::Stage};
 
 use std::{
@@ -170,14 +172,9 @@ impl Child {
         desk.life.end().is_none() && !desk.deaf
     }
 
-    /// It is being stopped.
-    pub(super) fn is_leaving(&self) -> bool {
-        self.stage() == Some(Stage::Stopping)
-    }
-
-    /// Requests that have no answer yet.
-    pub(super) fn pending(&self) -> usize {
-        self.desk().calls.len()
+    /// It holds its seat, and is not about to give it back.
+    pub(super) fn is_staying(&self) -> bool {
+        !matches!(self.stage(), Some(Stage::Stopping) | None)
     }
 
     fn touch(&self) {
@@ -243,8 +240,12 @@ impl Child {
             wires.push(wire);
         }
         let client = !origin.own && !requests.iter().any(|m| m.is("initialize"));
-        if client && self.is_worn(desk.life.serve(wires.len())) {
-            self.wake.notify_one();
+        if client {
+            let before = desk.life.served();
+            let worn = self.is_worn(desk.life.serve(wires.len())) && !self.is_worn(before);
+            if worn && self.is_shared() {
+                self.wake.notify_one();
+            }
         }
         drop(desk);
         self.touch();
@@ -257,7 +258,7 @@ impl Child {
         })
     }
 
-    /// It has just had as many requests as it may have.
+    /// So many requests are as many as it may have.
     fn is_worn(&self, served: u64) -> bool {
         self.settings
             .recycle

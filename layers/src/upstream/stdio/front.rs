@@ -192,9 +192,9 @@ impl Incoming {
     /// Begins a session with a child of its own.
     async fn begin(&self, message: &MessageFacts) -> Result<Begun, StdioError> {
         let pool = &self.pool;
-        let request = &self.body[message.span.clone()];
+        let key = pool.key(&self.body[message.span.clone()]);
         let principal = self.principal.clone();
-        if let Some(known) = pool.known(request) {
+        if let Some(known) = key.as_ref().and_then(|key| pool.known(key)) {
             let answer = answer_with_id(&known.answer, message);
             let (body, extensions) = (&self.body, self.extensions.clone());
             let place = pool.begin_swiftly(known, body, message, principal, extensions);
@@ -208,7 +208,9 @@ impl Incoming {
         let place = pool
             .begin(&child, principal, true)
             .inspect_err(|_| child.stop("refused"))?;
-        pool.learn(request, &item.message);
+        if let Some(key) = key {
+            pool.learn(key, &item.message);
+        }
         Ok(Begun::Session(place, item.message))
     }
 

@@ -20,14 +20,16 @@ use arc_swap::ArcSwap;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{ahead::Ahead, backoff::Backoff, common::Bench, seats::Seats, snapshot::Snapshots};
+use self::{
+    ahead::Ahead, backoff::Backoff, common::Bench, seats::Seats, snapshot::Snapshots, start::Need,
+};
 pub(super) use self::{
     common::{Modern, Shared, Way, Who},
     seats::Seat,
     snapshot::Key,
 };
 use super::{
-    child::{self, Child, Stage},
+    child::{self, Child, ChildReport, Stage},
     error::StdioError,
     meters::Meters,
     session::Session,
@@ -60,6 +62,8 @@ struct State {
     /// It has spoken the modern era.
     modern: bool,
     kept: bool,
+    /// How many processes were started so far.
+    started: u64,
 }
 
 /// A session and the child that it is with.
@@ -161,6 +165,9 @@ impl Pool {
             self.state().sessions.remove(&place.session.id);
             return Err(error);
         }
+        if up {
+            place.child.ready();
+        }
         Ok(place)
     }
 
@@ -184,11 +191,13 @@ impl Pool {
         self.state().backoff.left(Instant::now())
     }
 
-    /// A child has come up.
-    fn came_up(&self) {
+    /// A child has come up. Where nobody waited for it, that says nothing of whether it will stay: the pause of what is started ahead stands.
+    fn came_up(&self, need: Need) {
         let mut state = self.state();
         state.backoff.came_up();
-        state.ahead.backoff.came_up();
+        if need == Need::Now {
+            state.ahead.backoff.came_up();
+        }
     }
 
     /// A child could not be started, or did not come up.
@@ -216,22 +225,19 @@ impl Pool {
     /// What the children and sessions are, for an operator: no ids in full.
     pub(super) fn report(&self) -> Report {
         let children = self.children();
-        let backoff = self.backoff();
-        let count = |stage| children.iter().filter(|c| c.stage() == Some(stage)).count();
-        let states = Stage::ALL.map(|stage| (stage.as_str(), count(stage)));
+        let children: Vec<_> = children.iter().filter_map(|c| c.report()).collect();
+        let count = |state| children.iter().filter(|c| c.state == state).count();
+        let states = Stage::ALL.map(Stage::as_str);
         let state = self.state();
         let places = state.sessions.values();
         Report {
-            children: children
-                .iter()
-                .filter(|c| c.is_open())
-                .map(|c| c.pid())
-                .collect(),
-            states,
+            states: states.map(|state| (state, count(state))),
             sessions: state.sessions.len(),
             streams: places.filter(|place| place.session.has_stream()).count(),
-            pending: children.iter().map(|c| c.pending()).sum(),
-            backoff,
+            pending: children.iter().map(|c| c.pending).sum(),
+            backoff: state.backoff.left(Instant::now()),
+            started: state.started,
+            children,
         }
     }
 
@@ -260,7 +266,8 @@ impl Pool {
         self.common.tasks.wait().await;
     }
 
-    fn stop_all(&self, reason: &'static str) {
+    /// Stops all children, and starts no other.
+    pub(super) fn stop_all(&self, reason: &'static str) {
         self.closing.cancel();
         for child in self.children() {
             child.stop(reason);
@@ -280,8 +287,8 @@ impl Pool {
 /// What an operator may know of a stdio upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// The process ids of the children that work.
-    pub children: Vec<i32>,
+    /// The children whose process, or group, is not gone.
+    pub children: Vec<ChildReport>,
     /// How many children are in each state: `starting`, `warm`, `idle`, `leased`, `stopping`.
     pub states: [(&'static str, usize); 5],
     /// How many sessions there are.
@@ -292,12 +299,15 @@ pub struct Report {
     pub pending: usize,
     /// How long no child will be started, after one failed to start.
     pub backoff: Option<Duration>,
+    /// How many processes were started so far.
+    pub started: u64,
 }
 
-impl Drop for Pool {
-    /// The supervisors go on for as long as stopping takes, and then end by themselves.
-    fn drop(&mut self) {
-        self.stop_all("drain");
+impl Report {
+    /// The process ids of the children that work.
+    pub fn pids(&self) -> Vec<i32> {
+        let working = self.children.iter().filter(|c| c.is_working());
+        working.map(|c| c.pid).collect()
     }
 }
 

@@ -33,14 +33,15 @@ pub struct StdioSettings {
     /// a server's first request decides of its era and its client; whoever needs a child next gets one. With [`Isolation::Shared`] one of
     /// them is the shared child, greeted. So is the child of modern calls, beside these, once the server is known to speak that era.
     pub warm: usize,
-    /// How many children may be starting at a time ahead of need. One that is not greeted counts for a second.
+    /// How many children may be starting at a time that nobody waits for: ahead of need, or to take the place of another. One that is not
+    /// greeted counts for a second.
     pub starting: NonZeroUsize,
     /// Whether a client is answered its `initialize` with what the command has answered to the same one before, while its own child is
     /// still starting. If that child then answers otherwise (revision or capabilities), the session ends. Not for a child that is shared.
     pub snapshot: bool,
     /// The most children at a time.
     pub max_children: NonZeroUsize,
-    /// The most legacy sessions at a time.
+    /// The most legacy sessions at a time, with however many children; also the most principals that have children.
     pub max_sessions: NonZeroUsize,
     /// The most unanswered requests of one child.
     pub max_pending: NonZeroUsize,

@@ -103,10 +103,6 @@ impl Life {
         self.retired.get_or_insert(why);
     }
 
-    pub(super) fn is_retired(&self) -> bool {
-        self.retired.is_some()
-    }
-
     /// Begins its end if it is retired and has no lease. Says whether it has.
     pub(super) fn settle(&mut self, leases: usize) -> bool {
         match self.retired {

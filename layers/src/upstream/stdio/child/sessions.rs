@@ -26,12 +26,14 @@ impl Child {
         Ok(())
     }
 
-    /// Keeps a message for the session that is about to begin.
+    /// Keeps a message for the session that is about to begin, as far as it would wait for a reader.
     pub(super) fn early(&self, message: Message) {
         const MOST: usize = 64;
         let mut desk = self.desk();
+        let bytes: usize = desk.early.iter().map(Message::len).sum();
+        let fits = desk.early.len() < MOST && bytes + message.len() <= self.settings.buffer;
         // One that several clients share is for nobody in particular.
-        if desk.early.len() < MOST && !self.is_shared() {
+        if fits && !self.is_shared() {
             desk.early.push_back(message.compact());
         } else {
             self.meters.noise(Noise::Nobody);

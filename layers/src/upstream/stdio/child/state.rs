@@ -16,6 +16,11 @@ impl Child {
         Some(matches!(why, "exited" | "closed" | "stuck"))
     }
 
+    /// It has ended, or is about to.
+    pub(in crate::upstream::stdio) fn has_ended(&self) -> bool {
+        self.desk().life.end().is_some()
+    }
+
     /// It has ended, or is about to, and nobody asked it to.
     pub(in crate::upstream::stdio) fn has_died(&self) -> bool {
         self.ends_by_itself() == Some(true)
@@ -30,7 +35,7 @@ impl Child {
         self.started.elapsed()
     }
 
-    /// It has answered its first request.
+    /// It has answered its first request, and somebody has it, or it is kept for those who come.
     pub(in crate::upstream::stdio) fn ready(&self) {
         self.desk().life.greeted();
     }
@@ -41,7 +46,7 @@ impl Child {
         settings: &StdioSettings,
     ) -> Option<&'static str> {
         let desk = self.desk();
-        if desk.life.end().is_some() || desk.life.is_retired() {
+        if desk.life.end().is_some() {
             return None;
         }
         let (age, served) = (self.age(), desk.life.served());
@@ -54,7 +59,7 @@ impl Child {
         }
     }
 
-    /// It ends as soon as it has neither sessions nor calls.
+    /// It ends as soon as it has neither sessions nor calls; the first reason stands.
     pub(in crate::upstream::stdio) fn retire(&self, why: &'static str) {
         self.desk().life.retire(why);
     }

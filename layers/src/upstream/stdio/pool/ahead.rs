@@ -7,7 +7,11 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Pool, backoff::Backoff, start::Start};
+use super::{
+    Pool, State,
+    backoff::Backoff,
+    start::{Need, Start},
+};
 use crate::upstream::stdio::{
     child::Child,
     error::StdioError,
@@ -33,7 +37,7 @@ pub(super) struct Coming(Arc<Pool>);
 /// How long a spare counts as starting: nobody asks it, so it does not say when it is up.
 const SETTLING: Duration = Duration::from_secs(1);
 
-/// A spare that dies after this long did start.
+/// One that dies after this long did start.
 const SETTLED: Duration = Duration::from_secs(10);
 
 /// How many spares to start now, of those that are `wanted`.
@@ -54,8 +58,8 @@ impl Ahead {
         settling.count() + self.coming
     }
 
-    /// A spare has gone: the next one comes later if it died of itself.
-    fn lost(&mut self, child: &Child) {
+    /// One that was kept ready has gone: the next one comes later if it died of itself.
+    pub(super) fn lost(&mut self, child: &Child) {
         if !child.has_died() {
             return;
         }
@@ -90,9 +94,12 @@ impl StdioSettings {
 }
 
 impl Pool {
-    /// A process that waits to be greeted.
+    /// A process that waits to be greeted; none for nobody while somebody waits for one.
     pub(super) fn spare(self: &Arc<Self>, what: &Start) -> Result<Option<Arc<Child>>, StdioError> {
         self.may_start()?;
+        if what.need != Need::Now && self.seats.count().waiting > 0 {
+            return Ok(None);
+        }
         let mut state = self.state();
         while let Some(child) = state.ahead.spares.pop_front() {
             if child.assign(what.role, what.is_ahead()) {
@@ -121,11 +128,13 @@ impl Pool {
                     return (have < wanted).then_some(now + SETTLING);
                 }
             }
-            // A seat that is given back is told.
-            let seat = self.seats.take(settings.max_children.get())?;
-            match self.launch("warm", true, seat) {
-                Ok(child) => self.state().ahead.spares.push_back(child),
-                Err(error) => self.failed_ahead(&error),
+            // A seat that is given back is told, and that nobody waits for one any more.
+            let seat = self.seats.take_free(settings.max_children.get())?;
+            let note = |state: &mut State, child: &Arc<Child>| {
+                state.ahead.spares.push_back(child.clone());
+            };
+            if let Err(error) = self.launch("warm", true, seat, note) {
+                self.failed_ahead(&error);
             }
         }
     }
@@ -168,65 +177,131 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::upstream::stdio::pool::seats::{Count, Seat, Seats, Waiter};
 
-    /// What may happen to a stock: it is looked after, a spare comes up, is taken, or dies; a child of somebody ends.
+    /// What may happen to a stock: it is looked after, a spare comes up or dies; somebody needs a child, looks again, or waits no more; a child
+    /// of somebody ends; other settings come.
     #[derive(Debug, Clone, Copy)]
     enum Event {
         Look,
         Settle,
-        Take,
+        Need,
+        Again,
+        GiveUp,
         Die,
         Free,
         Want(usize),
+        Most(usize),
     }
 
     fn event() -> impl Strategy<Value = Event> {
         prop_oneof![
-            Just(Event::Look),
-            Just(Event::Look),
-            Just(Event::Settle),
-            Just(Event::Take),
-            Just(Event::Die),
-            Just(Event::Free),
-            (0..6_usize).prop_map(Event::Want),
+            3 => Just(Event::Look),
+            1 => Just(Event::Settle),
+            3 => Just(Event::Need),
+            2 => Just(Event::Again),
+            1 => Just(Event::GiveUp),
+            1 => Just(Event::Die),
+            2 => Just(Event::Free),
+            1 => (0..6_usize).prop_map(Event::Want),
+            1 => (1..8_usize).prop_map(Event::Most),
         ]
+    }
+
+    /// A stock and its seats.
+    struct Stock {
+        seats: Arc<Seats>,
+        most: usize,
+        most_starting: usize,
+        wanted: usize,
+        settling: Vec<Seat>,
+        settled: Vec<Seat>,
+        used: Vec<Seat>,
+        waiting: Vec<Waiter>,
+    }
+
+    impl Stock {
+        fn have(&self) -> usize {
+            self.settling.len() + self.settled.len()
+        }
+
+        /// Starts what is missing. Returns how many.
+        fn look(&mut self) -> usize {
+            let before = self.have();
+            let missing = |stock: &Self| {
+                let starting = stock.settling.len();
+                missing(stock.wanted, stock.have(), starting, stock.most_starting)
+            };
+            while missing(self) > 0 {
+                let Some(seat) = self.seats.take_free(self.most) else {
+                    break;
+                };
+                self.settling.push(seat);
+            }
+            self.have() - before
+        }
+
+        /// Somebody gets a spare, or a seat.
+        fn serve(&mut self) -> bool {
+            let spare = self.settled.pop().or_else(|| self.settling.pop());
+            let seat = spare.or_else(|| self.seats.take(self.most));
+            let served = seat.is_some();
+            self.used.extend(seat);
+            served
+        }
+
+        fn happens(&mut self, event: Event) {
+            match event {
+                Event::Look => drop(self.look()),
+                Event::Settle => self.settled.append(&mut self.settling),
+                Event::Need if self.serve() => {}
+                Event::Need => self.waiting.push(self.seats.wait()),
+                Event::Again if !self.waiting.is_empty() && self.serve() => {
+                    drop(self.waiting.pop());
+                }
+                Event::Again => {}
+                Event::GiveUp => drop(self.waiting.pop()),
+                Event::Die => drop(self.settled.pop()),
+                Event::Free => drop(self.used.pop()),
+                Event::Want(now) => self.wanted = now,
+                Event::Most(now) => self.most = now,
+            }
+        }
     }
 
     proptest! {
         #[test]
-        fn a_stock_is_filled_but_never_beyond_what_is_wanted_or_may_start_or_may_run(
-            max in 1..8_usize,
+        fn a_stock_is_filled_but_never_beyond_what_is_wanted_or_may_start_or_may_run_nor_before_those_who_wait(
             most_starting in 1..4_usize,
             events in prop::collection::vec(event(), 0..200),
         ) {
-            let (mut wanted, mut settling, mut settled, mut used) = (0, 0, 0, 0_usize);
+            let mut stock = Stock {
+                seats: Seats::new(Arc::default()),
+                most: 4,
+                most_starting,
+                wanted: 0,
+                settling: Vec::new(),
+                settled: Vec::new(),
+                used: Vec::new(),
+                waiting: Vec::new(),
+            };
             for event in events {
-                match event {
-                    Event::Look => {
-                        let mut started = missing(wanted, settling + settled, settling, most_starting);
-                        started = started.min(max - settling - settled - used);
-                        settling += started;
-                        prop_assert!(started == 0 || settling + settled <= wanted);
-                        prop_assert!(settling <= most_starting);
-                        prop_assert!(settling + settled + used <= max);
-                    }
-                    Event::Settle => (settling, settled) = (0, settled + settling),
-                    // Whoever needs a child has a spare, or a seat of its own.
-                    Event::Take if settled > 0 => (settled, used) = (settled - 1, used + 1),
-                    Event::Take if settling > 0 => (settling, used) = (settling - 1, used + 1),
-                    Event::Take => used += usize::from(used < max),
-                    Event::Die => settled = settled.saturating_sub(1),
-                    Event::Free => used = used.saturating_sub(1),
-                    Event::Want(now) => wanted = now,
+                let (have, taken) = (stock.have(), stock.seats.count().taken);
+                stock.happens(event);
+                let count = stock.seats.count();
+                let waiting = stock.waiting.len();
+                prop_assert_eq!(count, Count { taken: stock.have() + stock.used.len(), waiting });
+                prop_assert!(stock.settling.len() <= most_starting);
+                prop_assert!(count.taken <= taken.max(stock.most));
+                if stock.have() > have {
+                    prop_assert!(waiting == 0 && stock.have() <= stock.wanted);
                 }
             }
             // Left alone with room enough, it fills up.
-            if wanted + used <= max {
-                while settling + settled < wanted {
-                    let started = missing(wanted, settling + settled, 0, most_starting);
-                    prop_assert!(started > 0);
-                    settled += started;
-                }
+            stock.waiting.clear();
+            while stock.have() < stock.wanted && stock.seats.has_room(stock.most) {
+                stock.happens(Event::Settle);
+                prop_assert!(stock.look() > 0);
             }
         }
     }

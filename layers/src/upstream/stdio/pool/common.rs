@@ -2,7 +2,7 @@
 //! who wait.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -169,7 +169,7 @@ impl Pool {
             }
             return Err(refused);
         }
-        self.came_up();
+        self.came_up(need);
         let answer = Bytes::from(item.message.into_parts().concat());
         let ready = format!(r#"{{"jsonrpc":"2.0","method":"{INITIALIZED}"}}"#);
         trial.child.tell(Message::One(Bytes::from(ready)))?;
@@ -214,10 +214,7 @@ impl Pool {
         bench: &Bench,
         need: Need,
     ) -> Result<Arc<Modern>, StdioError> {
-        let (verdict, known) = {
-            let state = self.state();
-            (state.legacy_until, state.modern)
-        };
+        let verdict = self.state().legacy_until;
         if verdict.is_some_and(|until| until > Instant::now()) {
             return Err(StdioError::LegacyServer);
         }
@@ -237,26 +234,51 @@ impl Pool {
         let first = self
             .come_up(&what, |child| self.question(child, request.clone()))
             .await;
-        let found = match first {
-            Ok((trial, item)) => versions(&item).map(|versions| (trial, versions)),
-            Err(StdioError::Gone { .. } | StdioError::Handshake { .. }) if !known => None,
-            // It has spoken the modern era before: now it does not come up.
+        let (mut trial, item) = match first {
+            Ok(greeted) => greeted,
+            Err(error @ (StdioError::Gone { .. } | StdioError::Handshake { .. })) => {
+                return Err(self.is_not_modern(error, false, need));
+            }
             Err(error) => {
                 self.mishap(&error, need);
                 return Err(error.unsent());
             }
         };
-        let Some((mut trial, versions)) = found else {
-            self.state().legacy_until = Some(Instant::now() + VERDICT);
-            return Err(StdioError::LegacyServer);
+        let Some(versions) = versions(&item) else {
+            let odd = StdioError::Gone {
+                how: Gone::Stopped,
+                sent: true,
+            };
+            let denied = matches!(item.answer, Some(Some(-32602..=-32600)));
+            return Err(self.is_not_modern(odd, denied, need));
         };
-        self.came_up();
-        self.state().modern = true;
+        self.came_up(need);
+        self.speaks_modern();
         Ok(bench.modern.set(Modern {
             child: trial.keep(),
             versions,
             schemas: Schemas::default(),
         }))
+    }
+
+    fn speaks_modern(&self) {
+        let mut state = self.state();
+        state.modern = true;
+        state.legacy_until = None;
+    }
+
+    /// A child did not answer as one of the modern era does: then the command speaks the legacy one. If it has spoken the modern era before,
+    /// that is a mishap, unless it says itself that it knows no such request (`denied`).
+    fn is_not_modern(&self, error: StdioError, denied: bool, need: Need) -> StdioError {
+        let mut state = self.state();
+        state.modern &= !denied;
+        if !state.modern {
+            state.legacy_until = Some(Instant::now() + VERDICT);
+            return StdioError::LegacyServer;
+        }
+        drop(state);
+        self.mishap(&error, need);
+        error.unsent()
     }
 }
 
@@ -291,20 +313,36 @@ impl<T> Default for Slot<T> {
 impl<T: Many> Slot<T> {
     /// The child, if it takes requests.
     pub(super) fn open(&self) -> Option<Arc<T>> {
-        let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        now.clone().filter(|many| many.child().is_open())
+        let now = self.now().clone();
+        now.filter(|many| many.child().is_open())
     }
 
+    /// Gives this child the place. It is nobody's until then, and not unused.
     fn set(&self, value: T) -> Arc<T> {
         let value = Arc::new(value);
-        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = Some(value.clone());
+        *self.now() = Some(value.clone());
+        value.child().ready();
         value
     }
 
+    /// Strikes off the child, and returns it, if it has ended or is about to.
+    pub(super) fn take_ended(&self) -> Option<Arc<T>> {
+        self.now().take_if(|many| many.child().has_ended())
+    }
+
+    /// There is a child, whether or not it takes requests.
+    pub(super) fn is_taken(&self) -> bool {
+        self.now().is_some()
+    }
+
     fn is_used(&self) -> bool {
-        let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        now.as_ref()
+        self.now()
+            .as_ref()
             .is_some_and(|many| many.child().stage().is_some())
+    }
+
+    fn now(&self) -> MutexGuard<'_, Option<Arc<T>>> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -21,14 +21,16 @@ use crate::upstream::stdio::{
 impl Pool {
     /// Looks after the children, for as long as the upstream is there.
     pub(in crate::upstream::stdio) fn keep_from_now_on(self: &Arc<Self>) {
-        if std::mem::replace(&mut self.state().kept, true) {
+        let mut state = self.state();
+        if self.closing.is_cancelled() || std::mem::replace(&mut state.kept, true) {
             return;
         }
+        drop(state);
         let (pool, closing) = (Arc::downgrade(self), self.closing.clone());
         let (meters, wake) = (self.common.meters.clone(), self.common.wake.clone());
         self.common.tasks.spawn(async move {
             let mut swept = Instant::now();
-            while let Some(pool) = pool.upgrade() {
+            while let Some(pool) = pool.upgrade().filter(|_| !closing.is_cancelled()) {
                 let again = pool.keep(&mut swept);
                 drop(pool);
                 tokio::select! {
@@ -88,8 +90,7 @@ impl Pool {
             }
         }
         self.state().benches.retain(|_, bench| bench.is_used());
-        let open = children.iter().filter(|c| c.is_open());
-        let memory: u64 = open.filter_map(|c| resident(c.pid())).sum();
+        let memory: u64 = children.iter().filter_map(|c| c.memory()).sum();
         #[expect(clippy::cast_precision_loss, reason = "a gauge")]
         self.meters().memory.set(memory as f64);
     }
@@ -157,6 +158,16 @@ impl Pool {
     {
         let need = if kept { Need::Ahead } else { Need::Successor };
         let Some(child) = slot.open().map(|many| many.child().clone()) else {
+            if kept {
+                // It comes again after a pause if it died of itself.
+                if let Some(ended) = slot.take_ended() {
+                    self.state().ahead.lost(ended.child());
+                }
+                // Its end is told.
+                if slot.is_taken() {
+                    return false;
+                }
+            }
             let wanted = kept && self.has_room(settings);
             if wanted && self.may_start_ahead(settings) {
                 self.start_behind(slot, None, start(need));
@@ -184,8 +195,10 @@ impl Pool {
         !turn
     }
 
+    /// Whether what nobody waits for may be started.
     fn has_room(&self, settings: &StdioSettings) -> bool {
-        self.seats.has_room(settings.max_children.get()) || self.state().ahead.has_spare()
+        let spare = || self.seats.count().waiting == 0 && self.state().ahead.has_spare();
+        self.seats.has_room(settings.max_children.get()) || spare()
     }
 
     fn may_start_ahead(&self, settings: &StdioSettings) -> bool {
@@ -214,11 +227,4 @@ impl Pool {
             }
         });
     }
-}
-
-/// The resident memory of a process in bytes, where the system has /proc.
-fn resident(pid: i32) -> Option<u64> {
-    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
 }

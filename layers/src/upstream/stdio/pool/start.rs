@@ -1,13 +1,17 @@
 //! The start of a child: room for it, the process, and its first answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::future::poll_fn;
 use http::Extensions;
 use tokio::time::Instant;
 
-use super::{Pool, Seat};
+use super::{Pool, Seat, State, seats::Count};
 use crate::{
     mcp::{Era, MessageFacts, envelope},
     upstream::stdio::{
@@ -35,6 +39,13 @@ pub(super) enum Need {
     Successor,
     /// Nobody yet: it is to be there before anybody comes. It gets no room that is not free.
     Ahead,
+}
+
+/// What somebody who needs a child gets.
+enum Room {
+    Seat(Seat),
+    /// A process that waits to be greeted.
+    Spare(Arc<Child>),
 }
 
 /// Stops a child that is dropped before it is known to be of use.
@@ -70,7 +81,7 @@ impl Pool {
         let hand = |child: &Arc<Child>| self.hand(child, body, facts, extensions.clone());
         let first = self.come_up(&OWN, hand).await;
         let (mut trial, item) = first.inspect_err(|error| self.mishap(error, Need::Now))?;
-        self.came_up();
+        self.came_up(Need::Now);
         if item.answer == Some(None) {
             trial.keep();
         }
@@ -141,20 +152,18 @@ impl Pool {
     ) -> Result<(Trial, Item), StdioError> {
         let trial = Trial::new(child);
         let lease = ask(&trial.child)?;
-        let item = self.greet(&trial.child, lease).await?;
+        let item = self.greet(lease).await?;
         Ok((trial, item))
     }
 
-    /// Waits for a new child's first answer.
-    pub(super) async fn greet(&self, child: &Child, lease: Lease) -> Result<Item, StdioError> {
+    /// Waits for a new child's first answer. The child counts as starting until somebody has it.
+    pub(super) async fn greet(&self, lease: Lease) -> Result<Item, StdioError> {
         let began = Instant::now();
         let answer = self.answer(&lease, self.settings().handshake).await;
         let took = began.elapsed().as_secs_f64();
         self.meters().handshake_time.record(took);
-        match &answer {
-            Ok(_) => child.ready(),
-            Err(StdioError::Handshake { .. }) => self.meters().handshake_timeouts.increment(1),
-            Err(_) => {}
+        if let Err(StdioError::Handshake { .. }) = &answer {
+            self.meters().handshake_timeouts.increment(1);
         }
         answer
     }
@@ -190,12 +199,15 @@ impl Pool {
     pub(super) async fn start(self: &Arc<Self>, what: &Start) -> Result<Arc<Child>, StdioError> {
         self.may_start()?;
         let seat = if what.need == Need::Now {
-            self.seat().await?
+            match self.room(what).await? {
+                Room::Seat(seat) => seat,
+                Room::Spare(child) => return Ok(child),
+            }
         } else {
             let most = self.settings().max_children.get();
-            self.seats.take(most).ok_or(full(most))?
+            self.seats.take_free(most).ok_or(full(most))?
         };
-        let child = self.launch(what.reason, what.is_ahead(), seat)?;
+        let child = self.launch(what.reason, what.is_ahead(), seat, |_, _| {})?;
         child.assign(what.role, what.is_ahead());
         Ok(child)
     }
@@ -212,19 +224,28 @@ impl Pool {
         }
     }
 
-    /// Starts a process.
+    /// Starts a process, and notes what it is for.
     pub(super) fn launch(
         &self,
         reason: &'static str,
         ahead: bool,
         seat: Seat,
+        note: impl FnOnce(&mut State, &Arc<Child>),
     ) -> Result<Arc<Child>, StdioError> {
+        // Whoever closes waits until this is over; nothing is started after.
+        let _under_way = self.common.tasks.token();
+        if self.closing.is_cancelled() {
+            return Err(StdioError::Closing);
+        }
         self.meters().spawn(reason);
         let child = Child::start(&self.settings(), &self.common, ahead, seat)?;
         let mut state = self.state();
         state.children.retain(|c| c.strong_count() > 0);
         state.children.push(Arc::downgrade(&child));
+        state.started += 1;
+        note(&mut state, &child);
         drop(state);
+        self.seats.tell();
         // Whoever closes stops those that are listed; it may have looked just before.
         if self.closing.is_cancelled() {
             child.stop("drain");
@@ -233,29 +254,56 @@ impl Pool {
         Ok(child)
     }
 
-    /// A seat for a child. One that is on its way out is waited for, and one that nobody uses has to go.
-    async fn seat(&self) -> Result<Seat, StdioError> {
+    /// Room for a child that somebody needs now. If there is none it is waited for, for as long as it takes a child to go; a process that
+    /// comes to wait for its greeting meanwhile does as well.
+    async fn room(self: &Arc<Self>, what: &Start) -> Result<Room, StdioError> {
         const GRACE: Duration = Duration::from_secs(1);
         let settings = self.settings();
         let most = settings.max_children.get();
         if let Some(seat) = self.seats.take(most) {
-            return Ok(seat);
+            return Ok(Room::Seat(seat));
         }
-        if !self.children().iter().any(|c| c.is_leaving()) && !self.make_room() {
-            return Err(full(most));
+        let until = Instant::now() + settings.stop.stdin + settings.stop.term + GRACE;
+        let waiter = self.seats.wait();
+        loop {
+            let told = waiter.told();
+            if let Some(child) = self.spare(what)? {
+                return Ok(Room::Spare(child));
+            }
+            if let Some(seat) = waiter.take(most) {
+                return Ok(Room::Seat(seat));
+            }
+            if !self.makes_room(most) {
+                return Err(full(most));
+            }
+            tokio::select! {
+                () = self.closing.cancelled() => return Err(StdioError::Closing),
+                told = tokio::time::timeout_at(until, told) => told.map_err(|_| full(most))?,
+            }
         }
-        let leaving = settings.stop.stdin + settings.stop.term + GRACE;
-        let seat = self.seats.wait(most, leaving).await;
-        seat.ok_or(full(most))
     }
 
-    /// Ends the child that nobody has used for the longest time. False if all are used.
-    fn make_room(&self) -> bool {
-        let children = self.children();
+    /// Whether a seat may be had soon. Children that nobody uses are ended, the one that is unused for the longest time first, until as many
+    /// seats are on their way as are waited for.
+    fn makes_room(&self, most: usize) -> bool {
+        // Let go of when the state is free again.
+        let children: Vec<Arc<Child>>;
+        // Two who wait look one after the other, so that they do not both end as many as are missing.
+        let state = self.state();
+        children = state.children.iter().filter_map(Weak::upgrade).collect();
+        let Count { taken, waiting } = self.seats.count();
+        let staying = children.iter().filter(|c| c.is_staying()).count();
+        // Of those that are leaving, or so new that they are not listed yet: they are told of.
+        let unsettled = taken.saturating_sub(staying);
         let unused = children.iter().filter_map(|c| Some((c.unused()?, c)));
         let mut unused: Vec<_> = unused.collect();
-        unused.sort_by_key(|(since, _)| std::cmp::Reverse(*since));
-        unused.iter().any(|(_, child)| child.stop_unused("room"))
+        if unsettled + unused.len() + most <= taken {
+            return false;
+        }
+        unused.sort_by_key(|(since, _)| Reverse(*since));
+        let wanted = (waiting + taken).saturating_sub(most + unsettled);
+        let ended = unused.iter().filter(|(_, c)| c.stop_unused("room"));
+        unsettled + ended.take(wanted).count() + most > taken
     }
 }
 

@@ -26,26 +26,27 @@ pub(in crate::upstream::stdio) struct Known {
 }
 
 impl Pool {
+    /// What a client says here, if what it is answered is to be kept.
+    pub(in crate::upstream::stdio) fn key(&self, request: &[u8]) -> Option<Key> {
+        let wanted = self.settings().snapshot;
+        wanted.then(|| Key::of(request)).flatten()
+    }
+
     /// What the command has answered to this, if a client is to be told so now: not if a process waits to be greeted, which answers
     /// as soon.
-    pub(in crate::upstream::stdio) fn known(&self, request: &[u8]) -> Option<Known> {
-        if !self.settings().snapshot || self.state().ahead.has_spare() {
+    pub(in crate::upstream::stdio) fn known(&self, key: &Key) -> Option<Known> {
+        if self.state().ahead.has_spare() {
             return None;
         }
-        let key = Key::of(request)?;
-        let answer = self.snapshots().get(&key)?;
+        let answer = self.snapshots().get(key)?;
+        let key = key.clone();
         Some(Known { key, answer })
     }
 
     /// Notes what a child has answered to this.
-    pub(in crate::upstream::stdio) fn learn(&self, request: &[u8], answer: &Message) {
-        if !self.settings().snapshot {
-            return;
-        }
-        if let Some(key) = Key::of(request) {
-            let answer = Bytes::from(answer.clone().into_parts().concat());
-            self.snapshots().put(key, answer);
-        }
+    pub(in crate::upstream::stdio) fn learn(&self, key: Key, answer: &Message) {
+        let answer = Bytes::from(answer.clone().into_parts().concat());
+        self.snapshots().put(key, answer);
     }
 
     /// Begins a session whose child is still to answer.
@@ -72,14 +73,15 @@ impl Pool {
 
     /// Waits for the child's own answer, and opens the session or ends it.
     async fn confirm(&self, known: Known, place: &Place, lease: Lease) {
-        let answer = self.greet(&place.child, lease).await;
+        let answer = self.greet(lease).await;
         if answer.is_err() && place.child.was_stopped() {
             // The session was ended meanwhile.
             return;
         }
         let outcome = match answer {
             Ok(item) => {
-                self.came_up();
+                self.came_up(Need::Now);
+                place.child.ready();
                 self.compare(&known, item)
             }
             Err(error) => {

@@ -37,7 +37,7 @@ fn quick() -> HealthSettings {
 }
 
 fn signal(rig: &Rig, signal: rustix::process::Signal) {
-    for pid in rig.upstream.report().children {
+    for pid in rig.upstream.report().pids() {
         let pid = rustix::process::Pid::from_raw(pid).expect("a process");
         let _gone = rustix::process::kill_process(pid, signal);
     }
@@ -89,7 +89,7 @@ async fn a_child_that_sleeps_is_not_woken() {
     let upstream = rig.upstream.clone();
     let prober = Prober::new(&handle, gate, quick(), rig.core());
     let task = prober
-        .idle(move || upstream.report().children.is_empty())
+        .idle(move || upstream.report().pids().is_empty())
         .spawn();
     rig.until("asleep", |_| handle.look().is_some_and(|r| r.asleep))
         .await;

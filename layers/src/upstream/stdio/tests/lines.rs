@@ -132,3 +132,18 @@ async fn a_large_answer_passes_in_pieces_unchanged() {
         Some(300_000)
     );
 }
+
+#[tokio::test]
+async fn what_a_server_says_before_its_session_is_bounded_in_bytes() {
+    let pad = "x".repeat(1500);
+    let arms = format!(
+        r#"*'"method":"initialize"'*) for n in 1 2 3; do say '{{"jsonrpc":"2.0","method":"notifications/tools/list_changed","params":{{"pad":"{pad}"}}}}'; done; answer '{{"protocolVersion":"2025-11-25","capabilities":{{}}}}' ;;"#
+    );
+    let rig = Rig::new(&arms, |s| s.buffer = 4000);
+    let session = rig.open().await;
+    let nobody = rig.metric("ziggurat_stdio_noise_total", "reason=\"nobody\"");
+    assert_eq!(nobody, Some(1.0));
+    let stream = rig.send(get(&session)).await.expect("a stream");
+    rig.reply(delete(&session)).await;
+    assert_eq!(read(stream).await.messages.len(), 2);
+}

@@ -86,7 +86,7 @@ async fn a_principals_children_end_when_nobody_uses_them() {
     open(&rig, "ann").await;
     rig.reply(by("bob", modern_tool(1, "echo", 0))).await;
     rig.until("none is left", |rig| {
-        rig.upstream.report().children.is_empty()
+        rig.upstream.report().pids().is_empty()
     })
     .await;
     rig.until("for that reason", |rig| rig.exited("idle") == 2)

@@ -82,3 +82,26 @@ async fn a_shared_child_that_is_too_old_is_followed_by_another() {
     rig.until("the old one has ended", |rig| rig.exited("lifetime") >= 1)
         .await;
 }
+
+#[tokio::test]
+async fn one_that_is_to_end_for_want_of_room_is_followed_once_there_is_some() {
+    let rig = rig(2, |s| s.max_children = 2.try_into().expect("not zero"));
+    let held = rig.start(modern_tool(1, "hold", 0));
+    rig.pending(1).await;
+    let other = rig.upstream.report().pids()[0];
+    let old = rig.open().await;
+    for call in 0..3 {
+        rig.reply(post(&old, tool(call, "echo", 0))).await;
+    }
+    assert_eq!((rig.at("leased"), rig.noted("heard").len()), (2, 1));
+    assert!(rig.upstream.stop_child(other));
+    rig.until("another is greeted", |rig| rig.noted("heard").len() == 2)
+        .await;
+    rig.reply(post(&old, tool(4, "echo", 0))).await;
+    held.await.expect("no panic").expect_err("it was stopped");
+    let new = rig.open().await;
+    rig.reply(delete(&old)).await;
+    rig.until("the old one has ended", |rig| rig.exited("recycled") == 1)
+        .await;
+    rig.reply(post(&new, tool(1, "echo", 0))).await;
+}

@@ -17,7 +17,7 @@ async fn whoever_comes_first_gets_a_process_that_runs_already() {
     let rig = Rig::new("", |s| s.warm = 2);
     rig.upstream.warm_up();
     rig.until("two wait", |rig| rig.at("warm") == 2).await;
-    let waiting = rig.upstream.report().children;
+    let waiting = rig.upstream.report().pids();
     let session = rig.open().await;
     rig.reply(post(&session, tool(1, "echo", 0))).await;
     assert_eq!(rig.spawned("session"), 0);
@@ -27,7 +27,7 @@ async fn whoever_comes_first_gets_a_process_that_runs_already() {
     assert_eq!(rig.spawned("modern"), 0);
     rig.until("two wait again", |rig| rig.at("warm") == 2).await;
     assert_eq!((rig.spawned("warm"), rig.at("leased")), (4, 1));
-    let children = rig.upstream.report().children;
+    let children = rig.upstream.report().pids();
     assert!(waiting.iter().all(|pid| children.contains(pid)));
     // Nobody's idleness ends those that wait.
     assert_eq!(rig.exited("idle"), 0);
@@ -73,7 +73,7 @@ async fn one_that_dies_while_it_waits_is_replaced_after_a_pause_that_concerns_no
     std::fs::remove_file(rig.path("broken")).expect("removed");
     rig.open().await;
     rig.until("one waits", |rig| rig.at("warm") == 1).await;
-    let pid = rig.upstream.report().children;
+    let pid = rig.upstream.report().pids();
     let pids = pid
         .iter()
         .filter_map(|pid| rustix::process::Pid::from_raw(*pid));
@@ -166,7 +166,7 @@ async fn a_server_that_does_not_take_a_handshake_is_not_greeted_ahead_again() {
 async fn settings_change_beneath_children_and_sessions_that_live() {
     let rig = Rig::plain();
     let session = rig.open().await;
-    let child = rig.upstream.report().children;
+    let child = rig.upstream.report().pids();
     let command = || StdioSettings::new("other", ["false"]);
     let mut settings = command();
     settings.warm = 2;
@@ -174,7 +174,7 @@ async fn settings_change_beneath_children_and_sessions_that_live() {
     rig.upstream.set(settings);
     rig.until("two wait", |rig| rig.at("warm") == 2).await;
     rig.reply(post(&session, tool(1, "echo", 0))).await;
-    assert!(rig.upstream.report().children.contains(&child[0]));
+    assert!(rig.upstream.report().pids().contains(&child[0]));
     assert!(matches!(
         rig.error(initialize()).await,
         StdioError::Full {
@@ -205,5 +205,21 @@ async fn one_that_waits_ends_with_its_lifetime_and_another_comes() {
     rig.until("the third waits", |rig| rig.noted("starts").len() == 3)
         .await;
     assert!(rig.exited("lifetime") >= 1);
+    assert!(rig.upstream.is_usable());
+}
+
+#[tokio::test]
+async fn one_that_is_kept_and_dies_of_its_greeting_comes_again_after_pauses() {
+    let dies = r#"*notifications/initialized*) exit 1 ;;"#;
+    let rig = Rig::new(dies, |s| {
+        s.isolation = Isolation::Shared;
+        s.warm = 1;
+    });
+    let began = tokio::time::Instant::now();
+    rig.upstream.warm_up();
+    rig.until("the fourth", |rig| rig.noted("starts").len() >= 4)
+        .await;
+    // After 100, 200 and 400 ms, if the dice fall low.
+    assert!(began.elapsed() >= Duration::from_millis(700));
     assert!(rig.upstream.is_usable());
 }

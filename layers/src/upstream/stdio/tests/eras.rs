@@ -1,0 +1,54 @@
+//! What is known of the eras that a command speaks, and how that may change.
+
+use super::*;
+
+/// A modern server that answers the first request otherwise where there is a file `odd` with a code.
+fn rig(change: impl FnOnce(&mut StdioSettings)) -> Rig {
+    let odd = r#"*'"method":"server/discover"'*) if [ -e "$DIR/odd" ]; then fail "$(cat "$DIR/odd")"; else answer '{"supportedVersions":["2026-07-28"]}'; fi ;;"#;
+    Rig::new(odd, change)
+}
+
+/// A modern client finds the server so from now on.
+async fn becomes(rig: &Rig, code: &str) -> StdioError {
+    rig.modern_is_up().await;
+    std::fs::write(rig.path("odd"), code).expect("written");
+    rig.reply(modern_tool(1, "bye", 0)).await;
+    rig.until("it has ended", |rig| {
+        rig.upstream.report().pids().is_empty()
+    })
+    .await;
+    rig.error(modern_tool(2, "echo", 0)).await
+}
+
+#[tokio::test]
+async fn a_modern_server_that_is_unwell_for_once_is_modern_after_that() {
+    let rig = rig(|_| {});
+    let error = becomes(&rig, "-32603").await;
+    assert!(!matches!(error, StdioError::LegacyServer), "{error}");
+    std::fs::remove_file(rig.path("odd")).expect("removed");
+    rig.until("it may start", |rig| rig.upstream.is_usable())
+        .await;
+    rig.reply(modern_tool(3, "echo", 0)).await.json();
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_know_the_modern_era_any_more_is_believed() {
+    let rig = rig(|s| {
+        s.isolation = Isolation::Shared;
+        s.warm = 2;
+    });
+    rig.upstream.warm_up();
+    rig.modern_is_up().await;
+    rig.gate("x");
+    rig.until("it is kept", |rig| rig.at("warm") >= 1).await;
+    std::fs::write(rig.path("odd"), "-32601").expect("written");
+    rig.reply(modern_tool(1, "bye", 0)).await;
+    rig.until("that is known", |rig| rig.exited("refused") == 1)
+        .await;
+    let error = rig.error(modern_tool(2, "echo", 0)).await;
+    assert!(matches!(error, StdioError::LegacyServer), "{error}");
+    // Legacy clients, and what is ready for them, are as they were.
+    rig.until("one waits", |rig| rig.at("warm") >= 1).await;
+    rig.open().await;
+    assert_eq!(rig.exited("refused"), 1);
+}
