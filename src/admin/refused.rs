@@ -49,7 +49,16 @@ impl Refused {
         let reason = match problem {
             Problem::HostRefused => "host",
             Problem::OriginRefused => "origin",
-            _ => "token",
+            Problem::NoToken | Problem::WrongToken => "token",
+            // These are of whoever was let in.
+            Problem::NotFound
+            | Problem::MethodNotAllowed(_)
+            | Problem::NotJson
+            | Problem::BodyTooLarge
+            | Problem::BodyTooSlow
+            | Problem::BadBody(_)
+            | Problem::Unknown(_)
+            | Problem::Conflict(_) => return,
         };
         counter(NAME, &[("reason", reason)]).increment(1);
         let Some(unsaid) = self.due(Instant::now()) else {

@@ -35,23 +35,31 @@ pub(super) fn opens_secret(argument: &String) -> bool {
 }
 
 fn mask_argument(argument: &str) -> String {
-    if let Some((name, value)) = header(argument)
-        && is_secret(name, value.trim_start())
-        && !value.trim().is_empty()
-    {
-        let space = if value.starts_with(' ') { " " } else { "" };
-        return format!("{name}:{space}{MASK}");
-    }
     let is_name = |name: &str| {
         !name.contains("://") && name.chars().all(is_of_word) && !looks_like_secret(name)
     };
-    match argument.split_once('=') {
-        Some((name, value)) if is_name(name) && is_secret(name, value) => {
-            format!("{name}={MASK}")
+    let mut shown = String::new();
+    let mut rest = argument;
+    loop {
+        if let Some((name, value)) = header(rest)
+            && is_secret(name, value.trim_start())
+            && !value.trim().is_empty()
+        {
+            let space = if value.starts_with(' ') { " " } else { "" };
+            return format!("{shown}{name}:{space}{MASK}");
         }
-        Some((name, value)) if is_name(name) => format!("{name}={}", mask_argument(value)),
-        _ if looks_like_secret(argument) || has_secret(argument) => MASK.to_owned(),
-        _ => argument.to_owned(),
+        match rest.split_once('=') {
+            Some((name, value)) if is_name(name) => {
+                shown += name;
+                shown.push('=');
+                if is_secret(name, value) {
+                    return shown + MASK;
+                }
+                rest = value;
+            }
+            _ if looks_like_secret(rest) || has_secret(rest) => return shown + MASK,
+            _ => return shown + rest,
+        }
     }
 }
 
@@ -110,7 +118,12 @@ pub(super) fn mask_defaults(section: &str, key: &str, template: &str) -> String 
                 shown += ":-";
                 shown += MASK;
             }
-            _ => shown += reference,
+            Some((name, default)) => {
+                shown += name;
+                shown += ":-";
+                shown += &mask_query(default);
+            }
+            None => shown += reference,
         }
         rest = after;
     }
@@ -141,8 +154,10 @@ pub(super) fn mask_query(text: &str) -> String {
     let Some((start, query)) = text.split_once('?') else {
         return text.to_owned();
     };
+    // A variable stays, and so does what is masked already, with the brace behind it.
+    let is_left = |value: &str| value.contains("${") || value.starts_with(MASK);
     let mask = |pair: &str| match pair.split_once('=') {
-        Some((name, value)) if is_secret(name, value) && !value.contains("${") => {
+        Some((name, value)) if is_secret(name, value) && !is_left(value) => {
             format!("{name}={MASK}")
         }
         _ => pair.to_owned(),
@@ -190,6 +205,12 @@ mod tests {
                 "http://a/?key=${A:-***}&page=${B:-1}",
             ),
             ("", "command", "--level=${A:-info}", "--level=${A:-info}"),
+            (
+                "",
+                "url",
+                "${A:-http://a/?page=1&token=x}",
+                "${A:-http://a/?page=1&token=***}",
+            ),
         ] {
             assert_eq!(mask_defaults(section, key, template), shown, "{key}");
         }
@@ -238,6 +259,7 @@ mod tests {
             "cd /srv; exec run --port=80",
             "@scope/package@1.2.3",
             "=",
+            "a=b=c==",
             ":",
             "",
         ] {

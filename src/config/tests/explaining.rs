@@ -243,6 +243,7 @@ fn the_default_of_a_secret_is_masked_wherever_it_stands() {
     );
     let url =
         with_endpoint("url: \"http://a.example/?key=${T:-s3cr3t}&token=s3cr3t&page=${P:-1}\"");
+    let whole = with_endpoint("url: \"${U:-http://a.example/?page=2&token=s3cr3t}\"");
     let rules = with_route(
         r#"match: { path: /mcp }
 intercept:
@@ -258,6 +259,7 @@ intercept:
     for (text, masks, shown) in [
         (endpoint, 3, "${L:-info}"),
         (url, 2, "page=${P:-1}"),
+        (whole, 1, "${U:-http://a.example/?page=2&token=***}"),
         (rules, 5, "value: shown"),
     ] {
         let explained = good(&text).to_yaml();
