@@ -142,7 +142,7 @@ impl<'a> Retries<'a> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-    use ziggurat_layers::{circuit::Forced, gate::Reason};
+    use ziggurat_layers::{circuit::Forced, gate::Reason, rate_limit::RateLimitSettings};
 
     use super::*;
     use crate::{
@@ -183,5 +183,18 @@ mod tests {
         assert_eq!(member.endpoint.weight(), 7);
         let circuit = pool.cores[0].circuit.look().unwrap();
         assert_eq!(circuit.forced, Some(Forced::Open));
+    }
+
+    #[tokio::test]
+    async fn what_a_config_that_was_refused_would_count_is_forgotten() {
+        let kept = Kept::new().unwrap();
+        let old = config("/");
+        kept.set(&old);
+        let mut new = old.clone();
+        new.routes[0].rate_limit = vec![RateLimitSettings::default()];
+        let _settings = kept.rates.layer(&new.routes[0]);
+        assert_eq!(kept.rates.report().len(), 1);
+        kept.set(&old);
+        assert!(kept.rates.report().is_empty());
     }
 }
