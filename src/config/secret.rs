@@ -30,7 +30,7 @@ pub(super) fn mask_arguments(arguments: &[String]) -> Vec<String> {
 }
 
 /// Whether an argument is an option whose value, the next argument, is likely a secret.
-pub(super) fn opens_secret(argument: &String) -> bool {
+pub(super) fn opens_secret(argument: &str) -> bool {
     argument.starts_with('-') && !argument.contains('=') && suggests_secret(argument)
 }
 
