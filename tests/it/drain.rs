@@ -48,8 +48,9 @@ async fn a_drain_finishes_calls_sends_streams_away_and_exits_with_0() {
 
 #[tokio::test]
 async fn a_drain_is_told_at_once_and_new_requests_are_served_through_its_delay() {
-    // The delay is longer than any test.
-    let z = Ziggurat::yaml(&config("drain: { delay: 1h }", "", "", &demo(""))).await;
+    // The delay is longer than any test, and the limit is none of it.
+    let server = "drain: { delay: 1h, limit: 0s }";
+    let z = Ziggurat::yaml(&config(server, "", "", &demo(""))).await;
     assert_eq!(readiness(&z).await, 200);
     process::signal(z.pid(), "TERM");
     until("readiness goes", async || readiness(&z).await == 503).await;
@@ -60,9 +61,10 @@ async fn a_drain_is_told_at_once_and_new_requests_are_served_through_its_delay()
 
 #[tokio::test]
 async fn the_limit_of_a_drain_begins_after_its_delay() {
-    let delay = Duration::from_secs(2);
+    // Longer than the limit and the time that streams have to end after it.
+    let delay = Duration::from_secs(4);
     let mut z = Ziggurat::yaml(&config(
-        "drain: { delay: 2s, limit: 1s }",
+        "drain: { delay: 4s, limit: 1s }",
         "",
         "",
         &demo(""),
