@@ -8,7 +8,8 @@
 //! a row there, a type in `view` or `order`, and a method or an arm of what implements [`Proxy`]; this module knows no other part of the proxy.
 //!
 //! An action stops or narrows what the config allows, or takes that back; there is none that adds or alters an upstream or a command. Each
-//! leaves one line in the log (target `audit`): what, before, after, and who. Such lines are written whatever the log level is.
+//! leaves one line in the log (target `audit`): what, before, after, and who. Such lines are written whatever the log level is. Who is not let in is counted,
+//! and leaves a line as well, though not each a line of its own.
 
 mod answer;
 mod body;
@@ -16,6 +17,7 @@ mod guard;
 pub(crate) mod openapi;
 pub(crate) mod operations;
 mod order;
+mod refused;
 mod routes;
 mod token;
 mod token_file;
@@ -38,6 +40,7 @@ use http_body_util::Full;
 
 use self::operations::Table;
 pub use self::order::*;
+use self::refused::Refused;
 pub use self::token::{TokenError, random_token};
 pub(crate) use self::token_file::TokenFile;
 pub use self::view::*;
@@ -49,8 +52,6 @@ pub struct AdminSettings {
     pub access: Access,
     /// Names that `Host` may carry, beside loopback names and IP addresses.
     pub hosts: Vec<String>,
-    /// Origins (`https://console.example.org`) that a browser may come from, beside the admin listener's own.
-    pub origins: Vec<String>,
 }
 
 /// What a client must show.
@@ -125,6 +126,7 @@ struct Shared {
     settings: AdminSettings,
     proxy: Arc<dyn Proxy>,
     table: Table,
+    refused: Refused,
 }
 
 // === impl Access ===
@@ -154,7 +156,6 @@ impl fmt::Debug for AdminSettings {
         f.debug_struct("AdminSettings")
             .field("access", &self.access)
             .field("hosts", &self.hosts)
-            .field("origins", &self.origins)
             .finish()
     }
 }
@@ -177,6 +178,7 @@ impl Admin {
                 settings,
                 proxy,
                 table: Table::new(),
+                refused: Refused::new(),
             }),
         }
     }

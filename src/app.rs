@@ -2,6 +2,7 @@
 
 mod control;
 mod door;
+mod lasting;
 
 use std::{
     io::Write,
@@ -23,7 +24,7 @@ use ziggurat_layers::{
     metrics::{Tools, counter, gauge},
 };
 
-use self::door::Door;
+use self::{door::Door, lasting::lasting};
 use crate::{
     admin::Admin,
     assemble::{assemble, probe},
@@ -85,7 +86,9 @@ struct App {
     metrics: MetricsHandle,
     log: LogControl,
     started: Instant,
-    /// The operator said stop.
+    /// What it was started with: some of that stays in force whatever is read later.
+    first: Config,
+    /// It is to stop, or does so already.
     stop: CancellationToken,
 }
 
@@ -147,7 +150,8 @@ pub async fn run(
     let drain = DrainSignals::default();
     let upstreams = Upstreams::new(&config, &Upstreams::default(), &tools)?;
     let kept = Kept::new()?;
-    let tower = assemble(&config, &upstreams, &kept, &drain, &tools)?;
+    let standing = Standing::default();
+    let tower = assemble(&config, &upstreams, &kept, &standing, &drain, &tools)?;
     let (live, handle) = Live::new(tower);
     let app = Arc::new(App {
         run,
@@ -159,12 +163,13 @@ pub async fn run(
             probers: probe(&config, &upstreams),
             config: config.clone(),
             upstreams,
-            standing: Standing::default(),
+            standing,
         }),
         retiring: TaskTracker::new(),
         metrics,
         log,
         started: Instant::now(),
+        first: config.clone(),
         stop: CancellationToken::new(),
     });
     let data = bind(config.listen.address).await?;
@@ -206,6 +211,8 @@ pub async fn run(
     // The only task that ends by itself: a signal said stop.
     let _stopped = tasks.join_next().await;
     app.shut_down(&data_drain, data_task).await;
+    // While the port is still ours: another process that has it next leaves its own token there.
+    drop(door);
     if admin_drain
         .finish(Duration::from_secs(1), admin_task)
         .await
@@ -355,11 +362,20 @@ impl App {
         }
         let mut current = self.current();
         let upstreams = Upstreams::new(&config, &current.upstreams, &self.tools)?;
-        let tower = assemble(&config, &upstreams, &self.kept, &self.drain, &self.tools)?;
-        // Before the new tower takes its first request.
-        current.standing.enforce(&upstreams, &config);
-        if (config.listen != current.config.listen) || (config.admin != current.config.admin) {
-            tracing::warn!("listen, admin and TLS take effect at the next start only");
+        let tower = assemble(
+            &config,
+            &upstreams,
+            &self.kept,
+            &current.standing,
+            &self.drain,
+            &self.tools,
+        )
+        // What the settings of a route left where it is counted goes again.
+        .inspect_err(|_| self.kept.set(&current.config))?;
+        let lasting = lasting(&self.first, &config);
+        if !lasting.is_empty() {
+            let names = lasting.join(", ");
+            tracing::warn!("changes of {names} take effect at the next start only");
         }
         self.live.swap(tower);
         upstreams.warm_up();
@@ -386,18 +402,21 @@ impl App {
 
     /// Drains: readiness goes first, streams are told to come back, calls finish or fail clearly, children end.
     async fn shut_down(&self, drain: &Drain, data: tokio::task::JoinHandle<serve::Served>) {
+        // Readiness says so from here on.
+        self.stop.cancel();
         gauge(names::DRAINING, &[]).set(1.0);
-        let (settings, upstreams, probers) = {
+        let delay = self.first.server.drain.delay;
+        let (limit, upstreams, probers) = {
             let mut current = self.current();
             let probers = std::mem::take(&mut current.probers);
-            let settings = current.config.server.drain;
-            (settings, current.upstreams.clone(), probers)
+            let limit = current.config.server.drain.limit;
+            (limit, current.upstreams.clone(), probers)
         };
-        tracing::info!(limit = ?settings.limit, "draining");
+        tracing::info!(?delay, ?limit, "draining");
         let mut watch = drain.watch();
         let (signals, paused) = (self.drain.clone(), self.kept.paused.clone());
         let ends = async move {
-            tokio::time::sleep(settings.delay).await;
+            tokio::time::sleep(delay).await;
             signals.draining.cancel();
             // Nobody will decide about them any more.
             paused.close();
@@ -406,7 +425,7 @@ impl App {
             std::future::pending::<()>().await;
         };
         let served = tokio::select! {
-            served = drain.finish(settings.limit, data) => served,
+            served = drain.finish(delay.saturating_add(limit), data) => served,
             () = ends => return,
         };
         self.retiring.close();

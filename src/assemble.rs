@@ -13,14 +13,16 @@ use ziggurat_layers::{
 };
 
 use crate::{
-    config::{self, Config, Upstream},
+    config::{self, Config, Replica, Upstream},
     kept::Kept,
     settings::{EndpointSettings, RouteSettings, ServerSettings, SettingsError},
-    stack::{self, Tower},
-    upstreams::{CoreService, Pool, Upstreams},
+    stack::{self, Terrace, Tower},
+    standing::Standing,
+    upstreams::{Core, CoreService, Pool, Upstreams},
 };
 
-/// The tower of a config. What the tower before it shares changes only once nothing can fail any more.
+/// The tower of a config. What the tower before it shares changes only once nothing can fail any more; what the operator set holds before the balancers see a
+/// new endpoint.
 ///
 /// # Errors
 /// When a layer does not take a setting.
@@ -28,6 +30,7 @@ pub(crate) fn assemble(
     config: &Config,
     upstreams: &Upstreams,
     kept: &Kept,
+    standing: &Standing,
     drain: &DrainSignals,
     tools: &Tools,
 ) -> Result<Tower, SettingsError> {
@@ -57,20 +60,26 @@ pub(crate) fn assemble(
         });
     }
     kept.set(config);
+    let mut stacked = Vec::with_capacity(config.upstreams.len());
     for upstream in &config.upstreams {
         if let Some(pool) = upstreams.get(&upstream.name) {
-            stack_endpoints(upstream, pool, tools);
+            stacked.push((pool, stack_endpoints(upstream, pool, tools)));
         }
+    }
+    standing.enforce(upstreams, config);
+    // From here on also the running tower uses them.
+    for (pool, members) in stacked {
+        pool.set.replace_all(members);
     }
     Ok(stack::server(&server, Router::new(routes)))
 }
 
-/// Puts the endpoints of an upstream where its balancer finds them.
-fn stack_endpoints(upstream: &Upstream, pool: &Pool, tools: &Tools) {
+/// The endpoints of an upstream, for its balancer.
+fn stack_endpoints(upstream: &Upstream, pool: &Pool, tools: &Tools) -> Vec<Member<Terrace>> {
     pool.tools.set(upstream.tool_circuit.clone());
     pool.outliers.set(upstream.outlier.clone());
     let members = upstream.endpoints.iter().zip(&pool.cores);
-    pool.set.replace_all(members.map(|(replica, core)| {
+    let member = |(replica, core): (&Replica, &Core)| {
         core.limit.set(LimitSettings {
             calls: upstream.concurrency,
             streams: None,
@@ -85,7 +94,8 @@ fn stack_endpoints(upstream: &Upstream, pool: &Pool, tools: &Tools) {
             endpoint: core.endpoint.clone(),
             service,
         }
-    }));
+    };
+    members.map(member).collect()
 }
 
 /// Starts to probe what is to be probed.
@@ -125,5 +135,66 @@ impl<'a> Retries<'a> {
             ..settings
         };
         RetryLayer::sharing(&upstream.name, settings, budget, pool.annotations.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use ziggurat_layers::{circuit::Forced, gate::Reason, rate_limit::RateLimitSettings};
+
+    use super::*;
+    use crate::{
+        config::{Overrides, Quick, Source},
+        standing::{Kind, Setting, Subject},
+    };
+
+    fn config(path: &str) -> Config {
+        let source = Source::Quick(Quick::Urls(vec![format!("http://127.0.0.1:1{path}")]));
+        source.read(&Overrides::default()).unwrap().0
+    }
+
+    #[tokio::test]
+    async fn a_new_endpoint_of_an_old_name_is_as_the_operator_set_it_before_it_can_be_called() {
+        let (tools, drain) = (Tools::default(), DrainSignals::default());
+        let kept = Kept::new().unwrap();
+        let mut standing = Standing::default();
+        let old = config("/mcp");
+        let upstreams = Upstreams::new(&old, &Upstreams::default(), &tools).unwrap();
+        assemble(&old, &upstreams, &kept, &standing, &drain, &tools).unwrap();
+        for (kind, setting) in [
+            (Kind::Drained, Setting::On),
+            (Kind::Weight, Setting::Weight(7)),
+            (Kind::Circuit, Setting::Forced(Forced::Open)),
+        ] {
+            let subject = Subject::new(kind, "mcp", "127.0.0.1:1");
+            let set = standing.set(subject, setting, (None, "ann"), &upstreams, &old);
+            set.unwrap();
+        }
+
+        let new = config("/");
+        let reloaded = Upstreams::new(&new, &upstreams, &tools).unwrap();
+        assert_eq!(upstreams.without(&reloaded).len(), 1, "it is another one");
+        assemble(&new, &reloaded, &kept, &standing, &drain, &tools).unwrap();
+        let pool = reloaded.get("mcp").unwrap();
+        let member = pool.set.get("127.0.0.1:1").unwrap();
+        assert!(member.endpoint.gate().is_shut_by(Reason::Operator));
+        assert_eq!(member.endpoint.weight(), 7);
+        let circuit = pool.cores[0].circuit.look().unwrap();
+        assert_eq!(circuit.forced, Some(Forced::Open));
+    }
+
+    #[tokio::test]
+    async fn what_a_config_that_was_refused_would_count_is_forgotten() {
+        let kept = Kept::new().unwrap();
+        let old = config("/");
+        kept.set(&old);
+        let mut new = old.clone();
+        new.routes[0].rate_limit = vec![RateLimitSettings::default()];
+        let _settings = kept.rates.layer(&new.routes[0]);
+        assert_eq!(kept.rates.report().len(), 1);
+        kept.set(&old);
+        assert!(kept.rates.report().is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! What the operator set and has not taken back: it stands above the config, and outlives each reload of it, but not the process.
 //!
-//! A reload builds new upstreams, or gives old ones their settings anew; [`Standing::enforce`] then puts in force again what the operator set, before the new
-//! tower takes its first request. What names an upstream or an endpoint that the config has no more stays, without effect, until it is taken back or the name
+//! A reload builds new upstreams, or gives old ones their settings anew; [`Standing::enforce`] then puts in force again what the operator set, before a balancer
+//! sees a new endpoint. What names an upstream or an endpoint that the config has no more stays, without effect, until it is taken back or the name
 //! is there again: an endpoint that was drained for a reason must not come back by an edit of the file.
 
 use std::collections::BTreeMap;

@@ -112,9 +112,7 @@ impl Problem {
             Self::HostRefused => {
                 "The Host header names neither a loopback name, nor an IP address, nor a host that the admin settings allow."
             }
-            Self::OriginRefused => {
-                "The Origin header names a site that the admin settings do not allow."
-            }
+            Self::OriginRefused => "The Origin header names another site than this listener.",
             Self::NoToken => "This part of the admin API is closed, since no admin token is set.",
             Self::WrongToken => {
                 "This part of the admin API needs its token: send `Authorization: Bearer <token>`."

@@ -27,9 +27,12 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     let path = request.uri().path();
+    let peer = request.extensions().get::<Peer>().copied();
     // Also for what is not there: without the token nobody learns what is.
     let by = if path.starts_with(PRIVATE) {
-        Cow::Owned(guard::admit(&shared.settings, &request)?.to_owned())
+        let admitted = guard::admit(&shared.settings, &request);
+        let by = admitted.inspect_err(|problem| shared.refused.note(problem, peer))?;
+        Cow::Owned(by.to_owned())
     } else {
         Cow::Borrowed("anybody")
     };
@@ -37,7 +40,6 @@ where
     if !operation.takes(request.method()) {
         return Err(Problem::MethodNotAllowed(allowed(operation)));
     }
-    let peer = request.extensions().get::<Peer>().copied();
     let body = match operation.body {
         Some(_) => body::read(request).await?,
         None => Bytes::new(),

@@ -396,7 +396,7 @@ async fn a_body_is_small_and_comes_in_time() {
     // Said to be large: refused before it is sent.
     let mut client = running.raw().await;
     client
-        .send(&format!("{head}content-length: 100000\r\n\r\n"))
+        .send(&format!("{head}content-length: 200000\r\n\r\n"))
         .await;
     assert_eq!(status(&client.rest().await), 413);
     // Found to be large.
@@ -405,7 +405,7 @@ async fn a_body_is_small_and_comes_in_time() {
     client
         .send(&format!("{head}transfer-encoding: chunked\r\n\r\n"))
         .await;
-    for _ in 0..17 {
+    for _ in 0..164 {
         client.send(&format!("3e8\r\n{piece}\r\n")).await;
     }
     assert_eq!(status(&client.rest().await), 413);
@@ -418,6 +418,26 @@ async fn a_body_is_small_and_comes_in_time() {
     tokio::time::advance(Duration::from_secs(6)).await;
     assert_eq!(status(&client.rest().await), 408);
     assert!(fake.orders.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_longest_message_that_is_described_is_taken_however_it_is_written() {
+    let (running, fake) = closed_but_for_one().await;
+    for letter in ["x", "é", "\\ud83d\\ude00"] {
+        let sent = format!(
+            r#"{{"id":7,"decision":"resume","message":"{}"}}"#,
+            letter.repeat(12_000)
+        );
+        let answer = post(&running, "/admin/v1/decide", &sent).await;
+        assert_eq!(status(&answer), 200, "{letter}: {answer}");
+    }
+    let sent = format!(
+        r#"{{"id":7,"decision":"resume","message":"{}"}}"#,
+        "é".repeat(12_001)
+    );
+    let answer = post(&running, "/admin/v1/decide", &sent).await;
+    assert_eq!(status(&answer), 400, "{answer}");
+    assert_eq!(fake.orders.lock().unwrap().len(), 3);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Where a token that was made at the start is left for `ziggurat admin`: a file that only its user can read, named by the admin address.
 //!
-//! It is in `$XDG_RUNTIME_DIR/ziggurat`, or, without that variable, in `ziggurat-UID` of the folder for temporary files. Both sides look whether the folder
+//! It is in `$XDG_RUNTIME_DIR/ziggurat`, or, without that folder, in `ziggurat-UID` of the folder for temporary files. Both sides look whether the folder
 //! is their user's alone, since others may write beside it.
 
 use std::fs::{DirBuilder, File, OpenOptions, remove_file, symlink_metadata};
@@ -73,7 +73,8 @@ impl Drop for TokenFile {
 }
 
 fn folder() -> PathBuf {
-    match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
+    // Where nobody is logged in, as in a container, the variable may name a folder that nobody made.
+    match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| Path::new(dir).is_dir()) {
         Some(dir) => Path::new(&dir).join("ziggurat"),
         None => {
             let user = rustix::process::geteuid().as_raw();

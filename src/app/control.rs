@@ -119,7 +119,15 @@ impl Proxy for App {
             ("insecure_bind", overrides.insecure_bind),
         ];
         for (path, _) in given.into_iter().filter(|(_, given)| *given) {
-            origins.insert(path.to_owned(), "command line".to_owned());
+            // Where the file has a section there, only its address is given.
+            let section = format!("{path}.");
+            let has_section = origins.keys().any(|key| key.starts_with(&section));
+            let path = if has_section {
+                section + "address"
+            } else {
+                path.to_owned()
+            };
+            origins.insert(path, "command line".to_owned());
         }
         ConfigView {
             source: match &self.run.source {

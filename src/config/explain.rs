@@ -14,7 +14,9 @@ use ziggurat_layers::session::SessionSettings;
 use super::check::default_name;
 use super::interpolate::escape;
 use super::node::join;
-use super::secret::{MASK, is_secret, mask_arguments, mask_defaults, mask_url};
+use super::secret::{
+    MASK, is_secret, mask_arguments, mask_defaults, mask_query, mask_url, opens_secret,
+};
 use super::value::Worded;
 use super::yaml::Tree;
 use super::{
@@ -120,10 +122,16 @@ impl<'a> Section<'a> {
 
     /// A list; items that came from the environment are written as they were.
     fn items(&mut self, key: &str, values: Vec<Tree>) {
+        self.named_items(key, values.into_iter().map(|value| (key, value)));
+    }
+
+    /// The same, where each item has a name that tells whether it is a secret.
+    fn named_items<'v>(&mut self, key: &str, values: impl IntoIterator<Item = (&'v str, Tree)>) {
         let path = join(&self.path, key);
-        let items = values.into_iter().enumerate().map(|(index, value)| {
+        let values = values.into_iter().enumerate();
+        let items = values.map(|(index, (name, value))| {
             match self.origins.at(&format!("{path}[{index}]")) {
-                Some(template) => Tree::text(mask_defaults(&path, key, template)),
+                Some(template) => Tree::text(mask_defaults(&path, name, template)),
                 None => value,
             }
         });
@@ -318,7 +326,7 @@ fn upstream(section: &mut Section<'_>, upstream: &Upstream) {
 }
 
 fn http(section: &mut Section<'_>, endpoint: &HttpEndpoint) {
-    section.text("url", &mask_url(&endpoint.url));
+    url(section, &endpoint.url);
     section.word("transport", endpoint.transport);
     section.headers(&endpoint.headers);
     section.bare("http2", endpoint.http2);
@@ -340,8 +348,32 @@ fn http(section: &mut Section<'_>, endpoint: &HttpEndpoint) {
     section.clock("keepalive", endpoint.keepalive);
 }
 
+/// What of the query came from the environment is written as it was; the rest of it may have secrets all the same.
+fn url(section: &mut Section<'_>, url: &http::Uri) {
+    let template = section.origins.at(&join(&section.path, "url"));
+    let shown = match template {
+        Some(template) => mask_query(&mask_defaults("", "url", template)),
+        None => escape(&mask_url(url)),
+    };
+    section.entries.push(("url".to_owned(), Tree::text(shown)));
+}
+
+/// A program and its arguments; the name of an argument is the option before it.
+fn command(section: &mut Section<'_>, command: &[String]) {
+    let options = std::iter::once("command").chain(command.iter().map(|option| {
+        if opens_secret(option) {
+            option
+        } else {
+            "command"
+        }
+    }));
+    let masked = mask_arguments(command);
+    let masked = masked.iter().map(|argument| Tree::text(escape(argument)));
+    section.named_items("command", options.zip(masked));
+}
+
 fn stdio(section: &mut Section<'_>, endpoint: &StdioEndpoint) {
-    section.list("command", &mask_arguments(&endpoint.command));
+    command(section, &endpoint.command);
     section.section("env", |section| {
         for (name, value) in &endpoint.env {
             section.guarded(name, value);

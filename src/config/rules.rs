@@ -79,10 +79,10 @@ section! {
         path: Vec<Glob> = Vec::<&str>::new(),
         /// Headers of the request, with patterns for their values.
         header: Option<Dict<HeaderName, Glob>>,
-        /// Who the client is.
-        principal: Vec<Glob> = Vec::<&str>::new(),
+        /// Who the client is. This version of ziggurat authenticates nobody, so that no pattern fits.
+        principal: At<Vec<Glob>> = Vec::<&str>::new(),
         /// A condition in CEL over `method`, `name`, `args`, `params`, `result`, `error`, `headers`, `principal`, `era`, `direction`, `http_method` and `path`.
-        expression: Option<Expression>,
+        expression: Option<At<Expression>>,
     }
 }
 

@@ -30,6 +30,8 @@ async fn an_attack_on_the_listener_gets_nothing() {
     let z = with_token().await;
     let session = z.target().session().await;
     let child = z.servers();
+    let refused = "ziggurat_admin_refused_total";
+    assert_eq!(z.metrics().await.sum(refused, &["reason=\"token\""]), 0.0);
     let good = bearer();
     let json_body = ("content-type", "application/json");
     let kill = r#"{"upstream":"tools"}"#;
@@ -172,6 +174,17 @@ async fn an_attack_on_the_listener_gets_nothing() {
         .request("POST", "/admin/v1/restart-child", &granted, r#"{"pid":1}"#)
         .await;
     assert_eq!(answer.status, 404, "only children of its own are stopped");
+    let metrics = z.metrics().await;
+    for (reason, times) in [("host", 4.0), ("origin", 8.0), ("token", 24.0)] {
+        let label = format!("reason=\"{reason}\"");
+        assert_eq!(metrics.sum(refused, &[&label]), times, "{reason}");
+    }
+    z.logs(&[
+        "audit: access refused",
+        "reason=\"token\"",
+        "peer=127.0.0.1:",
+    ])
+    .await;
     // Nothing of all this was done, and all of it left no trace in the proxy.
     assert_eq!(session.ask(1, "ping", json!({})).await.status, 200);
     assert_eq!(z.servers(), child);
@@ -225,7 +238,9 @@ fn full_of_secrets(url: &str) -> Start {
          - {{ match: {{ path: /any }}, upstream: any, forward: [authorization] }}\n\
          - {{ match: {{ path: /tenant, headers: {{ x-api-key: canary-match }} }}, protocol: http, upstream: any }}\n\
          - {{ match: {{ path: /gone }}, protocol: http, upstream: gone }}\n\
+         - {{ match: {{ path: /args }}, upstream: args }}\n\
          upstreams:\n\
+         \x20 args: {{ endpoints: [{{ command: [never-run, --header, \"Authorization: Bearer canary-argument\", -H, \"X-Api-Key:canary-glued\", \"--token=${{NONE:-canary-argument-default}}\", --api-key, \"${{NONE:-canary-option-default}}\"] }}] }}\n\
          \x20 tools: {{ endpoints: [{{ {}, env: {{ API_TOKEN: canary-env, OTHER_TOKEN: \"${{SECRET:-canary-default}}\", THIRD: \"${{FROM}}\" }} }}] }}\n\
          \x20 any:\n    health: {{ interval: 100ms, probe: http, http: {{ path: /healthz }} }}\n\
          \x20   endpoints:\n\

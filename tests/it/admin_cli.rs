@@ -134,6 +134,22 @@ async fn what_went_wrong_is_told_and_has_an_exit_code_of_its_own() {
 }
 
 #[tokio::test]
+async fn where_the_folder_of_the_user_is_missing_the_token_is_with_the_temporary_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = [
+        ("XDG_RUNTIME_DIR", "/nonexistent"),
+        ("TMPDIR", folder.path().to_str().unwrap()),
+    ];
+    let start = Start::yaml(&config("", "", "", &demo("")));
+    let start = env.iter().fold(start, |start, (k, v)| start.env(k, v));
+    let z = start.up().await;
+    until("it has left its token", async || {
+        run(&z, &["build"], &env).await.status.success()
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_token_is_in_a_file_of_its_user_alone_until_the_end() {
     use std::os::unix::fs::MetadataExt;
 

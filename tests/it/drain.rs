@@ -1,8 +1,11 @@
 //! SIGTERM, and being full.
 
-use serde_json::json;
+use std::time::Duration;
 
-use crate::harness::{Ziggurat, config, demo, mcp::text, process, until};
+use serde_json::json;
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::Instant};
+
+use crate::harness::{Ziggurat, client::read_until, config, demo, mcp::text, process, until};
 
 async fn readiness(z: &Ziggurat) -> u16 {
     z.admin().get("/readyz").await.status.as_u16()
@@ -41,6 +44,67 @@ async fn a_drain_finishes_calls_sends_streams_away_and_exits_with_0() {
         !family.iter().any(|pid| process::is_alive(*pid))
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_drain_is_told_at_once_and_new_requests_are_served_through_its_delay() {
+    // The delay is longer than any test, and the limit is none of it.
+    let server = "drain: { delay: 1h, limit: 0s }";
+    let z = Ziggurat::yaml(&config(server, "", "", &demo(""))).await;
+    assert_eq!(readiness(&z).await, 200);
+    process::signal(z.pid(), "TERM");
+    until("readiness goes", async || readiness(&z).await == 503).await;
+    let session = z.target().session().await;
+    let answer = session.call(1, "echo", json!({"text": "still here"})).await;
+    assert_eq!(text(&answer.last().await), "still here");
+}
+
+#[tokio::test]
+async fn the_limit_of_a_drain_begins_after_its_delay() {
+    // Longer than the limit and the time that streams have to end after it.
+    let delay = Duration::from_secs(4);
+    let mut z = Ziggurat::yaml(&config(
+        "drain: { delay: 4s, limit: 1s }",
+        "",
+        "",
+        &demo(""),
+    ))
+    .await;
+    let session = z.target().session().await;
+    let mut stream = session.stream().await;
+    stream.event().await.expect("an id to come back with");
+    let signalled = Instant::now();
+    process::signal(z.pid(), "TERM");
+    let told = stream.event().await.expect("retry");
+    assert!(told.retry.is_some(), "{told:?}");
+    assert!(signalled.elapsed() >= delay, "{:?}", signalled.elapsed());
+    assert_eq!(stream.event().await, None, "then it closes");
+    assert_eq!(z.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_token_is_gone_before_another_can_have_the_admin_port() {
+    let z = Ziggurat::yaml(&config("", "", "", &demo(""))).await;
+    let tokens = || std::fs::read_dir(z.dir().join("ziggurat")).unwrap().count();
+    let bearer = {
+        z.report("build").await;
+        z.admin_token()
+    };
+    assert_eq!(tokens(), 1);
+    // The listener is closed, and then waits a while for this.
+    let mut slow = z.admin().connect().await;
+    let begun = format!(
+        "POST /admin/v1/drain HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {bearer}\r\n\
+         content-type: application/json\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n"
+    );
+    slow.write_all(begun.as_bytes()).await.unwrap();
+    read_until(&mut slow, "100 Continue").await;
+    process::signal(z.pid(), "TERM");
+    until("the port is free", async || {
+        TcpStream::connect(z.admin).await.is_err()
+    })
+    .await;
+    assert_eq!(tokens(), 0);
 }
 
 #[tokio::test]

@@ -182,6 +182,11 @@ async fn the_configs_of_the_readme_run() {
 }
 
 #[tokio::test]
+async fn the_configs_of_the_guide_run() {
+    runs("docs/guide.md").await;
+}
+
+#[tokio::test]
 async fn the_configs_for_those_who_come_from_elsewhere_run() {
     runs("docs/migrate.md").await;
 }

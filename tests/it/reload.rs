@@ -112,6 +112,30 @@ async fn a_bad_config_is_refused_with_its_error_and_the_old_tower_stays() {
 }
 
 #[tokio::test]
+async fn what_takes_effect_at_the_next_start_only_is_named() {
+    let with = |server: &str| config(server, "", "", &demo(""));
+    let z = Ziggurat::yaml(&with("")).await;
+    let warnings = || {
+        z.log()
+            .matches("take effect at the next start only")
+            .count()
+    };
+    let changed = "header_timeout: 3s, write_stall: 4s, drain: { delay: 5s, limit: 6s }";
+    // What counts is what it was started with, not the file before.
+    for count in 1..=2 {
+        z.reload(&with(changed), "ok").await;
+        assert_eq!(warnings(), count);
+    }
+    let line = z.logs(&["at the next start only"]).await;
+    for name in ["header_timeout", "write_stall", "drain.delay"] {
+        assert!(line.contains(&format!("server.{name}")), "{line}");
+    }
+    assert!(!line.contains("admin") && !line.contains("limit"), "{line}");
+    z.reload(&with(""), "ok").await;
+    assert_eq!(warnings(), 2, "it is as it was started");
+}
+
+#[tokio::test]
 async fn a_raised_cap_lets_in_who_waits_and_keeps_the_server() {
     let narrow = |calls: u32| {
         let upstream = format!("concurrency: {calls}, balance: {{ queue_time: 1m }},");

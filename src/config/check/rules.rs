@@ -128,6 +128,7 @@ fn rule(raw: RawRule, place: &Place, protocol: Protocol, mistakes: &mut Mistakes
         let cure = "remove it, or `protocol: http` of the route";
         mistakes.error(place, "plain HTTP has no tools, prompts or resources", cure);
     }
+    warn_of_principals(&raw.when, mistakes);
     let mut actions = Vec::new();
     actions.extend(raw.r#continue.filter(|on| on.0).map(|_| Action::Continue));
     actions.extend(
@@ -180,8 +181,63 @@ fn when(raw: RawWhen) -> When {
         resources: patterns(raw.resource),
         paths: patterns(raw.path),
         headers: headers.unwrap_or_default(),
-        principals: patterns(raw.principal),
-        expression: raw.expression,
+        principals: patterns(raw.principal.value),
+        expression: raw.expression.map(|expression| expression.value),
+    }
+}
+
+/// Nobody is authenticated, so there is no principal to go by.
+const NOBODY: &str = "this version of ziggurat authenticates nobody";
+
+fn warn_of_principals(when: &RawWhen, mistakes: &mut Mistakes) {
+    if !when.principal.value.is_empty() {
+        let message = format!("{NOBODY}, so this rule never applies");
+        mistakes.warning(&when.principal.place, message, "remove `principal`");
+    }
+    if let Some(expression) = &when.expression
+        && names_principal(expression.value.as_str())
+    {
+        let message = format!("{NOBODY}, so `principal` is always empty");
+        let cure = "go by something else, such as a header";
+        mistakes.warning(&expression.place, message, cure);
+    }
+}
+
+/// Whether an expression asks who the client is. What stands in quotes, and a member of something else, is another thing.
+fn names_principal(expression: &str) -> bool {
+    let mut quote = None;
+    let mut code = String::with_capacity(expression.len());
+    for letter in expression.chars() {
+        match quote {
+            Some(end) if end == letter => quote = None,
+            Some(_) => {}
+            None if letter == '"' || letter == '\'' => {
+                quote = Some(letter);
+                code.push(letter);
+            }
+            None => code.push(letter),
+        }
+    }
+    let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    code.match_indices("principal").any(|(at, word)| {
+        let (before, after) = (&code[..at], &code[at + word.len()..]);
+        !before.ends_with(|letter| is_name(letter) || letter == '.') && !after.starts_with(is_name)
+    })
+}
+
+/// Whether one of the texts of a template stands for who the client is.
+fn has_principal(value: &Value) -> bool {
+    match value {
+        Value::String(text) => {
+            let mut places = text
+                .split("{{")
+                .skip(1)
+                .filter_map(|rest| rest.split_once("}}"));
+            places.any(|(place, _)| place.trim() == "principal")
+        }
+        Value::Array(all) => all.iter().any(has_principal),
+        Value::Object(all) => all.values().any(has_principal),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
@@ -340,7 +396,13 @@ fn patch(raw: At<RawPatch>, on: On, mistakes: &mut Mistakes) -> Option<PatchOp> 
 fn mock(raw: At<RawMock>, on: On, mistakes: &mut Mistakes) -> Option<Respond> {
     let At { value: raw, place } = raw;
     let mut template = |value: Value| match Template::new(value) {
-        Ok(template) => Some(template),
+        Ok(template) => {
+            if has_principal(template.value()) {
+                let message = format!("{NOBODY}, so `{{{{principal}}}}` is always empty");
+                mistakes.warning(&place, message, "remove it");
+            }
+            Some(template)
+        }
         Err(error) => {
             let cure = "write `{{method}}`, `{{name}}`, `{{id}}`, `{{principal}}` or a pointer such as `{{/params/arguments/path}}`";
             mistakes.error(&place, format!("a text {error}"), cure);

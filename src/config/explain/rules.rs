@@ -11,7 +11,7 @@ use super::{Section, Tree, size};
 use crate::config::Intercept;
 use crate::config::interpolate::escape;
 use crate::config::node::join;
-use crate::config::secret::{MASK, is_secret};
+use crate::config::secret::{MASK, is_secret, mask_defaults};
 
 pub(super) fn intercept(section: &mut Section<'_>, intercept: Option<&Intercept>) {
     let Some(intercept) = intercept else {
@@ -90,7 +90,7 @@ fn modify(section: &mut Section<'_>, change: &Change) {
     if !set.is_empty() {
         section.section("set", |section| {
             for (pointer, value) in &set {
-                section.json(pointer, value);
+                section.json(pointer, last_name(pointer), value);
             }
         });
     }
@@ -148,22 +148,22 @@ fn patch(section: &mut Section<'_>, op: &PatchOp) {
         section.text("from", &from.to_string());
     }
     if let Some(value) = value {
-        section.json("value", &read(value));
+        section.json("value", last_name(&path.to_string()), &read(value));
     }
 }
 
 fn mock(section: &mut Section<'_>, respond: &Respond) {
     match respond {
-        Respond::Result(result) => section.json("result", result.value()),
+        Respond::Result(result) => section.json("result", "result", result.value()),
         Respond::Error {
             code,
             message,
             data,
         } => section.section("error", |section| {
             section.bare("code", code);
-            section.json("message", message.value());
+            section.json("message", "message", message.value());
             if let Some(data) = data {
-                section.json("data", data.value());
+                section.json("data", "data", data.value());
             }
         }),
         Respond::Http {
@@ -173,7 +173,7 @@ fn mock(section: &mut Section<'_>, respond: &Respond) {
         } => section.section("http", |section| {
             section.bare("status", status.as_u16());
             self::headers(section, "headers", headers);
-            section.json("body", Template::value(body));
+            section.json("body", "body", Template::value(body));
         }),
     }
 }
@@ -183,18 +183,27 @@ fn read(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_default()
 }
 
+/// The last name in a pointer; places in a list have none.
+fn last_name(pointer: &str) -> &str {
+    let mut parts = pointer.rsplit('/');
+    let is_place = |part: &str| {
+        part.bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'-')
+    };
+    parts.find(|part| !is_place(part)).unwrap_or_default()
+}
+
 impl Section<'_> {
-    /// Any value of JSON; what looks like a secret is masked, and what came from the environment is written as it was.
-    fn json(&mut self, key: &str, value: &Value) {
+    /// Any value of JSON under a name that tells whether it is a secret; such are masked, and what came from the environment is written as it was.
+    fn json(&mut self, key: &str, name: &str, value: &Value) {
         let path = join(&self.path, key);
-        let name = key.rsplit('/').next().unwrap_or_default();
         let tree = self.tree(&path, name, value);
-        self.put(key, tree);
+        self.entries.push((key.to_owned(), tree));
     }
 
     fn tree(&self, path: &str, name: &str, value: &Value) -> Tree {
         if let Some(template) = self.origins.at(path) {
-            return Tree::text(template);
+            return Tree::text(mask_defaults("", name, template));
         }
         match value {
             Value::String(text) if is_secret(name, text) => Tree::text(MASK),

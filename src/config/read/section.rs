@@ -25,7 +25,7 @@ macro_rules! section {
     ($(#[doc = $about:literal])* $name:ident { $($(#[doc = $doc:literal])* $field:ident: $type:ty $(= $default:expr)?,)* }) => {
         $(#[doc = $about])*
         #[derive(Clone, Debug)]
-        pub(super) struct $name { $($(#[doc = $doc])* pub(super) $field: $type,)* }
+        pub(in crate::config) struct $name { $($(#[doc = $doc])* pub(in crate::config) $field: $type,)* }
 
         impl Read for $name {
             fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {

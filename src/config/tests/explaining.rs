@@ -237,6 +237,39 @@ fn a_secret_that_the_file_spells_out_is_masked_and_the_mask_is_noticed() {
 }
 
 #[test]
+fn the_default_of_a_secret_is_masked_wherever_it_stands() {
+    let endpoint = with_endpoint(
+        "command: [run, --token, \"${T:-s3cr3t}\", \"--api-key=${T:-s3cr3t}\", -H, \"X-Api-Key: ${T:-s3cr3t}\", --level, \"${L:-info}\"]",
+    );
+    let url =
+        with_endpoint("url: \"http://a.example/?key=${T:-s3cr3t}&token=s3cr3t&page=${P:-1}\"");
+    let whole = with_endpoint("url: \"${U:-http://a.example/?page=2&token=s3cr3t}\"");
+    let rules = with_route(
+        r#"match: { path: /mcp }
+intercept:
+  rules:
+  - name: a
+    modify:
+      set: { /params/arguments/token: "${T:-s3cr3t}", /params/keys/0: s3cr3t, /params/a: { api_key: "${T:-s3cr3t}" } }
+      patch:
+      - { op: add, path: /params/arguments/password, value: s3cr3t }
+      - { op: replace, path: /params/arguments/secrets/-, value: "${T:-s3cr3t}" }
+      - { op: test, path: /params/arguments/page, value: shown }"#,
+    );
+    for (text, masks, shown) in [
+        (endpoint, 3, "${L:-info}"),
+        (url, 2, "page=${P:-1}"),
+        (whole, 1, "${U:-http://a.example/?page=2&token=***}"),
+        (rules, 5, "value: shown"),
+    ] {
+        let explained = good(&text).to_yaml();
+        assert!(!explained.contains("s3cr3t"), "{explained}");
+        assert_eq!(explained.matches("***").count(), masks, "{explained}");
+        assert!(explained.contains(shown), "{explained}");
+    }
+}
+
+#[test]
 fn any_text_survives_being_printed() {
     for value in [
         "a: b",

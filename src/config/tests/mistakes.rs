@@ -326,6 +326,29 @@ fn what_works_but_is_likely_not_meant_is_a_warning() {
     assert!(warnings(&with_endpoint("command: [npx -y thing]")).contains("has spaces in it"));
     let principals = with_endpoint("command: [a]\nisolation: per_principal");
     assert!(warnings(&principals).contains("authenticates nobody"));
+    let rule = |rule: &str| {
+        let lines =
+            format!("match: {{ path: /mcp }}\nintercept: {{ rules: [{{ name: a, {rule} }}] }}");
+        warnings(&with_route(&lines))
+    };
+    for (never, at) in [
+        ("when: { principal: [ann] }, block: no", "when.principal: "),
+        (
+            "when: { expression: \"'x' == principal\" }, block: no",
+            "when.expression: ",
+        ),
+        ("mock: { text: \"for {{ principal }}\" }", "mock: "),
+    ] {
+        let said = rule(never);
+        assert!(said.contains("authenticates nobody"), "{never}: {said}");
+        assert!(said.contains(at), "{never}: {said}");
+    }
+    for fine in [
+        "when: { expression: \"args.principal == 'principal'\" }, block: principal",
+        "mock: { text: \"{{name}} principal\" }",
+    ] {
+        assert_eq!(rule(fine), "", "{fine}");
+    }
     let known = with_endpoint("command: [a]\nisolation: shared\nsnapshot: on");
     assert!(warnings(&known).contains("endpoints[0].snapshot: with `isolation: shared`"));
 }

@@ -6,11 +6,12 @@ def config(ziggurat, demos, server, closed, flaw=""):
     return f"""
 listen: 127.0.0.1:0
 admin: 127.0.0.1:0
+server: {{ write_stall: 1s }}
 routes:
   - match: {{ path: /tools }}
     upstream: tools
     rate_limit: {{ per: client, rate: 100000/s }}
-    intercept: {{ rules: [{{ name: seen, when: {{ tool: [echo] }}, pause: {{ limit: 1ms, then: resume }} }}] }}
+    intercept: {{ rules: [{{ name: seen, when: {{ tool: [echo] }}, pause: {{ limit: 20ms, then: resume }} }}] }}
   - {{ match: {{ path: /local }}, upstream: local }}
   - {{ match: {{ path: /hasty }}, upstream: local, deadline: 200ms }}
   - {{ match: {{ path: /crashy }}, upstream: crashy }}
@@ -20,6 +21,7 @@ routes:
   - {{ match: {{ path: /lost }}, upstream: lost }}
   - {{ match: {{ path: /narrow }}, protocol: http, upstream: narrow }}
   - {{ match: {{ path: /full }}, protocol: http, upstream: plain, concurrency: 1 }}
+  - {{ match: {{ path: /limited }}, protocol: http, upstream: plain, rate_limit: {{ per: method, rate: 1/s, keys: 1 }} }}
   - {{ match: {{ path: /api }}, protocol: http, upstream: plain }}
 {flaw}
 upstreams:

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 import threading
 import time
 from itertools import count
@@ -14,8 +15,9 @@ PAUSE = 0.05
 class Client:
     """One connection to ziggurat."""
 
-    def __init__(self, address):
+    def __init__(self, address, admin=None):
         self.address = address
+        self.admin = admin
         self.http = http.client.HTTPConnection(address, timeout=10)
 
     def ask(self, method, path, headers=(), body=None):
@@ -131,15 +133,52 @@ def strangers(client):
     client.post("/local", rpc("tools/call", {"name": "echo"}), {"Mcp-Protocol-Version": MODERN, "Mcp-Method": "tools/list"})
 
 
+def comes_back(client):
+    """A client whose connection breaks in the middle of a call, and who asks for the rest of it later."""
+    headers = client.session("/local")
+    call = rpc("tools/call", {"name": "progress", "arguments": {"steps": 20, "interval_ms": 100}, "_meta": {"progressToken": 1}})
+    kinds = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    client.http.request("POST", "/local", json.dumps(call), {**kinds, **headers})
+    stream = client.http.getresponse()
+    newest = next((line[3:].strip().decode() for line in stream if line.startswith(b"id:")), "")
+    client.http.close()
+    time.sleep(1.5)
+    client.ask("GET", "/local", {"Accept": "text/event-stream", "Last-Event-ID": newest, **headers})
+
+
+def broken_streams(client):
+    client.ask("GET", "/api/cut", {"Accept": "text/event-stream"})
+
+
+def reads_nothing(client):
+    host, port = client.address.rsplit(":", 1)
+    with socket.socket() as lazy:
+        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        lazy.connect((host, int(port)))
+        lazy.sendall(b"GET /api/big HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        time.sleep(3)
+
+
+def too_many(client):
+    for method in ("GET", "PUT", "DELETE", "GET"):
+        client.ask(method, "/limited/well")
+
+
+def guesses(client):
+    for _ in range(5):
+        Client(client.admin).ask("GET", "/admin/v1/build", {"Authorization": "Bearer made-up"})
+
+
 # Who tells a story, and how many tell it at once.
 STORIES = {modern_era: 2, legacy_era: 2, kept_sessions: 2, clocks: 1, crashes: 1, dead_and_sick: 2, no_room: 4, plain: 1, many_tools: 1, lost_sessions: 1, strangers: 1}
+STORIES |= {comes_back: 1, broken_streams: 1, reads_nothing: 1, too_many: 1, guesses: 1}
 
 
 class Load:
     """Runs from the beginning to the end of a `with`."""
 
-    def __init__(self, address):
-        self.address = address
+    def __init__(self, address, admin):
+        self.address, self.admin = address, admin
         self.over = threading.Event()
         self.threads = [threading.Thread(target=self.tell, args=(story,), daemon=True) for story, tellers in STORIES.items() for _ in range(tellers)]
 
@@ -155,7 +194,7 @@ class Load:
 
     def tell(self, story):
         while not self.over.wait(PAUSE):
-            client = Client(self.address)
+            client = Client(self.address, self.admin)
             try:
                 story(client)
             except (OSError, http.client.HTTPException):

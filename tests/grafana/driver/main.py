@@ -27,6 +27,23 @@ PATIENCE = 150
 SILENT = {"ZigguratChildLeak", "ZigguratSlowLeak", "ZigguratFewFileDescriptors", "ZigguratLogLinesLost", "ZigguratBug"}
 
 
+# What the load must move: a panel that shows 0 shows nothing.
+MOVED = {
+    "ziggurat_admin_refused_total",
+    "ziggurat_intercept_hits_total",
+    "ziggurat_intercept_paused",
+    "ziggurat_rate_limit_crowded_total",
+    "ziggurat_rate_limit_keys",
+    "ziggurat_rate_limited_total",
+    "ziggurat_replay_buffer_bytes",
+    "ziggurat_replay_detached_streams",
+    "ziggurat_replays_total",
+    "ziggurat_resumes_total",
+    "ziggurat_sse_write_stalls_total",
+    "ziggurat_stdio_snapshots_total",
+}
+
+
 class Report:
     """Counts what was checked, and prints what failed."""
 
@@ -105,7 +122,7 @@ def run(report, stage):
     # The second target is one that is down.
     prometheus = Prometheus(stage.prometheus([addresses["admin"], f"127.0.0.1:{closed}"]))
     until("Prometheus is up", prometheus.is_up)
-    with Load(addresses["listen"]):
+    with Load(addresses["listen"], addresses["admin"]):
         until("the first scrape", lambda: prometheus.series("ziggurat_build_info"))
         reload(child, file, config(*parts), addresses["admin"], "ok")
         reload(child, file, config(*parts, flaw="nonsense: true"), addresses["admin"], "refused")
@@ -116,6 +133,7 @@ def run(report, stage):
         queries = pages.queries(board)
         queries |= {f"record {rule['name']}": rule["name"] for rule in rules if rule["type"] == "recording"}
         queries |= {f"{name} looks at {metric}": metric for name, rule in alerts.items() for metric in names(rule["query"])}
+        queries |= {f"{metric}, once above 0,": f"max_over_time({metric}[5m]) > 0" for metric in MOVED}
         watch(report, prometheus, queries, set(alerts))
         metrics = scraped(scrape(addresses["admin"]))
     known = metrics | {rule["name"]: labels(prometheus, rule["name"]) for rule in rules if rule["type"] == "recording"}
@@ -124,6 +142,7 @@ def run(report, stage):
     for rule in rules:
         pages.check_names(report, rule["name"], rule["query"], known)
     pages.check_pages(report, metrics, rules)
+    pages.check_shown(report, metrics, [*pages.queries(board).values(), *(rule["query"] for rule in rules)])
     print(f"{len(pages.queries(board))} queries, {len(rules)} rules and {len(metrics)} metrics were looked at", flush=True)
 
 

@@ -9,7 +9,9 @@ from prometheus import PREFIXES, RECORDED, family, groupings, names, selectors
 ROWS = ["Service level", "Tools", "Upstreams", "Commands (stdio)", "Sessions and streams", "Pools and balance", "Security", "Runtime"]
 VARIABLES = ["datasource", "route", "upstream", "tool", "era"]
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
-PAGES = ["docs/metrics.md", "docs/runbook.md", "docs/migrate.md", "grafana/README.md", "README.md"]
+PAGES = ["docs/metrics.md", "docs/runbook.md", "docs/admin.md", "docs/guide.md", "docs/migrate.md", "grafana/README.md", "README.md"]
+# Metrics that are in no panel and in no rule. Empty is best.
+UNSHOWN = set()
 # What Prometheus adds to every series, and what a histogram's series have.
 ADDED = {"job", "instance", "le"}
 
@@ -74,6 +76,13 @@ def check_names(report, where, expression, known):
         labels |= known[metric]
         report(chosen <= known[metric] | ADDED, f"{where} chooses {name} by labels that it has", chosen - known[metric] - ADDED)
     report(groupings(expression) <= labels, f"{where} groups by labels that there are", groupings(expression) - labels)
+
+
+def check_shown(report, scraped, expressions):
+    """Whether each metric is in a panel or a rule."""
+    shown = {metric for expression in expressions for name in names(expression) for metric in (name, family(name))}
+    missing = set(scraped) - shown - UNSHOWN
+    report(not missing, "each metric is in a panel or a rule", missing)
 
 
 def check_pages(report, scraped, rules):

@@ -6,11 +6,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 LEGACY = "2025-11-25"
+# More than the buffers between two sockets hold.
+BIG = 32 << 20
 
 
 class Handler(BaseHTTPRequestHandler):
     """By path: `sick` is well when it is probed and fails when it is called, `any` has every tool, `lost` forgets its sessions,
-    `slow` takes its time, and everything else is a plain answer."""
+    `slow` takes its time, `big` has a lot to say, `cut` breaks its event stream off and goes on when it is asked to, and everything else is a plain answer."""
 
     protocol_version = "HTTP/1.1"
     # Head and body in one write.
@@ -34,7 +36,21 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path.endswith("/slow"):
             time.sleep(0.3)
-        self.answer(500 if self.path.endswith("/broken") else 200, b"well")
+        if self.path.endswith("/cut"):
+            return self.events()
+        body = b"x" * BIG if self.path.endswith("/big") else b"well"
+        self.answer(500 if self.path.endswith("/broken") else 200, body)
+
+    def events(self):
+        """Two events; the connection breaks between them."""
+        resumed = self.headers.get("Last-Event-ID") == "1"
+        event = b"data: 2\n\n" if resumed else b"id: 1\ndata: 1\n\n"
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event) + (b"0\r\n\r\n" if resumed else b""))
+        self.close_connection = not resumed
 
     def do_DELETE(self):
         self.answer(200)
