@@ -136,12 +136,14 @@ pub struct Unreadable {
     pub sent: bool,
 }
 
-/// Too many exchanges wait for an operator. Nothing was done with this one.
+/// Too many exchanges wait for an operator already. This one ends here; its upstream may have done what it was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{most} calls wait for a decision already; try again later")]
+#[error("{most} calls wait for a decision already")]
 pub struct PauseFull {
     /// The most that may.
     pub most: usize,
+    /// An upstream was asked.
+    pub sent: bool,
 }
 
 #[pin_project(project = StateProj)]

@@ -8,7 +8,7 @@ use http_body::Body as HttpBody;
 use serde_json::{Value, value::RawValue};
 
 use super::{
-    Answer, Blocked, Context, Direction, Message, Mock, Unreadable,
+    Answer, Blocked, Context, Direction, Message, Mock, PauseFull, Unreadable,
     body::{Events, InterceptBody, Read, read},
     chain::{Chain, Stage, Verdict, Wanted},
     way::splice,
@@ -279,7 +279,9 @@ impl Show {
             Err(error) => error,
             left => return left,
         };
-        let ours = find::<Blocked>(&*error).is_some() || find::<Unreadable>(&*error).is_some();
+        let ours = find::<Blocked>(&*error).is_some()
+            || find::<Unreadable>(&*error).is_some()
+            || find::<PauseFull>(&*error).is_some();
         let exchange = self.context.exchange();
         match facts {
             Some(facts) if ours => match (facts.kind, facts.id()) {

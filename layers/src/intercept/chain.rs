@@ -6,7 +6,7 @@ use http::{HeaderMap, response};
 
 use super::{
     Asked, Block, Blocked, Context, Decision, InterceptSettings, Interceptor, Interest, Message,
-    Mock, NotChanged, Unreadable,
+    Mock, NotChanged, PauseFull, Unreadable,
     paused::{PauseSettings, Resolution, Snapshot},
 };
 use crate::error::BoxError;
@@ -165,7 +165,8 @@ impl Chain {
         message: Option<&mut Message>,
     ) -> Result<(), BoxError> {
         let snapshot = Snapshot::of(link.name(), context, message.as_deref(), stage);
-        match self.settings.paused.wait(settings, snapshot).await? {
+        let decided = self.settings.paused.wait(settings, snapshot).await;
+        match decided.map_err(|full| stage.full(full))? {
             Resolution::Resume => Ok(()),
             Resolution::ResumeWith(text) => {
                 let changed = match message {
@@ -193,6 +194,13 @@ impl Stage {
             sent: self.sent(),
         }
         .into()
+    }
+
+    fn full(self, full: PauseFull) -> PauseFull {
+        PauseFull {
+            sent: self.sent(),
+            ..full
+        }
     }
 
     pub(super) fn unreadable(self, problem: impl Into<String>) -> BoxError {

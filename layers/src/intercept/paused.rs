@@ -184,6 +184,7 @@ impl Paused {
             if places.waiting.len() >= self.shared.most {
                 return Err(PauseFull {
                     most: self.shared.most,
+                    sent: false,
                 });
             }
             places.newest += 1;
@@ -401,7 +402,10 @@ mod tests {
         tokio::task::yield_now().await;
         assert_eq!(
             paused.wait(SETTINGS, snapshot()).await,
-            Err(PauseFull { most: 1 })
+            Err(PauseFull {
+                most: 1,
+                sent: false
+            })
         );
         let late = first.await.expect("it ends").expect("it had a place");
         assert!(matches!(late, Resolution::Block(_)));

@@ -1,3 +1,5 @@
+mod pauses;
+
 use std::{sync::Mutex, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header, response};
@@ -67,19 +69,30 @@ impl Interceptor for Script {
     }
 }
 
+/// What a script was shown.
+type Seen = Arc<Mutex<Vec<String>>>;
+
 /// A layer with one script, and what that is shown.
 fn script(
     interest: Interest,
     act: impl Fn(Option<&mut Message>, &mut HeaderMap) -> Decision + Send + Sync + 'static,
-) -> (InterceptLayer, Arc<Mutex<Vec<String>>>) {
-    let seen = Arc::new(Mutex::new(Vec::new()));
+) -> (InterceptLayer, Seen) {
+    script_with(InterceptSettings::default(), interest, act)
+}
+
+/// The same with these settings.
+fn script_with(
+    settings: InterceptSettings,
+    interest: Interest,
+    act: impl Fn(Option<&mut Message>, &mut HeaderMap) -> Decision + Send + Sync + 'static,
+) -> (InterceptLayer, Seen) {
+    let seen = Seen::default();
     let script = Script {
         interest,
         act: Box::new(act),
         seen: seen.clone(),
     };
-    let layer = InterceptLayer::new(InterceptSettings::default(), vec![Arc::new(script)]);
-    (layer, seen)
+    (InterceptLayer::new(settings, vec![Arc::new(script)]), seen)
 }
 
 const REQUEST: Interest = Interest {
@@ -332,6 +345,12 @@ async fn a_batch_is_shown_and_changed_element_by_element() {
     let (status, body, _) = send(&layer, call(text, &[]), JSON, vec![]).await;
     assert_eq!(status, 400);
     assert!(body.contains("unreadable"), "{body}");
+    // Nor can a notification be left behind.
+    let text =
+        r#"[{"id":2,"method":"tools/call","params":{"name":"a"}},{"method":"notifications/x"}]"#;
+    let (status, body, given) = send(&layer, call(text, &[]), JSON, vec![]).await;
+    assert_eq!(status, 400, "{body}");
+    assert!(given.lock().expect("not poisoned").is_empty());
 }
 
 #[tokio::test]

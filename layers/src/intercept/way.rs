@@ -252,17 +252,13 @@ impl Way {
         Ok(())
     }
 
-    /// The answer to a call whose messages are mocked: all of its requests, or it is refused.
+    /// The answer to a call whose messages are mocked: all of them, or it is refused, since the others would be lost.
     fn mocked(
         &self,
         call: &CallFacts,
         mocks: Vec<(crate::mcp::MessageFacts, Mock)>,
     ) -> Result<Response<Bytes>, BoxError> {
-        let requests = call.requests().count();
-        let all = mocks
-            .iter()
-            .filter(|(facts, _)| facts.kind == Kind::Request);
-        if requests != all.count() {
+        if mocks.len() != call.messages().len() {
             let problem = "only a part of a batch has an answer without its server";
             return Err(Stage::Asking.unreadable(problem));
         }
@@ -287,7 +283,7 @@ impl Way {
                 Stage::Asking.unreadable("a whole response cannot answer a part of a batch")
             })?);
         }
-        if requests == 0 {
+        if call.requests().next().is_none() {
             return Ok(answer::accepted());
         }
         text.extend_from_slice(b"]");
