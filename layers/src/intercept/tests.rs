@@ -1,4 +1,6 @@
+mod again;
 mod pauses;
+mod streams;
 
 use std::{sync::Mutex, time::Duration};
 
@@ -246,29 +248,6 @@ async fn a_changed_call_goes_on_as_one_piece_of_truth() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_sent_again_is_not_shown_again_and_is_changed_alike() {
-    let (layer, seen) = script(REQUEST, |message, headers| {
-        headers.insert("x-seen", HeaderValue::from_static("yes"));
-        edits(message, set("/params/arguments/t", "\"new\""))
-    });
-    let exchange = Arc::new(Exchange::new("again"));
-    let given = Given::default();
-    let service = layer.layer(server(JSON, vec![ANSWER], &given));
-    for _ in 0..2 {
-        let mut request = call(CALL, &[]);
-        exchange.set_call(Exchange::of(&mut request).asked().expect("facts").clone());
-        request.extensions_mut().insert(exchange.clone());
-        service.clone().oneshot(request).await.expect("an answer");
-    }
-    assert_eq!(seen.lock().expect("not poisoned").len(), 1);
-    let given = given.lock().expect("not poisoned");
-    assert_eq!(given[0].1, given[1].1);
-    assert!(given.iter().all(|(headers, body, _)| {
-        headers["x-seen"] == "yes" && body == &CALL.replace("\"x\"", "\"new\"")
-    }));
-}
-
-#[tokio::test]
 async fn a_blocked_call_is_a_json_rpc_error_and_is_not_sent() {
     let (layer, _) = script(REQUEST, |_, _| block());
     let (status, body, given) = send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await;
@@ -386,52 +365,6 @@ async fn a_json_answer_is_changed_replaced_or_refused() {
     );
 }
 
-const STREAM: [&str; 3] = [
-    ": hi\n\nid: 1\ndata: {\"method\":\"notifications/progress\",\"params\":{\"n\":1}}\n\nid: 2\nda",
-    "ta: {\"jsonrpc\":\"2.0\",\"id\":\"seven\",\ndata:  \"result\":{\"n\":1}}\nretry: 9",
-    "\n\n",
-];
-
-#[tokio::test]
-async fn a_message_of_a_stream_is_changed_in_its_event() {
-    let (layer, seen) = script(MESSAGES, |message, _| {
-        let answers = message
-            .as_ref()
-            .is_some_and(|m| m.direction() == Direction::Response);
-        if answers {
-            edits(message, set("/result/n", "2"))
-        } else {
-            Decision::Continue
-        }
-    });
-    let (_, body, _) = send(&layer, call(CALL, &[]), EVENTS, STREAM.to_vec()).await;
-    let (kept, changed) = body.split_at(STREAM[0].len() - 8);
-    assert_eq!(kept, &STREAM[0][..STREAM[0].len() - 8]);
-    assert_eq!(changed, "id: 2\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"seven\",\ndata: \"result\":{\"n\":2}}\nretry: 9\n\n".replace("data: \"r", "data:  \"r"));
-    assert_eq!(seen.lock().expect("not poisoned").len(), 2);
-}
-
-#[tokio::test]
-async fn what_is_refused_on_a_stream_leaves_an_honest_event() {
-    let (layer, _) = script(MESSAGES, |_, _| block());
-    let (_, body, _) = send(&layer, call(CALL, &[]), EVENTS, STREAM.to_vec()).await;
-    assert!(body.starts_with(": hi\n\nid: 1\n\nid: 2\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"seven\",\"error\":{\"code\":403"), "{body}");
-    assert!(body.ends_with("retry: 9\n\n"), "{body}");
-    // A question of the server that nobody would answer ends the call.
-    let question = "data: {\"id\":1,\"method\":\"sampling/createMessage\"}\n\n";
-    let request = call(CALL, &[]);
-    let exchange = Exchange::get(&request).expect("an exchange").clone();
-    let given = Given::default();
-    let response = layer
-        .layer(server(EVENTS, vec![question], &given))
-        .oneshot(request)
-        .await
-        .expect("a head");
-    let error = response.into_body().collect().await.expect_err("it ends");
-    assert!(find::<Blocked>(&*error).is_some());
-    assert_eq!(exchange.gave_up(), Some(crate::exchange::GiveUp::Operator));
-}
-
 #[tokio::test]
 async fn what_could_be_read_in_two_ways_never_passes() {
     let (layer, seen) = script(Interest::ALL, |message, _| match message {
@@ -479,103 +412,6 @@ async fn what_could_be_read_in_two_ways_never_passes() {
                 |b| String::from_utf8_lossy(&b).into_owned(),
             );
             assert!(told.contains("could not be inspected"), "{media} {told}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn what_is_too_long_or_encoded_is_refused_or_passes_as_set() {
-    let long: &'static str = Box::leak(
-        ANSWER
-            .replace("[]", &format!("[\"{}\"]", "x".repeat(300)))
-            .into_boxed_str(),
-    );
-    let event: &'static str = Box::leak(format!("data: {long}\n\n").into_boxed_str());
-    for lenient in [false, true] {
-        let seen = Arc::default();
-        let script = Script {
-            interest: Interest::ALL,
-            act: Box::new(|_, _| Decision::Continue),
-            seen: Arc::clone(&seen),
-        };
-        let settings = InterceptSettings {
-            cap: 200,
-            lenient,
-            ..InterceptSettings::default()
-        };
-        let layer = InterceptLayer::new(settings, vec![Arc::new(script)]);
-        let stream = layer.layer(server(EVENTS, vec![event], &Given::default()));
-        let response = stream.oneshot(call(CALL, &[])).await.expect("a head");
-        let read = response.into_body().collect().await;
-        assert_eq!(read.is_ok_and(|body| body.to_bytes() == event), lenient);
-        let request = call(&CALL.replace("1.50", &"1".repeat(200)), &[]);
-        let (_, body, _) = send(&layer, request, JSON, vec![ANSWER]).await;
-        assert_eq!(body == ANSWER, lenient, "{body}");
-    }
-    let (layer, _) = script(MESSAGES, |_, _| Decision::Continue);
-    let zipped = layer.layer(service_fn(async |_: Request<Body>| {
-        let mut response = Response::new(Body::full("zipped"));
-        response
-            .headers_mut()
-            .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        Ok::<_, BoxError>(response)
-    }));
-    let error = zipped.oneshot(call(CALL, &[])).await.expect_err("refused");
-    assert!(find::<Unreadable>(&*error).is_some_and(|e| e.sent));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_delay_takes_its_time_and_a_pause_waits_for_a_decision() {
-    let (layer, _) = script(REQUEST, |_, _| Decision::Delay(Duration::from_secs(7)));
-    let start = Instant::now();
-    send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await;
-    assert_eq!(start.elapsed(), Duration::from_secs(7));
-    for (resolution, told) in [
-        (Resolution::Resume, ANSWER),
-        (
-            Resolution::ResumeWith(CALL.replace("\"x\"", "\"y\"")),
-            ANSWER,
-        ),
-        (
-            Resolution::ResumeWith(CALL.replace("seven", "eight")),
-            "the id of a message must stay",
-        ),
-        (
-            Resolution::Block(Block {
-                message: "no".to_owned(),
-            }),
-            "\"message\":\"no\"",
-        ),
-    ] {
-        let settings = PauseSettings {
-            limit: Duration::from_secs(60),
-            then: AtLimit::Block,
-        };
-        let paused = Paused::default();
-        let script = Script {
-            interest: REQUEST,
-            act: Box::new(move |_, _| Decision::Pause(settings)),
-            seen: Arc::default(),
-        };
-        let of = InterceptSettings {
-            paused: paused.clone(),
-            ..InterceptSettings::default()
-        };
-        let layer = InterceptLayer::new(of, vec![Arc::new(script)]);
-        let waits =
-            tokio::spawn(async move { send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await });
-        while paused.list().is_empty() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        paused
-            .decide(paused.list()[0].id, resolution.clone())
-            .expect("it waits");
-        let (_, body, given) = waits.await.expect("an answer");
-        assert!(body.contains(told), "{resolution:?} {body}");
-        if let Resolution::ResumeWith(text) = &resolution
-            && told == ANSWER
-        {
-            assert_eq!(given.lock().expect("not poisoned")[0].1, text);
         }
     }
 }
