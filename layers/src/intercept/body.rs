@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -17,7 +17,7 @@ use super::{
     chain::Stage,
     events::{Cutter, Part, Torn, data_of, id_alone, with_data},
 };
-use crate::error::BoxError;
+use crate::{body::Gathered, error::BoxError};
 
 /// The response body of [`Intercept`](super::Intercept).
 #[pin_project]
@@ -294,26 +294,18 @@ where
     B::Error: Into<BoxError>,
 {
     let mut body = Box::pin(body);
-    let mut first = Bytes::new();
-    let mut all = BytesMut::new();
+    let mut all = Gathered::default();
     let mut trailers = None;
     while let Some(frame) = body.frame().await {
         match frame.map_err(Into::into)?.into_data() {
-            // Of one piece nothing is copied.
-            Ok(data) if first.is_empty() && all.is_empty() => first = data,
-            Ok(data) => {
-                all.extend_from_slice(&mem::take(&mut first));
-                all.extend_from_slice(&data);
-            }
+            Ok(data) => all.add(data, 0),
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
-        if first.len() + all.len() > cap {
-            let read = if all.is_empty() { first } else { all.freeze() };
-            return Ok(Read::Long(read, body));
+        if all.size() > cap {
+            return Ok(Read::Long(all.take(), body));
         }
     }
-    let read = if all.is_empty() { first } else { all.freeze() };
-    Ok(Read::Whole(read, trailers))
+    Ok(Read::Whole(all.take(), trailers))
 }
 
 /// A frame, unless there is nothing in it.
