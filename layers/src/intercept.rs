@@ -22,8 +22,8 @@
 //! event stream by an error for the call that waits, unless the layer is `lenient`.
 //!
 //! Place: on the route, inside sessions and limits, outside deadline and retry: the hooks run once for each exchange, also if it is sent again, and no clock of
-//! the call runs while an operator decides about its request; those of the upstream do while somebody decides about an answer. Readiness: the inner service's; the instance that was ready is kept for the call. Errors: [`Blocked`], [`Unreadable`], [`PauseFull`],
-//! [`HeaderMismatch`](crate::mcp::headers::HeaderMismatch), and those of the inner service. Bodies: as said; trailers pass.
+//! the call runs while an operator decides about its request; while one decides about its answer they do. Readiness: the inner service's; the instance that was ready
+//! is kept for the call. Errors: [`Blocked`], [`Unreadable`], [`PauseFull`], [`HeaderMismatch`](crate::mcp::headers::HeaderMismatch), and those of the inner service. Bodies: as said; trailers pass.
 //!
 //! ```
 //! use std::sync::Arc;

@@ -284,10 +284,10 @@ impl Check {
         }
     }
 
-    fn name(&mut self, name: &String) -> Result<(), BadExpression> {
-        let known = NAMES.iter().find(|known| **known == name.as_str());
-        if known.is_none() && !self.own.contains(name) {
-            return Err(BadExpression::Unknown(name.clone()));
+    fn name(&mut self, name: &str) -> Result<(), BadExpression> {
+        let known = NAMES.iter().find(|known| **known == name);
+        if known.is_none() && !self.own.iter().any(|own| own == name) {
+            return Err(BadExpression::Unknown(name.to_owned()));
         }
         self.uses.extend(known);
         Ok(())

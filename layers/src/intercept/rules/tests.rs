@@ -163,6 +163,44 @@ async fn all_that_a_rule_names_must_fit() {
 }
 
 #[tokio::test]
+async fn who_the_client_is_and_what_it_sent_decide_before_anything_is_looked_at() {
+    let named = |name: &str| vec![(name.parse().expect("a name"), "*".into())];
+    let when = || When::new(Direction::Request);
+    for (when, passes) in [
+        (
+            When {
+                headers: named("x-none"),
+                ..when()
+            },
+            true,
+        ),
+        (
+            When {
+                principals: vec!["bob".into()],
+                ..when()
+            },
+            true,
+        ),
+        (
+            When {
+                headers: named("x-team"),
+                principals: vec!["alice".into()],
+                ..when()
+            },
+            false,
+        ),
+    ] {
+        // Whoever looks refuses a header that says something else than the message.
+        let mut request = call("echo", &json!({}));
+        let other = "other".parse().expect("a value");
+        request.headers_mut().insert("mcp-name", other);
+        let layer = layer(vec![rule(when.clone(), Action::Continue)], false);
+        let answer = send(&layer, request).await;
+        assert_eq!(answer["result"].is_object(), passes, "{when:?} {answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_rule_changes_answers_or_lets_pass() {
     let set = Edit::Set(
         "/params/arguments/dir".parse().expect("a pointer"),
