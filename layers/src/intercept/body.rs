@@ -232,15 +232,17 @@ impl<B> EventsProj<'_, B> {
             Part::Event { bytes, id } => (bytes, id),
             Part::Other(bytes) => return passes(bytes),
         };
-        if event.len() > self.show.cap() && !self.show.is_lenient() {
+        if event.len() > self.show.cap() {
+            if self.show.is_lenient() {
+                return passes(event);
+            }
             if !self.show.answers_nobody() {
                 return Some(self.end(too_long()));
             }
             self.show.leaves_out();
             return passes(id_alone(id));
         }
-        let long = event.len() > self.show.cap();
-        match data_of(&event, first).filter(|_| !long) {
+        match data_of(&event, first) {
             Some(data) => {
                 let show = self.show.clone();
                 *self.shown = Some(Box::pin(shown(show, event, data, first)));
