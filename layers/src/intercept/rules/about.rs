@@ -6,6 +6,10 @@ use super::Direction;
 
 /// A message, or an exchange without one.
 #[derive(Debug)]
+#[cfg_attr(
+    not(feature = "cel"),
+    expect(dead_code, reason = "without expressions nobody asks")
+)]
 pub(super) struct About<'a> {
     pub(super) direction: Direction,
     pub(super) method: Option<&'a str>,
