@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use pin_project::{pin_project, pinned_drop};
@@ -36,6 +36,14 @@ pub struct Tracked<B, T: Track> {
     #[pin]
     inner: B,
     track: Option<T>,
+}
+
+/// A body that is put together. Most come in one piece, which is not copied.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    first: Bytes,
+    /// Everything, once there is more than one piece.
+    all: BytesMut,
 }
 
 /// What wants to know how a response body ended.
@@ -64,6 +72,38 @@ pub struct Hold<T>(pub T);
 
 impl<T> Track for Hold<T> {
     fn end(self, _end: End<'_>) {}
+}
+
+// === impl Gathered ===
+
+impl Gathered {
+    /// How many bytes there are.
+    pub(crate) fn size(&self) -> usize {
+        self.first.len() + self.all.len()
+    }
+
+    /// Adds a piece; about so many bytes are still to come.
+    pub(crate) fn add(&mut self, data: Bytes, coming: usize) {
+        if self.size() == 0 {
+            self.first = data;
+            return;
+        }
+        if self.all.is_empty() {
+            let first = std::mem::take(&mut self.first);
+            self.all.reserve(first.len() + data.len() + coming);
+            self.all.extend_from_slice(&first);
+        }
+        self.all.extend_from_slice(&data);
+    }
+
+    /// All of it; there is nothing left.
+    pub(crate) fn take(&mut self) -> Bytes {
+        let all = std::mem::take(&mut self.all);
+        if all.is_empty() {
+            return std::mem::take(&mut self.first);
+        }
+        all.freeze()
+    }
 }
 
 // === impl Body ===

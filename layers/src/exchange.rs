@@ -38,6 +38,7 @@ use tokio::time::Instant;
 use tower::{Layer, Service};
 
 pub(crate) use self::changed::Changed;
+use self::changed::Judgements;
 pub use self::{client::Client, response::ResponseFacts};
 use crate::{
     error::Outcome,
@@ -62,7 +63,7 @@ pub struct Exchange {
     started: Instant,
     client: OnceLock<Client>,
     call: OnceLock<CallFacts>,
-    changed: OnceLock<Option<Changed>>,
+    changed: Judgements,
     route: OnceLock<Arc<RouteInfo>>,
     principal: OnceLock<Arc<str>>,
     endpoint: Mutex<Option<Arc<EndpointInfo>>>,
@@ -133,7 +134,7 @@ impl Exchange {
             started: Instant::now(),
             client: OnceLock::new(),
             call: OnceLock::new(),
-            changed: OnceLock::new(),
+            changed: Judgements::default(),
             route: OnceLock::new(),
             principal: OnceLock::new(),
             endpoint: Mutex::new(None),
@@ -230,10 +231,14 @@ impl Exchange {
     /// The MCP facts of the call as it goes on: none on plain HTTP, and none before they are read. Once an interceptor has changed the call, they are
     /// those of the changed one; what its answer needs (kinds, methods, ids, tokens) is the same in both.
     pub fn call(&self) -> Option<&CallFacts> {
-        match self.changed.get() {
-            Some(Some(changed)) => Some(&changed.call),
-            Some(None) | None => self.call.get(),
-        }
+        self.changed.call().or_else(|| self.call.get())
+    }
+
+    /// The facts of the call as this layer of interceptors made it, or else as its client sent it.
+    pub(crate) fn came_from(&self, by: Option<usize>) -> Option<&CallFacts> {
+        let changed = by.and_then(|by| self.judged(by)).flatten();
+        let call = changed.and_then(|changed| changed.call.as_ref());
+        call.or_else(|| self.call.get())
     }
 
     /// The MCP facts of the call as its client sent it, for layers that tell of it as the client sees it, or that hold its bytes.
@@ -246,14 +251,15 @@ impl Exchange {
         let _first = self.call.set(facts);
     }
 
-    /// What the interceptors made of the call, once they have seen it: `None` if nothing was changed. A call that is sent again is not shown to them again.
-    pub(crate) fn judged(&self) -> Option<Option<&Changed>> {
-        self.changed.get().map(Option::as_ref)
+    /// What this layer of interceptors made of the call, once it has seen it: `None` if nothing was changed. A call that is sent again is not shown
+    /// to it again.
+    pub(crate) fn judged(&self, by: usize) -> Option<Option<&Changed>> {
+        self.changed.of(by)
     }
 
-    /// Files what the interceptors made of the call; the first word counts.
-    pub(crate) fn set_judged(&self, changed: Option<Changed>) {
-        let _first = self.changed.set(changed);
+    /// Files what this layer of interceptors made of the call; its first word counts.
+    pub(crate) fn set_judged(&self, by: usize, changed: Option<Changed>) {
+        self.changed.file(by, changed);
     }
 
     /// The route.

@@ -168,7 +168,12 @@ pub enum Fault {
         sent: bool,
     },
     /// Too many exchanges wait for an operator.
-    PauseFull(String),
+    PauseFull {
+        /// How many do.
+        message: String,
+        /// An upstream was asked.
+        sent: bool,
+    },
     /// The HTTP method has no meaning here.
     NotAllowed,
     /// The client accepts nothing that could be sent.
@@ -253,7 +258,10 @@ impl Fault {
                 sent: e.sent,
             });
         }
-        find::<PauseFull>(error).map(|e| Self::PauseFull(e.to_string()))
+        find::<PauseFull>(error).map(|e| Self::PauseFull {
+            message: e.to_string(),
+            sent: e.sent,
+        })
     }
 
     fn balance(error: &(dyn Error + 'static)) -> Option<Self> {

@@ -43,6 +43,7 @@ use crate::{
     error::BoxError,
     exchange::Exchange,
     mcp::{CallFacts, headers},
+    observe,
 };
 
 /// What is read, and how much of it.
@@ -248,8 +249,7 @@ where
 
 /// What can be said of a POST before its body is read.
 fn admit<B: HttpBody>(request: &Request<B>, cap: u64) -> Result<(), BoxError> {
-    let mut codings = request.headers().get_all(header::CONTENT_ENCODING).iter();
-    if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+    if !observe::is_plain(request.headers()) {
         return Err(Encoded.into());
     }
     if !is_json(request.headers()) {

@@ -13,16 +13,17 @@
 //!   where that is not clear, the change is refused.
 //! - a JSON response is held as a whole before its head goes out; an event only until its end has come. An event that is changed keeps its id, and one whose message
 //!   nobody changes its bytes. A blocked answer on a stream becomes a JSON-RPC error in its place; a blocked notification leaves an event without data; a blocked question of the
-//!   server ends the call, since nobody would answer it.
+//!   server ends the call, since nobody would answer it. On a stream that answers no call (a GET) what is refused is left out, but for its id: its client would
+//!   come back and get it once more.
 //! - on plain HTTP the hooks see method, path and headers, and bodies only where asked for, up to the cap.
 //!
 //! What would be seen otherwise by another reader never passes those who must see it: a body that contradicts `Mcp-Method` or `Mcp-Name` (in any era), a message with a
-//! key that stands twice, a message longer than the cap, an answer that is encoded although it was asked for plain. Each is refused, unless the
-//! layer is `lenient`.
+//! key that stands twice, a message longer than the cap, an answer that is encoded although it was asked for plain. Each is refused, on an
+//! event stream by an error for the call that waits, unless the layer is `lenient`.
 //!
 //! Place: on the route, inside sessions and limits, outside deadline and retry: the hooks run once for each exchange, also if it is sent again, and no clock of
-//! the call runs while an operator decides. Readiness: the inner service's; the instance that was ready is kept for the call. Errors: [`Blocked`], [`Unreadable`], [`PauseFull`],
-//! [`HeaderMismatch`](crate::mcp::headers::HeaderMismatch), and those of the inner service. Bodies: as said; trailers pass.
+//! the call runs while an operator decides about its request; while one decides about its answer they do. Readiness: the inner service's; the instance that was ready
+//! is kept for the call. Errors: [`Blocked`], [`Unreadable`], [`PauseFull`], [`HeaderMismatch`](crate::mcp::headers::HeaderMismatch), and those of the inner service. Bodies: as said; trailers pass.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -58,6 +59,7 @@ mod answer;
 mod body;
 mod chain;
 mod consistent;
+mod events;
 mod hooks;
 mod json;
 mod message;
@@ -82,7 +84,7 @@ pub use self::{
     body::InterceptBody,
     hooks::{Asked, Block, Context, Decision, Hook, Interceptor, Interest, Mock},
     message::{BadPointer, Direction, Edit, EditError, Message, NotChanged, PatchOp, Pointer},
-    paused::{AtLimit, NotPaused, PauseSettings, Paused, PausedExchange, Resolution},
+    paused::{AtLimit, NotDecided, PauseSettings, Paused, PausedExchange, Resolution},
 };
 use self::{chain::Chain, way::Way};
 use crate::{Body, error::BoxError, exchange::Exchange};
@@ -94,7 +96,7 @@ pub struct InterceptSettings {
     pub cap: usize,
     /// What cannot be shown passes unseen: for interceptors that only look. Default: no, it is refused.
     pub lenient: bool,
-    /// Where exchanges wait for an operator. Default: a place of the layer's own.
+    /// Where exchanges wait for an operator, or for their time. Default: a place of the layer's own.
     pub paused: Paused,
 }
 
@@ -136,12 +138,14 @@ pub struct Unreadable {
     pub sent: bool,
 }
 
-/// Too many exchanges wait for an operator. Nothing was done with this one.
+/// Too many exchanges wait already, for an operator or for their time. This one ends here; its upstream may have done what it was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{most} calls wait for a decision already; try again later")]
+#[error("{most} calls are held back already")]
 pub struct PauseFull {
     /// The most that may.
     pub most: usize,
+    /// An upstream was asked.
+    pub sent: bool,
 }
 
 #[pin_project(project = StateProj)]

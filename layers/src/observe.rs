@@ -92,10 +92,7 @@ impl Media {
             .get(header::CONTENT_TYPE)
             .map(http::HeaderValue::as_bytes)
             .unwrap_or_default();
-        let plain = headers
-            .get(header::CONTENT_ENCODING)
-            .is_none_or(|v| v == "identity");
-        if !plain {
+        if !is_plain(headers) {
             return Self::Other;
         }
         // As nearly everybody spells them.
@@ -117,6 +114,12 @@ impl Media {
             Self::Other
         }
     }
+}
+
+/// The body is not encoded, as far as the headers say.
+pub(crate) fn is_plain(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 // === impl ObserveLayer ===

@@ -16,9 +16,27 @@ pub fn suggests_secret(name: &str) -> bool {
     const WORDS: &[&str] = &[
         "key", "keys", "auth", "pat", "pwd", "pass", "dsn", "jwt", "sig", "bearer", "session",
     ];
-    let name = name.to_ascii_lowercase();
-    let mut words = name.split(|letter: char| !letter.is_ascii_alphanumeric());
-    PARTS.iter().any(|part| name.contains(part)) || words.any(|word| WORDS.contains(&word))
+    let lower = name.to_ascii_lowercase();
+    if PARTS.iter().any(|part| lower.contains(part)) {
+        return true;
+    }
+    let mut words = name
+        .split(|letter: char| !letter.is_ascii_alphanumeric())
+        .flat_map(humps);
+    words.any(|word| WORDS.iter().any(|known| word.eq_ignore_ascii_case(known)))
+}
+
+/// The words of a name that sets them off by capital letters, such as `privateKey`.
+fn humps(mut name: &str) -> impl Iterator<Item = &str> {
+    std::iter::from_fn(move || {
+        let letters = name.as_bytes().windows(2);
+        let mut ends =
+            letters.map(|two| !two[0].is_ascii_uppercase() && two[1].is_ascii_uppercase());
+        let end = ends.position(|end| end).map_or(name.len(), |at| at + 1);
+        let (word, rest) = name.split_at(end);
+        name = rest;
+        (!word.is_empty()).then_some(word)
+    })
 }
 
 /// Whether a text looks like a token, or like a URL with a password.
@@ -63,10 +81,22 @@ mod tests {
 
     #[test]
     fn names_and_looks_are_told_from_others() {
-        for name in ["authorization", "X-Api-Key", "db_password", "GITHUB_TOKEN"] {
+        for name in [
+            "authorization",
+            "X-Api-Key",
+            "db_password",
+            "GITHUB_TOKEN",
+            "privateKey",
+            "accessKey",
+            "sessionId",
+            "my2Auth",
+            "KEY",
+        ] {
             assert!(suggests_secret(name), "{name}");
         }
-        for name in ["keyboard", "name", "path", "author"] {
+        for name in [
+            "keyboard", "name", "path", "author", "aMonkey", "isAuthor", "é", "",
+        ] {
             assert!(!suggests_secret(name), "{name}");
         }
         for value in ["Bearer x", "ghp_abc", "https://me:word@example.com/"] {

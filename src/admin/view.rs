@@ -353,6 +353,6 @@ pub struct PausedView {
     pub left_ms: u64,
     /// What happens then: `resume` or `block`.
     pub then: String,
-    /// The message, what looks like a secret masked; of one that is no JSON, its length.
+    /// The message, what looks like a secret masked; of one that is no JSON, or longer than 64 KiB, its length.
     pub message: Option<Value>,
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 use ziggurat_layers::{
     circuit::Forced,
-    intercept::{AtLimit, Block, Resolution},
+    intercept::{AtLimit, Block, NotDecided, Resolution},
 };
 
 use super::App;
@@ -232,7 +232,10 @@ impl App {
         };
         let number = u64::try_from(order.id.get()).unwrap_or_default();
         let decided = self.kept.paused.decide(number, resolution);
-        decided.map_err(|gone| Refusal::Unknown(gone.to_string()))?;
+        decided.map_err(|error| match error {
+            NotDecided::Gone => Refusal::Unknown(error.to_string()),
+            NotDecided::Unfit(_) => Refusal::Conflict(error.to_string()),
+        })?;
         Ok(Change {
             before: json!("paused"),
             after: json!(after),

@@ -53,7 +53,7 @@ section! {
         block: Option<Word>,
         /// With what it answers, without the server; in place of its answer, if the direction is `response`.
         mock: Option<At<RawMock>>,
-        /// How long it has the exchange wait, up to 1h.
+        /// How long it has the exchange wait, up to 1h. At most 1000 of all do at once; more are refused.
         delay: Option<At<Clock>>,
         /// How it has the exchange wait for an operator.
         pause: Option<RawPause>,
@@ -165,8 +165,8 @@ section! {
 section! {
     /// How an exchange waits for an operator. At most 100 of all do at once; more are refused.
     RawPause {
-        /// The longest wait.
-        limit: Clock = "5m",
+        /// The longest wait, up to 24h.
+        limit: At<Clock> = "5m",
         /// What happens then, and when ziggurat shuts down: `block` or `resume`.
         then: AtLimit = "block",
     }

@@ -266,6 +266,9 @@ async fn an_operator_decides_about_calls_that_wait() {
     assert_eq!(text(&call.await.unwrap()), "old");
 
     let (call, id) = waiting(2).await;
+    let unfit = json!({"id": id, "decision": "resume", "message": "{}"});
+    let refused = z.order("decide", &unfit).await;
+    assert_eq!(refused.status, 409, "it waits on");
     let other = r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"echo","arguments":{"text":"new"}}}"#;
     let order = json!({"id": id, "decision": "resume", "message": other});
     z.act("decide", &order).await;

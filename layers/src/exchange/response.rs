@@ -101,6 +101,12 @@ impl ResponseFacts {
 
     /// An answer passed.
     pub fn saw_answer(&self, answer: Answer) {
+        self.set_answer(answer);
+        self.answers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Says what the newest answer is, in the place of one that passed.
+    pub fn set_answer(&self, answer: Answer) {
         let coded = match answer {
             Answer::Result => 1,
             Answer::ToolError => 2,
@@ -110,7 +116,6 @@ impl ResponseFacts {
             }
         };
         self.answer.store(coded, Ordering::Relaxed);
-        self.answers.fetch_add(1, Ordering::Relaxed);
     }
 
     /// An observer stands below, so that what passed is known.

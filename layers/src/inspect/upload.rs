@@ -6,13 +6,14 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::Body as HttpBody;
 use pin_project::pin_project;
 use tokio::time::Instant;
 
 use super::{BodyTooLarge, UploadFailed, UploadTimeout};
 use crate::{
+    body::Gathered,
     cap::Capped,
     clock::{Clock, Due},
     error::{self, BoxError},
@@ -23,16 +24,10 @@ use crate::{
 pub(super) struct Upload<B> {
     #[pin]
     body: Capped<B>,
-    got: Got,
+    got: Gathered,
     clock: Clock,
     start: Instant,
     limit: Duration,
-}
-
-/// What arrived so far. Most bodies come as one piece, which is then passed on as it is.
-enum Got {
-    One(Bytes),
-    More(BytesMut),
 }
 
 /// The most that is set aside because a client says that it will come.
@@ -42,7 +37,7 @@ impl<B> Upload<B> {
     pub(super) fn new(body: B, cap: u64, limit: Duration) -> Self {
         Self {
             body: Capped::new(body, Some(cap)),
-            got: Got::One(Bytes::new()),
+            got: Gathered::default(),
             clock: Clock::default(),
             start: Instant::now(),
             limit,
@@ -94,27 +89,5 @@ fn failed(source: BoxError) -> BoxError {
     match error::find::<BodyTooLarge>(&*source) {
         Some(too_large) => (*too_large).into(),
         None => UploadFailed { source }.into(),
-    }
-}
-
-impl Got {
-    fn add(&mut self, data: Bytes, coming: usize) {
-        match self {
-            Self::One(first) if first.is_empty() => *first = data,
-            Self::One(first) => {
-                let mut all = BytesMut::with_capacity(first.len() + data.len() + coming);
-                all.extend_from_slice(first);
-                all.extend_from_slice(&data);
-                *self = Self::More(all);
-            }
-            Self::More(all) => all.extend_from_slice(&data),
-        }
-    }
-
-    fn take(&mut self) -> Bytes {
-        match std::mem::replace(self, Self::One(Bytes::new())) {
-            Self::One(bytes) => bytes,
-            Self::More(bytes) => bytes.freeze(),
-        }
     }
 }

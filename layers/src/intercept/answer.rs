@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header, response::Parts};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header, response::Parts};
 use http_body::Body as HttpBody;
 use serde_json::{Value, value::RawValue};
 
 use super::{
-    Answer, Blocked, Context, Direction, Message, Mock, Unreadable,
+    Answer, Blocked, Context, Direction, Message, Mock, PauseFull, Unreadable,
     body::{Events, InterceptBody, Read, read},
     chain::{Chain, Stage, Verdict, Wanted},
     way::splice,
@@ -16,8 +16,8 @@ use super::{
 use crate::{
     error::{BoxError, find},
     exchange::{Exchange, GiveUp},
-    mcp::{CallFacts, Era, Kind, MessageFacts, peek, wire},
-    observe::Media,
+    mcp::{Era, Id, Kind, MessageFacts, peek, wire},
+    observe::{Media, is_plain},
     rescue,
 };
 
@@ -41,42 +41,45 @@ pub(super) enum Left {
 
 // === answers of our own ===
 
-/// The answer to one mocked request; `None` if it is a whole response.
-pub(super) fn text(
-    facts: &MessageFacts,
-    mock: &Mock,
-    era: Era,
-    exchange: &Exchange,
-) -> Option<Bytes> {
-    let id = facts.id();
-    let text = match mock {
+/// The answer to one request, which has this tool and id, and what it is; `None` if it is a whole response.
+fn text(id: Option<&Id>, tool: bool, mock: &Mock, era: Era) -> Option<(Bytes, peek::Answer)> {
+    Some(match mock {
         Mock::Result(result) => {
             let mut result = result.clone();
             if let (Era::Modern, Value::Object(members)) = (era, &mut result) {
                 let complete = || Value::from("complete");
                 members.entry("resultType").or_insert_with(complete);
             }
-            let failed = facts.tool().is_some() && result["isError"] == true;
-            exchange.response().saw_answer(if failed {
-                peek::Answer::ToolError
-            } else {
-                peek::Answer::Result
-            });
+            let failed = tool && result["isError"] == true;
+            let answer = match failed {
+                true => peek::Answer::ToolError,
+                false => peek::Answer::Result,
+            };
             let id = id.map_or("null", |id| id.as_json());
-            Bytes::from(format!(
-                r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#
-            ))
+            let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#);
+            (Bytes::from(text), answer)
         }
         Mock::Error {
             code,
             message,
             data,
         } => {
-            exchange.response().saw_answer(peek::Answer::Error(*code));
-            wire::error(id, *code, message, data.as_ref())
+            let text = wire::error(id, *code, message, data.as_ref());
+            (text, peek::Answer::Error(*code))
         }
         Mock::Response(_) => return None,
-    };
+    })
+}
+
+/// The answer to a request that no upstream sees, of which the exchange is told; `None` if it is a whole response.
+pub(super) fn own(
+    facts: &MessageFacts,
+    mock: &Mock,
+    era: Era,
+    exchange: &Exchange,
+) -> Option<Bytes> {
+    let (text, answer) = text(facts.id(), facts.tool().is_some(), mock, era)?;
+    exchange.response().saw_answer(answer);
     Some(text)
 }
 
@@ -90,7 +93,7 @@ pub(super) fn mocked(
     if facts.kind != Kind::Request && !matches!(mock, Mock::Response(_)) {
         return Ok(accepted());
     }
-    match text(facts, &mock, era, exchange) {
+    match own(facts, &mock, era, exchange) {
         Some(text) => Ok(json(text)),
         None => plain(mock, Stage::Asking),
     }
@@ -148,8 +151,10 @@ where
     if !show.wanted.all.messages {
         return Ok(Response::from_parts(head, InterceptBody::passing(body)));
     }
-    let encoded = head.headers.get(header::CONTENT_ENCODING);
-    if encoded.is_some_and(|coding| coding != "identity") && !show.chain.settings.lenient {
+    if !is_plain(&head.headers) {
+        if show.is_lenient() {
+            return Ok(Response::from_parts(head, InterceptBody::passing(body)));
+        }
         return Err(Stage::Answering.unreadable("it is encoded, though it was asked for plain"));
     }
     Ok(match Media::of(&head.headers) {
@@ -172,6 +177,13 @@ const DIGESTS: [&str; 5] = [
     "repr-digest",
 ];
 
+/// Takes away what the headers say of a body that was changed.
+pub(super) fn drop_digests(headers: &mut HeaderMap) {
+    for name in DIGESTS {
+        headers.remove(name);
+    }
+}
+
 impl Show {
     pub(super) fn new(chain: Arc<Chain>, wanted: Wanted, context: Context) -> Self {
         Self {
@@ -190,7 +202,22 @@ impl Show {
     }
 
     fn is_mcp(&self) -> bool {
-        self.context.exchange().asked().is_some()
+        self.context.call().is_some()
+    }
+
+    /// Nobody waits for an answer on it: a stream that stands, or that a client resumes. Should it end, its client comes back for what follows.
+    pub(super) fn answers_nobody(&self) -> bool {
+        let call = self.context.call();
+        call.is_some_and(|call| call.requests().next().is_none())
+    }
+
+    /// Notes that a message of the server does not reach its client.
+    pub(super) fn leaves_out(&self) {
+        let request_id = self.context.exchange().id();
+        tracing::warn!(
+            request_id,
+            "a message of the server was left out of a stream"
+        );
     }
 
     /// Shows a JSON body, which is held for it.
@@ -216,20 +243,16 @@ impl Show {
         let left = if batch {
             self.batch(&bytes).await?
         } else {
-            match self.one(bytes.clone(), head.status.is_success()).await {
-                Err(error) if self.is_mcp() && head.status.is_success() => {
-                    // As a whole, with the status that it should have: nothing of it has gone out.
-                    return Err(error);
-                }
-                left => left?,
+            // What is refused ends as a whole, with the status that it should have: nothing of it has gone out.
+            match self.told(bytes.clone(), head.status.is_success())? {
+                Some(mut message) => self.show_message(&mut message).await?,
+                None => Left::Same,
             }
         };
         let bytes = match left {
             Left::Same => bytes,
             Left::Other(new) => {
-                for name in DIGESTS {
-                    head.headers.remove(name);
-                }
+                drop_digests(&mut head.headers);
                 new
             }
             Left::Nothing => return Err(Stage::Answering.unreadable("nothing is left of it")),
@@ -246,15 +269,17 @@ impl Show {
 
     /// The elements of a batch; one that is refused becomes an error in its place.
     async fn batch(&self, bytes: &Bytes) -> Result<Left, BoxError> {
-        let problem = || Stage::Answering.unreadable("a batch is not JSON");
-        let text = std::str::from_utf8(bytes).map_err(|_| problem())?;
-        let elements: Vec<&RawValue> = serde_json::from_str(text).map_err(|_| problem())?;
+        let elements: Vec<&RawValue> = match serde_json::from_slice(bytes) {
+            Ok(elements) => elements,
+            Err(_) if self.is_lenient() => return Ok(Left::Same),
+            Err(_) => return Err(Stage::Answering.unreadable("a batch is not JSON")),
+        };
         let mut edits = Vec::new();
         for element in elements {
             let piece = bytes.slice_ref(element.get().as_bytes());
             let start = piece.as_ptr().addr() - bytes.as_ptr().addr();
             let span = start..start + piece.len();
-            match self.in_place(piece, true).await? {
+            match self.in_place(piece, true).await?.0 {
                 Left::Same => {}
                 Left::Other(new) => edits.push((span, new)),
                 Left::Nothing => {
@@ -268,70 +293,102 @@ impl Show {
         })
     }
 
-    /// Shows a message among others: what is refused has something else in its place, unless somebody would wait for it for ever.
-    pub(super) async fn in_place(&self, text: Bytes, must: bool) -> Result<Left, BoxError> {
-        let facts = Message::told(text.clone(), self.cap()).ok();
-        let facts = facts
-            .as_ref()
-            .and_then(Message::facts)
-            .filter(|_| self.is_mcp());
-        let error = match self.one(text, must).await {
-            Err(error) => error,
-            left => return left,
+    /// Shows a message among others: what is refused has something else in its place, unless somebody would wait for it for ever. Also says
+    /// whether it was an answer.
+    pub(super) async fn in_place(&self, text: Bytes, must: bool) -> Result<(Left, bool), BoxError> {
+        let mut message = match self.told(text, must) {
+            Ok(Some(message)) => message,
+            Ok(None) => return Ok((Left::Same, false)),
+            Err(error) => return Ok((self.refused(error, None)?, false)),
         };
-        let ours = find::<Blocked>(&*error).is_some() || find::<Unreadable>(&*error).is_some();
+        let left = self.show_message(&mut message).await;
+        let facts = message.facts();
+        let answers = facts.is_some_and(|facts| facts.kind == Kind::Response);
+        let left = left.or_else(|error| self.refused(error, facts))?;
+        Ok((left, answers))
+    }
+
+    /// What there is in the place of a message that was refused.
+    fn refused(&self, error: BoxError, facts: Option<&MessageFacts>) -> Result<Left, BoxError> {
+        let ours = find::<Blocked>(&*error).is_some()
+            || find::<Unreadable>(&*error).is_some()
+            || find::<PauseFull>(&*error).is_some();
+        if !ours || !self.is_mcp() {
+            return Err(error);
+        }
         let exchange = self.context.exchange();
-        match facts {
-            Some(facts) if ours => match (facts.kind, facts.id()) {
-                (Kind::Response, Some(id)) => {
-                    Ok(Left::Other(rescue::answer(&*error, exchange, id)))
-                }
-                (Kind::Response, None) | (Kind::Notification, _) => Ok(Left::Nothing),
-                (Kind::Request, _) => {
-                    exchange.give_up(GiveUp::Operator);
-                    Err(error)
-                }
-            },
-            Some(_) | None => Err(error),
+        match facts.map(|facts| (facts.kind, facts.id())) {
+            Some((Kind::Response, Some(id))) => {
+                Ok(Left::Other(rescue::answer(&*error, exchange, id)))
+            }
+            Some((Kind::Response, None) | (Kind::Notification, _)) => Ok(Left::Nothing),
+            Some((Kind::Request, _)) | None if self.answers_nobody() => {
+                self.leaves_out();
+                Ok(Left::Nothing)
+            }
+            Some((Kind::Request, _)) => {
+                exchange.give_up(GiveUp::Operator);
+                Err(error)
+            }
+            None => Err(error),
         }
     }
 
-    /// Shows one message, or one plain body. One that `must` be a message and is none is refused.
-    async fn one(&self, text: Bytes, must: bool) -> Result<Left, BoxError> {
+    /// The last event of a stream that ends with what could not be shown, unless its call is `answered`. To those below, who would be asked else, what
+    /// did not pass here has passed.
+    ///
+    /// # Errors
+    /// The one given, where nobody is known to wait.
+    pub(super) fn last_word(&self, error: BoxError, answered: bool) -> Result<Bytes, BoxError> {
+        let unseen = !answered && find::<Unreadable>(&*error).is_some();
+        let call = self.context.call().filter(|_| unseen);
+        let Some(id) = call.and_then(|call| call.request()?.id()) else {
+            return Err(error);
+        };
+        let exchange = self.context.exchange();
+        tracing::warn!(request_id = exchange.id(), %error, "a stream ends with what could not be shown");
+        Ok(wire::event(&rescue::answer(&*error, exchange, id)))
+    }
+
+    /// One message, or one plain body; `None` if nobody has to see it. One that `must` be a message and is none is refused.
+    fn told(&self, text: Bytes, must: bool) -> Result<Option<Message>, BoxError> {
         let cap = self.cap();
-        let told = if self.is_mcp() {
-            Message::told(text, cap)
-        } else {
-            Ok(Message::plain(Direction::Response, text, cap))
-        };
-        let mut message = match told {
-            Ok(message) => message,
+        if !self.is_mcp() {
+            return Ok(Some(Message::plain(Direction::Response, text, cap)));
+        }
+        match Message::told(text, cap) {
+            Ok(message) => Ok(Some(message)),
             // An error that is not of JSON-RPC, or something that nobody has to see.
-            Err(_) if !must || self.is_lenient() => return Ok(Left::Same),
-            Err(problem) => return Err(Stage::Answering.unreadable(problem)),
-        };
-        let shown = self
-            .chain
-            .message(&self.wanted, &self.context, &mut message);
+            Err(_) if !must || self.is_lenient() => Ok(None),
+            Err(problem) => Err(Stage::Answering.unreadable(problem)),
+        }
+    }
+
+    async fn show_message(&self, message: &mut Message) -> Result<Left, BoxError> {
+        let shown = self.chain.message(&self.wanted, &self.context, message);
         match shown.await? {
             Verdict::Pass if message.is_changed() => Ok(Left::Other(message.bytes().clone())),
             Verdict::Pass => Ok(Left::Same),
-            Verdict::Mock(mock) => self.replaced(&message, &mock),
+            Verdict::Mock(mock) => self.replaced(message, &mock),
         }
     }
 
-    /// An answer in the place of the upstream's.
+    /// An answer in the place of the upstream's, which was counted already.
     fn replaced(&self, message: &Message, mock: &Mock) -> Result<Left, BoxError> {
-        let exchange = self.context.exchange();
-        let era = exchange
-            .asked()
-            .map_or(Era::Legacy, |call: &CallFacts| call.era);
+        let call = self.context.call();
+        let era = call.map_or(Era::Legacy, |call| call.era);
         let facts = message
             .facts()
             .filter(|_| message.direction() == Direction::Response);
-        let answer = facts.and_then(|facts| text(facts, mock, era, exchange));
-        let problem =
-            || Stage::Answering.unreadable("only an answer can be replaced by another one");
-        answer.map(Left::Other).ok_or_else(problem)
+        let asked = self.context.asked(message);
+        let tool = asked.is_some_and(|asked| asked.tool().is_some());
+        let answer = facts.and_then(|facts| text(facts.id(), tool, mock, era));
+        let Some((text, answer)) = answer else {
+            return Err(
+                Stage::Answering.unreadable("only an answer can be replaced by another one")
+            );
+        };
+        self.context.exchange().response().set_answer(answer);
+        Ok(Left::Other(text))
     }
 }

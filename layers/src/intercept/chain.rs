@@ -2,14 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, response};
+use http::{HeaderMap, Request, response};
 
 use super::{
     Asked, Block, Blocked, Context, Decision, InterceptSettings, Interceptor, Interest, Message,
-    Mock, NotChanged, Unreadable,
+    Mock, NotChanged, PauseFull, Unreadable,
     paused::{PauseSettings, Resolution, Snapshot},
 };
-use crate::error::BoxError;
+use crate::{
+    error::BoxError,
+    mcp::{CallFacts, Messages, ShortText},
+};
 
 /// The interceptors of a route, in their order.
 #[derive(Debug)]
@@ -41,14 +44,29 @@ pub(super) enum Stage {
     Answering,
 }
 
+/// In a request: the chain that changed the call last. A request that is sent again comes without it, as its client sent it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ChangedBy(pub(super) usize);
+
+impl ChangedBy {
+    pub(super) fn of<B>(request: &Request<B>) -> Option<usize> {
+        request.extensions().get::<Self>().map(|by| by.0)
+    }
+}
+
 impl Chain {
+    /// What tells it from others, as long as it is there.
+    pub(super) fn id(self: &Arc<Self>) -> usize {
+        Arc::as_ptr(self).addr()
+    }
+
     /// Who wants this exchange; `None` if nobody does.
     pub(super) fn wanted(&self, asked: &Asked<'_>) -> Option<Wanted> {
         let mut wanted = Wanted::default();
         for (place, link) in self.links.iter().enumerate() {
             let interest = link.wants(asked);
             if interest.any() {
-                wanted.all = wanted.all.and(interest);
+                wanted.all = wanted.all.or(interest);
                 wanted.who.push((place, interest));
             }
         }
@@ -76,7 +94,12 @@ impl Chain {
         headers: &mut HeaderMap,
         mut message: Option<&mut Message>,
     ) -> Result<Verdict, BoxError> {
-        for link in self.links(wanted, |interest| interest.request) {
+        let mut named = Named::of(message.as_deref());
+        for (place, link) in self.links.iter().enumerate() {
+            let link = &**link;
+            if !wanted.request(place) && !named.is_wanted(link, context) {
+                continue;
+            }
             let decision = link.request(context, headers, message.as_deref_mut()).await;
             let verdict = self
                 .carry_out(
@@ -90,6 +113,7 @@ impl Chain {
             if let Verdict::Mock(_) = verdict {
                 return Ok(verdict);
             }
+            named.follow(context, message.as_deref());
         }
         Ok(Verdict::Pass)
     }
@@ -143,7 +167,9 @@ impl Chain {
         match decision {
             Decision::Continue => Ok(Verdict::Pass),
             Decision::Delay(time) => {
-                tokio::time::sleep(time.min(LONGEST_DELAY)).await;
+                let time = time.min(LONGEST_DELAY);
+                let waited = self.settings.paused.delay(time).await;
+                waited.map_err(|full| stage.full(full))?;
                 Ok(Verdict::Pass)
             }
             Decision::Block(block) => Err(stage.blocked(block)),
@@ -165,7 +191,8 @@ impl Chain {
         message: Option<&mut Message>,
     ) -> Result<(), BoxError> {
         let snapshot = Snapshot::of(link.name(), context, message.as_deref(), stage);
-        match self.settings.paused.wait(settings, snapshot).await? {
+        let decided = self.settings.paused.wait(settings, snapshot).await;
+        match decided.map_err(|full| stage.full(full))? {
             Resolution::Resume => Ok(()),
             Resolution::ResumeWith(text) => {
                 let changed = match message {
@@ -176,6 +203,50 @@ impl Chain {
             }
             Resolution::Block(block) => Err(stage.blocked(block)),
         }
+    }
+}
+
+impl Wanted {
+    /// The link at this place wants the request.
+    fn request(&self, place: usize) -> bool {
+        let at = self.who.binary_search_by_key(&place, |(place, _)| *place);
+        at.is_ok_and(|at| self.who[at].1.request)
+    }
+}
+
+/// The name under which a message goes on: who did not want it by its old name may by its new one.
+struct Named {
+    name: Option<ShortText>,
+    /// The call with nothing but the message that was renamed.
+    call: Option<CallFacts>,
+}
+
+impl Named {
+    fn of(message: Option<&Message>) -> Self {
+        let facts = message.and_then(Message::facts);
+        Self {
+            name: facts.and_then(|facts| facts.name.clone()),
+            call: None,
+        }
+    }
+
+    fn is_wanted(&self, link: &dyn Interceptor, context: &Context) -> bool {
+        let wants = |call| link.wants(&context.as_asked(call)).request;
+        self.call.as_ref().is_some_and(wants)
+    }
+
+    fn follow(&mut self, context: &Context, message: Option<&Message>) {
+        let Some(facts) = message.and_then(Message::facts) else {
+            return;
+        };
+        if facts.name == self.name {
+            return;
+        }
+        self.name.clone_from(&facts.name);
+        self.call = context.call().map(|call| CallFacts {
+            messages: Messages::One(facts.clone()),
+            ..call.clone()
+        });
     }
 }
 
@@ -193,6 +264,13 @@ impl Stage {
             sent: self.sent(),
         }
         .into()
+    }
+
+    fn full(self, full: PauseFull) -> PauseFull {
+        PauseFull {
+            sent: self.sent(),
+            ..full
+        }
     }
 
     pub(super) fn unreadable(self, problem: impl Into<String>) -> BoxError {

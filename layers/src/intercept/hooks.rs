@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, response};
 use serde_json::Value;
 
-use super::{Message, PauseSettings};
+use super::{Message, PauseSettings, chain::ChangedBy};
 use crate::{
     exchange::Exchange,
     mcp::{CallFacts, MessageFacts},
@@ -23,7 +23,8 @@ pub trait Interceptor: fmt::Debug + Send + Sync {
     /// Its name, for logs and operators.
     fn name(&self) -> &str;
 
-    /// What it may want of an exchange, as far as method and name tell. It must not say less than it will want.
+    /// What it may want of an exchange, as far as what is known before it is shown tells. It must not say less than it will want. Where one before it changes the name
+    /// of a message, it is asked about that message once more, with its new name.
     fn wants(&self, asked: &Asked<'_>) -> Interest;
 
     /// Sees the request on its way in: each message of a POST to an MCP route; else the request once, with its body if that was asked for. The
@@ -113,6 +114,10 @@ pub struct Asked<'a> {
     pub method: &'a Method,
     /// The path.
     pub path: &'a str,
+    /// The headers.
+    pub headers: &'a HeaderMap,
+    /// Who the client is, where that is known.
+    pub principal: Option<&'a str>,
     /// The facts of an MCP call; none on plain HTTP.
     pub call: Option<&'a CallFacts>,
 }
@@ -126,6 +131,8 @@ pub struct Context {
 #[derive(Debug)]
 struct Inner {
     exchange: Arc<Exchange>,
+    /// Who made of the call what it is here.
+    before: Option<usize>,
     method: Method,
     path: Box<str>,
     headers: HeaderMap,
@@ -156,9 +163,9 @@ impl Interest {
         self.request || self.body || self.head || self.messages
     }
 
-    /// What this and the other want.
+    /// What this or the other wants.
     #[must_use]
-    pub fn and(self, other: Self) -> Self {
+    pub fn or(self, other: Self) -> Self {
         Self {
             request: self.request || other.request,
             body: self.body || other.body,
@@ -175,7 +182,9 @@ impl<'a> Asked<'a> {
         Self {
             method: request.method(),
             path: request.uri().path(),
-            call: exchange.asked(),
+            headers: request.headers(),
+            principal: exchange.principal().map(|principal| &**principal),
+            call: exchange.came_from(ChangedBy::of(request)),
         }
     }
 
@@ -190,6 +199,7 @@ impl<'a> Asked<'a> {
 impl Context {
     pub(super) fn new(
         exchange: Arc<Exchange>,
+        before: Option<usize>,
         method: Method,
         path: &str,
         headers: HeaderMap,
@@ -197,6 +207,7 @@ impl Context {
         Self {
             inner: Arc::new(Inner {
                 exchange,
+                before,
                 method,
                 path: path.into(),
                 headers,
@@ -207,6 +218,22 @@ impl Context {
     /// The exchange: the call as its client sent it, the principal, the route.
     pub fn exchange(&self) -> &Arc<Exchange> {
         &self.inner.exchange
+    }
+
+    /// The facts of the MCP call as it came to this layer; none on plain HTTP.
+    pub fn call(&self) -> Option<&CallFacts> {
+        self.inner.exchange.came_from(self.inner.before)
+    }
+
+    /// What is known beforehand of a call that goes on as this one.
+    pub(super) fn as_asked<'a>(&'a self, call: &'a CallFacts) -> Asked<'a> {
+        Asked {
+            method: self.method(),
+            path: self.path(),
+            headers: self.headers(),
+            principal: self.exchange().principal().map(|principal| &**principal),
+            call: Some(call),
+        }
     }
 
     /// The HTTP method.
@@ -229,9 +256,9 @@ impl Context {
         self.inner.exchange.route().map_or("", |route| &*route.name)
     }
 
-    /// The message of the client that an answer belongs to, or, of what is no answer, the one message that the client sent.
+    /// The message of the client, as it came to this layer, that an answer belongs to, or, of what is no answer, the one request that the client sent.
     pub fn asked(&self, message: &Message) -> Option<&MessageFacts> {
-        let call = self.inner.exchange.asked()?;
+        let call = self.call()?;
         match message.facts().and_then(MessageFacts::id) {
             Some(id) if message.direction() == super::Direction::Response => {
                 call.requests().find(|request| request.id() == Some(id))

@@ -125,6 +125,19 @@ impl Message {
         Ok(self.value.insert(value))
     }
 
+    /// Its value (see [`value`](Self::value)), and what is known of it.
+    pub(super) fn read(&mut self) -> Result<(&Value, Option<&MessageFacts>), NotChanged> {
+        self.value()?;
+        let value = self.value.as_ref().unwrap_or(&Value::Null);
+        Ok((value, self.facts.as_ref()))
+    }
+
+    /// The same message as it came, for who keeps it.
+    pub(super) fn kept(&self) -> Self {
+        let facts = self.facts.clone();
+        Self::new(self.direction, self.text.clone(), facts, self.limit)
+    }
+
     /// Makes these changes: all, or none. What they do not touch keeps its bytes.
     ///
     /// # Errors
@@ -146,25 +159,37 @@ impl Message {
         if text.as_bytes() == &*self.text {
             return Ok(());
         }
-        if text.len() > self.limit {
-            return Err(EditError::TooLong(self.limit).into());
-        }
-        if let Some(facts) = &self.facts {
-            self.value = Some(json::parse(&text).map_err(NotChanged::Unreadable)?);
-            let new = read_message(&text, 0).map_err(|e| NotChanged::Unreadable(e.to_string()));
-            match new.and_then(|new| same_message(facts, &new).map(|()| new)) {
-                Ok(new) => self.facts = Some(new),
-                Err(error) => {
-                    self.value = None;
-                    return Err(error);
-                }
-            }
-        } else {
-            self.value = None;
-        }
+        let (facts, value) = self.other(&text)?.unzip();
+        self.facts = facts;
+        self.value = value;
         self.text = text.into();
         self.changed = true;
         Ok(())
+    }
+
+    /// Whether another text may be put in its place.
+    ///
+    /// # Errors
+    /// As [`replace`](Self::replace).
+    pub(super) fn check(&self, text: &str) -> Result<(), NotChanged> {
+        if text.as_bytes() == &*self.text {
+            return Ok(());
+        }
+        self.other(text).map(|_read| ())
+    }
+
+    /// What another text in its place says; nothing of a plain body.
+    fn other(&self, text: &str) -> Result<Option<(MessageFacts, Value)>, NotChanged> {
+        if text.len() > self.limit {
+            return Err(EditError::TooLong(self.limit).into());
+        }
+        let Some(facts) = &self.facts else {
+            return Ok(None);
+        };
+        let value = json::parse(text).map_err(NotChanged::Unreadable)?;
+        let new = read_message(text, 0).map_err(|e| NotChanged::Unreadable(e.to_string()))?;
+        same_message(facts, &new)?;
+        Ok(Some((new, value)))
     }
 }
 

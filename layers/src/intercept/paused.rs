@@ -9,9 +9,12 @@ use std::{
 
 use bytes::Bytes;
 use serde_json::Value;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{Semaphore, oneshot, watch},
+    time::Instant,
+};
 
-use super::{Block, Context, Direction, Message, PauseFull, chain::Stage, json};
+use super::{Block, Context, Direction, Message, NotChanged, PauseFull, chain::Stage, json};
 use crate::{
     metrics::{UpWhile, gauge, names},
     secret::{looks_like_secret, suggests_secret},
@@ -47,10 +50,16 @@ pub enum Resolution {
     Block(Block),
 }
 
-/// There is no such exchange, or not any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no exchange waits under this number")]
-pub struct NotPaused;
+/// A decision that was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotDecided {
+    /// There is no such exchange, or not any more.
+    #[error("no exchange waits under this number")]
+    Gone,
+    /// It cannot go on with this message. It still waits.
+    #[error("it cannot go on so, and still waits: {0}")]
+    Unfit(NotChanged),
+}
 
 /// The exchanges that wait. Clones are the same place; it outlives the layers that use it.
 #[derive(Debug, Clone)]
@@ -86,12 +95,16 @@ pub struct PausedExchange {
 /// What is kept of an exchange while it waits.
 pub(super) struct Snapshot {
     shown: PausedExchange,
-    message: Option<Bytes>,
+    message: Option<Arc<Message>>,
 }
 
 struct Shared {
     most: usize,
     places: Mutex<Places>,
+    /// The places of those that only take their time.
+    delays: Semaphore,
+    /// Turns true on shutdown.
+    closed: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -106,17 +119,23 @@ struct Waiting {
     snapshot: Snapshot,
     since: Instant,
     until: Instant,
-    _counted: UpWhile,
 }
 
 /// A place; given back when this is dropped, also with an exchange whose client went away.
 struct Place<'a> {
     shared: &'a Shared,
     id: u64,
+    _counted: UpWhile,
 }
 
 /// Stands in the place of a secret.
 const MASK: &str = "***";
+
+/// The longest wait, whatever is asked for.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The longest message that an operator is shown.
+const SHOWN: usize = 64 * 1024;
 
 // === impl Paused ===
 
@@ -124,12 +143,17 @@ impl Paused {
     /// The most exchanges that wait at once, unless said otherwise.
     pub const MOST: usize = 100;
 
-    /// A place where so many exchanges may wait.
+    /// The most exchanges that are delayed at once.
+    pub const DELAYED: usize = 1000;
+
+    /// A place where so many exchanges may wait for a decision.
     pub fn new(most: usize) -> Self {
         Self {
             shared: Arc::new(Shared {
                 most,
                 places: Mutex::default(),
+                delays: Semaphore::new(Self::DELAYED),
+                closed: watch::Sender::new(false),
             }),
         }
     }
@@ -142,7 +166,7 @@ impl Paused {
         all.map(|(id, waiting)| waiting.shown(*id, now)).collect()
     }
 
-    /// One that waits, and its message: what looks like a secret is masked in it, and of one that is not JSON only the length is told.
+    /// One that waits, and its message: what looks like a secret is masked in it, and of one that is not JSON, or longer than 64 KiB, only the length is told.
     pub fn inspect(&self, id: u64) -> Option<(PausedExchange, Option<Value>)> {
         let (shown, message) = {
             let places = self.shared.places();
@@ -150,23 +174,52 @@ impl Paused {
             let shown = waiting.shown(id, Instant::now());
             (shown, waiting.snapshot.message.clone())
         };
-        Some((shown, message.map(|message| masked(&message))))
+        Some((shown, message.map(|message| masked(message.bytes()))))
     }
 
     /// Decides about one that waits.
     ///
     /// # Errors
-    /// When it does not wait (any more).
-    pub fn decide(&self, id: u64, resolution: Resolution) -> Result<(), NotPaused> {
-        let waiting = self.shared.places().waiting.remove(&id).ok_or(NotPaused)?;
-        waiting.decide.send(resolution).map_err(|_gone| NotPaused)
+    /// When it does not wait (any more), or cannot go on with the message that it should; then it still waits.
+    pub fn decide(&self, id: u64, resolution: Resolution) -> Result<(), NotDecided> {
+        if let Resolution::ResumeWith(text) = &resolution {
+            let message = {
+                let places = self.shared.places();
+                let waiting = places.waiting.get(&id).ok_or(NotDecided::Gone)?;
+                waiting.snapshot.message.clone()
+            };
+            let message = message.ok_or_else(|| NotChanged::Unreadable("it has none".to_owned()));
+            let fits = message.and_then(|message| message.check(text));
+            fits.map_err(NotDecided::Unfit)?;
+        }
+        let waiting = self.shared.places().waiting.remove(&id);
+        let decide = waiting.ok_or(NotDecided::Gone)?.decide;
+        decide.send(resolution).map_err(|_gone| NotDecided::Gone)
     }
 
-    /// From now on nobody waits: for a shutdown. Those who do, and those who would, go by what their time limit says.
+    /// From now on nobody waits: for a shutdown. Those who do, and those who would, go by what their time limit says; delays end.
     pub fn close(&self) {
-        let mut places = self.shared.places();
-        places.closed = true;
-        places.waiting.clear();
+        let waiting = {
+            let mut places = self.shared.places();
+            places.closed = true;
+            std::mem::take(&mut places.waiting)
+        };
+        drop(waiting);
+        self.shared.closed.send_replace(true);
+    }
+
+    /// Waits for so long, or until a shutdown.
+    pub(super) async fn delay(&self, time: Duration) -> Result<(), PauseFull> {
+        let Ok(_place) = self.shared.delays.try_acquire() else {
+            return Err(PauseFull {
+                most: Self::DELAYED,
+                sent: false,
+            });
+        };
+        let mut closed = self.shared.closed.subscribe();
+        let shutdown = closed.wait_for(|closed| *closed);
+        let _ends = tokio::time::timeout(time, shutdown).await;
+        Ok(())
     }
 
     /// Waits for a decision.
@@ -176,7 +229,16 @@ impl Paused {
         snapshot: Snapshot,
     ) -> Result<Resolution, PauseFull> {
         let (decide, decision) = oneshot::channel();
-        let _place = {
+        let (limit, since) = (settings.limit.min(LONGEST), Instant::now());
+        let (rule, request_id) = (snapshot.shown.by.clone(), snapshot.shown.request_id.clone());
+        let route = snapshot.shown.route.clone();
+        let waiting = Waiting {
+            decide,
+            since,
+            until: since + limit,
+            snapshot: snapshot.until(settings.then),
+        };
+        let id = {
             let mut places = self.shared.places();
             if places.closed {
                 return Ok(settings.then.resolution());
@@ -184,34 +246,26 @@ impl Paused {
             if places.waiting.len() >= self.shared.most {
                 return Err(PauseFull {
                     most: self.shared.most,
+                    sent: false,
                 });
             }
             places.newest += 1;
             let id = places.newest;
-            let since = Instant::now();
-            tracing::info!(
-                number = id,
-                rule = snapshot.shown.by,
-                request_id = snapshot.shown.request_id,
-                "an exchange waits for a decision"
-            );
-            let waiting = Waiting {
-                decide,
-                since,
-                until: since + settings.limit,
-                _counted: UpWhile::new(&gauge(
-                    names::INTERCEPT_PAUSED,
-                    &[("route", &snapshot.shown.route)],
-                )),
-                snapshot: snapshot.until(settings.then),
-            };
             places.waiting.insert(id, waiting);
-            Place {
-                shared: &self.shared,
-                id,
-            }
+            id
         };
-        match tokio::time::timeout(settings.limit, decision).await {
+        let _place = Place {
+            shared: &self.shared,
+            id,
+            _counted: UpWhile::new(&gauge(names::INTERCEPT_PAUSED, &[("route", &route)])),
+        };
+        tracing::info!(
+            number = id,
+            rule,
+            request_id,
+            "an exchange waits for a decision"
+        );
+        match tokio::time::timeout(limit, decision).await {
             Ok(Ok(resolution)) => Ok(resolution),
             Ok(Err(_closed)) => Ok(settings.then.resolution()),
             Err(_late) => Ok(settings.then.resolution()),
@@ -242,7 +296,9 @@ impl fmt::Debug for Shared {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.shared.places().waiting.remove(&self.id);
+        let gone = self.shared.places().waiting.remove(&self.id);
+        // Outside the lock.
+        drop(gone);
     }
 }
 
@@ -295,7 +351,7 @@ impl Snapshot {
                 left: Duration::ZERO,
                 then: AtLimit::default(),
             },
-            message: message.map(|message| message.bytes().clone()),
+            message: message.map(|message| Arc::new(message.kept())),
         }
     }
 
@@ -307,9 +363,9 @@ impl Snapshot {
 
 /// A message as it may be shown.
 fn masked(message: &Bytes) -> Value {
-    let read = std::str::from_utf8(message)
-        .ok()
-        .and_then(|text| json::parse(text).ok());
+    let short = Some(message).filter(|message| message.len() <= SHOWN);
+    let text = short.and_then(|message| std::str::from_utf8(message).ok());
+    let read = text.and_then(|text| json::parse(text).ok());
     let Some(mut value) = read else {
         return Value::from(format!("{} bytes that are not shown", message.len()));
     };
@@ -324,9 +380,9 @@ fn mask(value: &mut Value) {
         Value::Array(all) => all.iter_mut().for_each(mask),
         Value::Object(all) => {
             for (key, value) in all {
-                // A token of progress, or a session's number, is none.
-                let word = value.is_string() && key != "progressToken";
-                if word && suggests_secret(key) {
+                // A token of progress is none; whatever else is under such a key may be, or hold one.
+                let progress = key == "progressToken" && (value.is_string() || value.is_number());
+                if !progress && suggests_secret(key) {
                     *value = Value::from(MASK);
                 } else {
                     mask(value);
@@ -352,11 +408,12 @@ mod tests {
         then: AtLimit::Block,
     };
 
+    const CALL: &str = r#"{"id":1,"method":"tools/call","params":{"name":"a","arguments":{"api_key":"hush","x":["ghp_hush",1],"token":5}}}"#;
+
     fn snapshot() -> Snapshot {
         let exchange = Arc::new(Exchange::new("r-1"));
-        let context = Context::new(exchange, Method::POST, "/mcp", HeaderMap::new());
-        let text = r#"{"id":1,"method":"tools/call","params":{"name":"a","arguments":{"api_key":"hush","x":["ghp_hush",1],"token":5}}}"#;
-        let message = Message::told(Bytes::from(text), 1000).expect("a message");
+        let context = Context::new(exchange, None, Method::POST, "/mcp", HeaderMap::new());
+        let message = Message::told(Bytes::from(CALL), 1000).expect("a message");
         Snapshot::of("rule", &context, Some(&message), Stage::Asking)
     }
 
@@ -365,7 +422,7 @@ mod tests {
         let paused = Paused::default();
         for resolution in [
             Resolution::Resume,
-            Resolution::ResumeWith("{}".to_owned()),
+            Resolution::ResumeWith(CALL.replace("hush", "other")),
             Resolution::Block(Block {
                 message: "no".to_owned(),
             }),
@@ -384,9 +441,14 @@ mod tests {
             let message = message.expect("a message");
             assert!(!message.to_string().contains("hush"), "{message}");
             assert_eq!(message["params"]["arguments"]["x"][1], 1);
+            for unfit in ["{}", &CALL.replace(":1,", ":2,"), &" ".repeat(1001)] {
+                let refused = paused.decide(one.id, Resolution::ResumeWith(unfit.to_owned()));
+                assert!(matches!(refused, Err(NotDecided::Unfit(_))), "{unfit}");
+                assert_eq!(paused.list().len(), 1, "it still waits");
+            }
             assert_eq!(paused.decide(one.id, resolution.clone()), Ok(()));
-            assert_eq!(waits.await, Ok(resolution));
-            assert_eq!(paused.decide(one.id, Resolution::Resume), Err(NotPaused));
+            assert_eq!(waits.await, Ok(resolution.clone()));
+            assert_eq!(paused.decide(one.id, resolution), Err(NotDecided::Gone));
         }
         assert!(paused.list().is_empty());
     }
@@ -401,7 +463,10 @@ mod tests {
         tokio::task::yield_now().await;
         assert_eq!(
             paused.wait(SETTINGS, snapshot()).await,
-            Err(PauseFull { most: 1 })
+            Err(PauseFull {
+                most: 1,
+                sent: false
+            })
         );
         let late = first.await.expect("it ends").expect("it had a place");
         assert!(matches!(late, Resolution::Block(_)));
@@ -434,5 +499,59 @@ mod tests {
             paused.wait(resume, snapshot()).now_or_never(),
             Some(Ok(Resolution::Resume))
         );
+    }
+
+    #[test]
+    fn what_is_under_the_key_of_a_secret_is_masked_whatever_it_is() {
+        for secret in [
+            r#"{"passwords":["hush"]}"#,
+            r#"{"credentials":{"value":"hush","n":[{"x":"hush"}]}}"#,
+            r#"{"privateKey":"hush","accessKey":"hush","sessionId":"hush","a":{"sshKeys":["hush"]}}"#,
+            r#"{"progressToken":["hush"],"_meta":{"progressToken":{"x":"hush"}}}"#,
+            r#"{"pin_token":4711,"apiKey":4711}"#,
+        ] {
+            // As they come, and in a message that is shown anew.
+            for text in [secret.to_owned(), format!(r#"{{"params":[{secret}]}}"#)] {
+                let shown = masked(&Bytes::from(text)).to_string();
+                let leaks = shown.contains("hush") || shown.contains("4711");
+                assert!(!leaks && shown.contains(MASK), "{shown}");
+            }
+        }
+        let kept = r#"{"_meta":{"progressToken":7},"monkey":"a","name":"b","progressToken":"p"}"#;
+        assert_eq!(masked(&Bytes::from(kept)).to_string(), kept);
+        let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(SHOWN));
+        let shown = masked(&Bytes::from(long)).to_string();
+        assert!(shown.contains("65544 bytes"), "{shown}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn delays_are_bounded_and_end_with_the_process() {
+        let paused = Paused::new(1);
+        let hour = Duration::from_secs(3600);
+        let mut waits: Vec<_> = (0..Paused::DELAYED)
+            .map(|_| Box::pin(paused.delay(hour)))
+            .collect();
+        assert!(waits.iter_mut().all(|wait| wait.now_or_never().is_none()));
+        let refused = paused.delay(hour).now_or_never();
+        assert!(matches!(refused, Some(Err(PauseFull { sent: false, .. }))));
+        drop(waits.pop());
+        let mut late = Box::pin(paused.delay(hour));
+        assert!((&mut late).now_or_never().is_none());
+        paused.close();
+        assert_eq!(late.now_or_never(), Some(Ok(())));
+        assert_eq!(waits.remove(0).now_or_never(), Some(Ok(())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_without_end_is_a_day() {
+        let paused = Paused::new(1);
+        let endless = PauseSettings {
+            limit: Duration::MAX,
+            ..SETTINGS
+        };
+        let mut waits = Box::pin(paused.wait(endless, snapshot()));
+        assert!((&mut waits).now_or_never().is_none());
+        assert_eq!(paused.list()[0].left, LONGEST);
+        assert!(matches!(waits.await, Ok(Resolution::Block(_))));
     }
 }

@@ -1,8 +1,9 @@
 //! Rules: interceptors that are written down, and not programmed.
 //!
-//! A [`Rule`] says when it applies ([`When`]) and what it does ([`Action`]). All that `when` names must fit. Direction, method, name, path and headers decide before
+//! A [`Rule`] says when it applies ([`When`]) and what it does ([`Action`]). All that `when` names must fit. Direction, method, name, path, headers and principal decide before
 //! anything is read; an [`Expression`] (CEL, with the feature `cel`) looks into the message. Rules read headers and names as the body has them: the
-//! layer refuses a request whose headers say something else. A rule that cannot be judged, or whose change does not fit, goes by [`OnError`].
+//! layer refuses a request whose headers say something else. A call that a rule gives another name goes by that from there on; its answer is known by
+//! the name that its client used. A rule that cannot be judged, or whose change does not fit, goes by [`OnError`].
 //!
 //! ```
 //! use std::sync::Arc;
@@ -22,6 +23,7 @@
 //! # let _ = layer;
 //! ```
 
+mod about;
 #[cfg(feature = "cel")]
 mod expression;
 #[cfg(not(feature = "cel"))]

@@ -1,3 +1,8 @@
+mod again;
+mod batches;
+mod pauses;
+mod streams;
+
 use std::{sync::Mutex, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header, response};
@@ -67,19 +72,30 @@ impl Interceptor for Script {
     }
 }
 
+/// What a script was shown.
+type Seen = Arc<Mutex<Vec<String>>>;
+
 /// A layer with one script, and what that is shown.
 fn script(
     interest: Interest,
     act: impl Fn(Option<&mut Message>, &mut HeaderMap) -> Decision + Send + Sync + 'static,
-) -> (InterceptLayer, Arc<Mutex<Vec<String>>>) {
-    let seen = Arc::new(Mutex::new(Vec::new()));
+) -> (InterceptLayer, Seen) {
+    script_with(InterceptSettings::default(), interest, act)
+}
+
+/// The same with these settings.
+fn script_with(
+    settings: InterceptSettings,
+    interest: Interest,
+    act: impl Fn(Option<&mut Message>, &mut HeaderMap) -> Decision + Send + Sync + 'static,
+) -> (InterceptLayer, Seen) {
+    let seen = Seen::default();
     let script = Script {
         interest,
         act: Box::new(act),
         seen: seen.clone(),
     };
-    let layer = InterceptLayer::new(InterceptSettings::default(), vec![Arc::new(script)]);
-    (layer, seen)
+    (InterceptLayer::new(settings, vec![Arc::new(script)]), seen)
 }
 
 const REQUEST: Interest = Interest {
@@ -233,29 +249,6 @@ async fn a_changed_call_goes_on_as_one_piece_of_truth() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_sent_again_is_not_shown_again_and_is_changed_alike() {
-    let (layer, seen) = script(REQUEST, |message, headers| {
-        headers.insert("x-seen", HeaderValue::from_static("yes"));
-        edits(message, set("/params/arguments/t", "\"new\""))
-    });
-    let exchange = Arc::new(Exchange::new("again"));
-    let given = Given::default();
-    let service = layer.layer(server(JSON, vec![ANSWER], &given));
-    for _ in 0..2 {
-        let mut request = call(CALL, &[]);
-        exchange.set_call(Exchange::of(&mut request).asked().expect("facts").clone());
-        request.extensions_mut().insert(exchange.clone());
-        service.clone().oneshot(request).await.expect("an answer");
-    }
-    assert_eq!(seen.lock().expect("not poisoned").len(), 1);
-    let given = given.lock().expect("not poisoned");
-    assert_eq!(given[0].1, given[1].1);
-    assert!(given.iter().all(|(headers, body, _)| {
-        headers["x-seen"] == "yes" && body == &CALL.replace("\"x\"", "\"new\"")
-    }));
-}
-
-#[tokio::test]
 async fn a_blocked_call_is_a_json_rpc_error_and_is_not_sent() {
     let (layer, _) = script(REQUEST, |_, _| block());
     let (status, body, given) = send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await;
@@ -272,66 +265,6 @@ async fn a_blocked_call_is_a_json_rpc_error_and_is_not_sent() {
     let (status, body, _) = send(&layer, Request::new(Body::full("x")), JSON, vec![]).await;
     assert_eq!(status, 403);
     assert!(body.contains("not here"), "{body}");
-}
-
-#[tokio::test]
-async fn a_mocked_call_has_its_result_in_the_form_of_its_era() {
-    let (layer, _) = script(REQUEST, |_, _| {
-        Decision::Mock(Mock::Result(json!({"content": []})))
-    });
-    let (_, body, given) = send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await;
-    assert_eq!(
-        body,
-        r#"{"jsonrpc":"2.0","id":"seven","result":{"content":[]}}"#
-    );
-    assert!(given.lock().expect("not poisoned").is_empty());
-    let modern = r#"{"id":1,"method":"ping","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
-    let (_, body, _) = send(&layer, call(modern, &[]), JSON, vec![]).await;
-    assert!(body.contains(r#""resultType":"complete""#), "{body}");
-    let batch = r#"[{"id":1,"method":"ping"},{"method":"notifications/initialized"},{"id":2,"method":"ping"}]"#;
-    let (_, body, _) = send(&layer, call(batch, &[]), JSON, vec![]).await;
-    let answers: Value = serde_json::from_str(&body).expect("JSON");
-    assert_eq!(
-        (&answers[0]["id"], &answers[1]["id"]),
-        (&json!(1), &json!(2))
-    );
-    let told = r#"{"method":"notifications/initialized"}"#;
-    let (status, body, _) = send(&layer, call(told, &[]), JSON, vec![]).await;
-    assert_eq!((status.as_u16(), body.as_str()), (202, ""));
-}
-
-#[tokio::test]
-async fn a_batch_is_shown_and_changed_element_by_element() {
-    let (layer, seen) = script(REQUEST, |message, _| {
-        let is_call = message
-            .as_ref()
-            .is_some_and(|m| m.facts().is_some_and(|f| f.tool().is_some()));
-        if is_call {
-            edits(message, set("/params/name", "\"b\""))
-        } else {
-            Decision::Continue
-        }
-    });
-    let text =
-        r#"[ {"id":1,"method":"ping"}, {"id":2,"method":"tools/call","params":{"name":"a"}} ]"#;
-    let (_, _, given) = send(&layer, call(text, &[]), JSON, vec!["[]"]).await;
-    assert_eq!(
-        given.lock().expect("not poisoned")[0].1,
-        text.replace("\"a\"", "\"b\"")
-    );
-    assert_eq!(seen.lock().expect("not poisoned").len(), 2);
-    // A part of it cannot be answered without the rest.
-    let (layer, _) = script(REQUEST, |message, _| {
-        let is_call = message.is_some_and(|m| m.facts().is_some_and(|f| f.tool().is_some()));
-        if is_call {
-            Decision::Mock(Mock::Result(json!({})))
-        } else {
-            Decision::Continue
-        }
-    });
-    let (status, body, _) = send(&layer, call(text, &[]), JSON, vec![]).await;
-    assert_eq!(status, 400);
-    assert!(body.contains("unreadable"), "{body}");
 }
 
 #[tokio::test]
@@ -365,52 +298,6 @@ async fn a_json_answer_is_changed_replaced_or_refused() {
         body,
         r#"{"jsonrpc":"2.0","id":"seven","result":{"mine":1}}"#
     );
-}
-
-const STREAM: [&str; 3] = [
-    ": hi\n\nid: 1\ndata: {\"method\":\"notifications/progress\",\"params\":{\"n\":1}}\n\nid: 2\nda",
-    "ta: {\"jsonrpc\":\"2.0\",\"id\":\"seven\",\ndata:  \"result\":{\"n\":1}}\nretry: 9",
-    "\n\n",
-];
-
-#[tokio::test]
-async fn a_message_of_a_stream_is_changed_in_its_event() {
-    let (layer, seen) = script(MESSAGES, |message, _| {
-        let answers = message
-            .as_ref()
-            .is_some_and(|m| m.direction() == Direction::Response);
-        if answers {
-            edits(message, set("/result/n", "2"))
-        } else {
-            Decision::Continue
-        }
-    });
-    let (_, body, _) = send(&layer, call(CALL, &[]), EVENTS, STREAM.to_vec()).await;
-    let (kept, changed) = body.split_at(STREAM[0].len() - 8);
-    assert_eq!(kept, &STREAM[0][..STREAM[0].len() - 8]);
-    assert_eq!(changed, "id: 2\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"seven\",\ndata: \"result\":{\"n\":2}}\nretry: 9\n\n".replace("data: \"r", "data:  \"r"));
-    assert_eq!(seen.lock().expect("not poisoned").len(), 2);
-}
-
-#[tokio::test]
-async fn what_is_refused_on_a_stream_leaves_an_honest_event() {
-    let (layer, _) = script(MESSAGES, |_, _| block());
-    let (_, body, _) = send(&layer, call(CALL, &[]), EVENTS, STREAM.to_vec()).await;
-    assert!(body.starts_with(": hi\n\nid: 1\n\nid: 2\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"seven\",\"error\":{\"code\":403"), "{body}");
-    assert!(body.ends_with("retry: 9\n\n"), "{body}");
-    // A question of the server that nobody would answer ends the call.
-    let question = "data: {\"id\":1,\"method\":\"sampling/createMessage\"}\n\n";
-    let request = call(CALL, &[]);
-    let exchange = Exchange::get(&request).expect("an exchange").clone();
-    let given = Given::default();
-    let response = layer
-        .layer(server(EVENTS, vec![question], &given))
-        .oneshot(request)
-        .await
-        .expect("a head");
-    let error = response.into_body().collect().await.expect_err("it ends");
-    assert!(find::<Blocked>(&*error).is_some());
-    assert_eq!(exchange.gave_up(), Some(crate::exchange::GiveUp::Operator));
 }
 
 #[tokio::test]
@@ -460,103 +347,6 @@ async fn what_could_be_read_in_two_ways_never_passes() {
                 |b| String::from_utf8_lossy(&b).into_owned(),
             );
             assert!(told.contains("could not be inspected"), "{media} {told}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn what_is_too_long_or_encoded_is_refused_or_passes_as_set() {
-    let long: &'static str = Box::leak(
-        ANSWER
-            .replace("[]", &format!("[\"{}\"]", "x".repeat(300)))
-            .into_boxed_str(),
-    );
-    let event: &'static str = Box::leak(format!("data: {long}\n\n").into_boxed_str());
-    for lenient in [false, true] {
-        let seen = Arc::default();
-        let script = Script {
-            interest: Interest::ALL,
-            act: Box::new(|_, _| Decision::Continue),
-            seen: Arc::clone(&seen),
-        };
-        let settings = InterceptSettings {
-            cap: 200,
-            lenient,
-            ..InterceptSettings::default()
-        };
-        let layer = InterceptLayer::new(settings, vec![Arc::new(script)]);
-        let stream = layer.layer(server(EVENTS, vec![event], &Given::default()));
-        let response = stream.oneshot(call(CALL, &[])).await.expect("a head");
-        let read = response.into_body().collect().await;
-        assert_eq!(read.is_ok_and(|body| body.to_bytes() == event), lenient);
-        let request = call(&CALL.replace("1.50", &"1".repeat(200)), &[]);
-        let (_, body, _) = send(&layer, request, JSON, vec![ANSWER]).await;
-        assert_eq!(body == ANSWER, lenient, "{body}");
-    }
-    let (layer, _) = script(MESSAGES, |_, _| Decision::Continue);
-    let zipped = layer.layer(service_fn(async |_: Request<Body>| {
-        let mut response = Response::new(Body::full("zipped"));
-        response
-            .headers_mut()
-            .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        Ok::<_, BoxError>(response)
-    }));
-    let error = zipped.oneshot(call(CALL, &[])).await.expect_err("refused");
-    assert!(find::<Unreadable>(&*error).is_some_and(|e| e.sent));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_delay_takes_its_time_and_a_pause_waits_for_a_decision() {
-    let (layer, _) = script(REQUEST, |_, _| Decision::Delay(Duration::from_secs(7)));
-    let start = Instant::now();
-    send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await;
-    assert_eq!(start.elapsed(), Duration::from_secs(7));
-    for (resolution, told) in [
-        (Resolution::Resume, ANSWER),
-        (
-            Resolution::ResumeWith(CALL.replace("\"x\"", "\"y\"")),
-            ANSWER,
-        ),
-        (
-            Resolution::ResumeWith(CALL.replace("seven", "eight")),
-            "the id of a message must stay",
-        ),
-        (
-            Resolution::Block(Block {
-                message: "no".to_owned(),
-            }),
-            "\"message\":\"no\"",
-        ),
-    ] {
-        let settings = PauseSettings {
-            limit: Duration::from_secs(60),
-            then: AtLimit::Block,
-        };
-        let paused = Paused::default();
-        let script = Script {
-            interest: REQUEST,
-            act: Box::new(move |_, _| Decision::Pause(settings)),
-            seen: Arc::default(),
-        };
-        let of = InterceptSettings {
-            paused: paused.clone(),
-            ..InterceptSettings::default()
-        };
-        let layer = InterceptLayer::new(of, vec![Arc::new(script)]);
-        let waits =
-            tokio::spawn(async move { send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await });
-        while paused.list().is_empty() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        paused
-            .decide(paused.list()[0].id, resolution.clone())
-            .expect("it waits");
-        let (_, body, given) = waits.await.expect("an answer");
-        assert!(body.contains(told), "{resolution:?} {body}");
-        if let Resolution::ResumeWith(text) = &resolution
-            && told == ANSWER
-        {
-            assert_eq!(given.lock().expect("not poisoned")[0].1, text);
         }
     }
 }

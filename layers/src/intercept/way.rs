@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Request, Response, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Request, Response, header, request::Parts};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::StreamBody;
 use serde_json::Value;
@@ -13,7 +13,7 @@ use super::{
     Answer, Context, Message, Mock, NotChanged,
     answer::{self, Show},
     body::{InterceptBody, Read, read},
-    chain::{Chain, Stage, Verdict, Wanted},
+    chain::{Chain, ChangedBy, Stage, Verdict, Wanted},
     consistent,
 };
 use crate::{
@@ -45,7 +45,9 @@ impl Way {
         request: &Request<B>,
     ) -> Self {
         let (method, path) = (request.method().clone(), request.uri().path());
-        let context = Context::new(exchange, method, path, request.headers().clone());
+        let headers = request.headers().clone();
+        let before = ChangedBy::of(request);
+        let context = Context::new(exchange, before, method, path, headers);
         Self {
             chain,
             wanted,
@@ -57,6 +59,10 @@ impl Way {
         self.context.exchange()
     }
 
+    fn set_judged(&self, changed: Option<Changed>) {
+        self.exchange().set_judged(self.chain.id(), changed);
+    }
+
     pub(super) async fn go<S, B>(self, mut inner: S, request: Request<Body>) -> Answer<B>
     where
         S: Service<Request<Body>, Response = Response<B>> + Send,
@@ -65,11 +71,12 @@ impl Way {
         B: HttpBody<Data = Bytes> + Send,
         B::Error: Into<BoxError>,
     {
-        let exchange = self.exchange();
-        if let Some(call) = exchange.asked() {
+        if let Some(call) = self.context.call()
+            && !self.chain.settings.lenient
+        {
             headers::check_present(call, request.headers())?;
         }
-        let shown = match exchange.judged() {
+        let shown = match self.exchange().judged(self.chain.id()) {
             // It is sent again: what was decided stands.
             Some(judged) => Shown::On(again(request, judged)),
             None => self.show(request).await?,
@@ -80,6 +87,11 @@ impl Way {
                 return Ok(response.map(|bytes| InterceptBody::whole(bytes, None)));
             }
         };
+        let judged = self.exchange().judged(self.chain.id()).flatten();
+        if judged.is_some_and(|changed| changed.call.is_some()) {
+            let by = ChangedBy(self.chain.id());
+            request.extensions_mut().insert(by);
+        }
         if self.wanted.all.messages {
             // What is encoded cannot be read.
             let plain = HeaderValue::from_static("identity");
@@ -95,11 +107,11 @@ impl Way {
     /// Shows the request to those who want it.
     async fn show(&self, request: Request<Body>) -> Result<Shown, BoxError> {
         if !self.wanted.all.request {
-            self.exchange().set_judged(None);
+            self.set_judged(None);
             return Ok(Shown::On(request));
         }
         let (parts, body) = request.into_parts();
-        match self.exchange().asked() {
+        match self.context.call() {
             Some(call) if !call.messages().is_empty() => self.show_call(call, parts, body).await,
             Some(_) => self.show_head(parts, body).await,
             None if self.wanted.all.body => self.show_plain(parts, body).await,
@@ -116,14 +128,19 @@ impl Way {
         if let Verdict::Mock(mock) = verdict.await? {
             return Ok(Shown::Answered(answer::plain(mock, Stage::Asking)?));
         }
-        let headers = Changed::headers(self.context.headers(), &parts.headers);
-        let call = self.exchange().asked().filter(|_| !headers.is_empty());
-        self.exchange().set_judged(call.map(|call| Changed {
-            call: call.clone(),
-            body: body.bytes().cloned().unwrap_or_default(),
+        self.judge(&parts.headers, None, None);
+        Ok(Shown::On(Request::from_parts(parts, body)))
+    }
+
+    /// Files what came of the request.
+    fn judge(&self, headers: &HeaderMap, call: Option<CallFacts>, body: Option<Bytes>) {
+        let headers = Changed::headers(self.context.headers(), headers);
+        let changed = call.is_some() || body.is_some() || !headers.is_empty();
+        self.set_judged(changed.then_some(Changed {
+            call,
+            body,
             headers,
         }));
-        Ok(Shown::On(Request::from_parts(parts, body)))
     }
 
     /// A request of plain HTTP with its body.
@@ -146,8 +163,16 @@ impl Way {
             return Ok(Shown::Answered(answer::plain(mock, Stage::Asking)?));
         }
         let bytes = message.bytes().clone();
+        let changed = message.is_changed();
+        if changed {
+            answer::drop_digests(&mut parts.headers);
+        }
+        let again = changed.then(|| bytes.clone());
         let body = match trailers {
             Some(trailers) => {
+                if changed {
+                    parts.headers.remove(header::CONTENT_LENGTH);
+                }
                 let frames = [Frame::data(bytes), Frame::trailers(trailers)];
                 let frames = frames.map(Ok::<_, BoxError>);
                 Body::new(StreamBody::new(futures_util::stream::iter(frames)))
@@ -155,12 +180,13 @@ impl Way {
             None => {
                 let length = HeaderValue::from(bytes.len() as u64);
                 let framed = parts.headers.remove(header::TRANSFER_ENCODING).is_some();
-                if framed || message.is_changed() {
+                if framed || changed {
                     parts.headers.insert(header::CONTENT_LENGTH, length);
                 }
                 Body::full(bytes)
             }
         };
+        self.judge(&parts.headers, None, again);
         Ok(Shown::On(Request::from_parts(parts, body)))
     }
 
@@ -176,6 +202,11 @@ impl Way {
             Some(bytes) => bytes.clone(),
             None => match read(body, MOST).await? {
                 Read::Whole(bytes, _) => bytes,
+                Read::Long(read, rest) if self.chain.settings.lenient => {
+                    self.set_judged(None);
+                    let body = Body::new(InterceptBody::long(read, rest));
+                    return Ok(Shown::On(Request::from_parts(parts, body)));
+                }
                 Read::Long(..) => return Err(Stage::Asking.unreadable("its body is too long")),
             },
         };
@@ -216,13 +247,14 @@ impl Way {
         let bytes = if edits.is_empty() {
             bytes
         } else {
+            answer::drop_digests(&mut parts.headers);
             splice(&bytes, &edits)
         };
         let changed = !edits.is_empty() || parts.headers != *self.context.headers();
         if changed {
             self.settle(call, &mut parts, &bytes, (&arguments.0, &arguments.1))?;
         } else {
-            self.exchange().set_judged(None);
+            self.set_judged(None);
         }
         Ok(Shown::On(Request::from_parts(parts, Body::full(bytes))))
     }
@@ -243,26 +275,17 @@ impl Way {
         new.version.clone_from(&call.version);
         new.era = call.era;
         consistent::follow(&new, &mut parts.headers, arguments)?;
-        let headers = Changed::headers(self.context.headers(), &parts.headers);
-        self.exchange().set_judged(Some(Changed {
-            call: new,
-            body: body.clone(),
-            headers,
-        }));
+        self.judge(&parts.headers, Some(new), Some(body.clone()));
         Ok(())
     }
 
-    /// The answer to a call whose messages are mocked: all of its requests, or it is refused.
+    /// The answer to a call whose messages are mocked: all of them, or it is refused, since the others would be lost.
     fn mocked(
         &self,
         call: &CallFacts,
         mocks: Vec<(crate::mcp::MessageFacts, Mock)>,
     ) -> Result<Response<Bytes>, BoxError> {
-        let requests = call.requests().count();
-        let all = mocks
-            .iter()
-            .filter(|(facts, _)| facts.kind == Kind::Request);
-        if requests != all.count() {
+        if mocks.len() != call.messages().len() {
             let problem = "only a part of a batch has an answer without its server";
             return Err(Stage::Asking.unreadable(problem));
         }
@@ -282,12 +305,12 @@ impl Way {
             if text.len() > 1 {
                 text.extend_from_slice(b",");
             }
-            let answer = answer::text(facts, mock, call.era, exchange);
+            let answer = answer::own(facts, mock, call.era, exchange);
             text.extend_from_slice(&answer.ok_or_else(|| {
                 Stage::Asking.unreadable("a whole response cannot answer a part of a batch")
             })?);
         }
-        if requests == 0 {
+        if call.requests().next().is_none() {
             return Ok(answer::accepted());
         }
         text.extend_from_slice(b"]");
@@ -303,9 +326,10 @@ fn again(request: Request<Body>, judged: Option<&Changed>) -> Request<Body> {
     let Some(changed) = judged else {
         return request;
     };
-    let (mut parts, _) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     changed.lead(&mut parts.headers);
-    Request::from_parts(parts, Body::full(changed.body.clone()))
+    let other = changed.body.clone().map(Body::full);
+    Request::from_parts(parts, other.unwrap_or(body))
 }
 
 /// `bytes` with other text at these places, which are in order.

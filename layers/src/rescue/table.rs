@@ -148,10 +148,11 @@ impl Row {
                 }),
             Fault::Unreadable { sent: true, .. } => row("intercept", "unreadable", 502),
             Fault::Unreadable { sent: false, .. } => client("intercept", "unreadable", 400),
-            Fault::PauseFull(_) => row("intercept", "too_many_paused", 503)
-                .unsent()
-                .by(Blame::Proxy)
-                .again(SOON),
+            Fault::PauseFull { sent, .. } => {
+                let row = row("intercept", "too_many_paused", 503).by(Blame::Proxy);
+                // What its upstream has done must not be done again.
+                if *sent { row } else { row.unsent().again(SOON) }
+            }
             Fault::NotAllowed => client("stdio", "not_allowed", 405),
             Fault::NotAcceptable => client("stdio", "not_acceptable", 406),
             Fault::LegacyServer(_) => client("stdio", "legacy_server", 400),
@@ -315,7 +316,7 @@ pub(super) fn message(fault: &Fault) -> String {
         | Fault::LegacyServer(text)
         | Fault::BadEndpoint(text)
         | Fault::Unforwardable(text)
-        | Fault::PauseFull(text)
+        | Fault::PauseFull { message: text, .. }
         | Fault::Blocked { message: text, .. }
         | Fault::Unreadable { message: text, .. }
         | Fault::Deadline { message: text, .. }

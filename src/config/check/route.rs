@@ -61,6 +61,18 @@ fn route(raw: RawRoute, context: &Context<'_>, mistakes: &mut Mistakes) -> Route
         .map_or_else(|| default_name(host.as_deref(), &path), |name| name.value.0);
     let session = raw.session.map(session);
     let without = session.is_none() || raw.protocol == Protocol::Http;
+    let deadline = match raw.deadline.value {
+        OrOff::Off => None,
+        OrOff::On(ShortOr::Short(Clock(limit))) => Some(Deadline {
+            limit,
+            cap: CAP.max(limit),
+        }),
+        OrOff::On(ShortOr::Long(raw)) => Some(deadline(raw.limit.0, raw.cap, mistakes)),
+    };
+    let around = rules::Around {
+        protocol,
+        deadline: deadline.as_ref().map(|deadline| deadline.limit),
+    };
     Route {
         name,
         path,
@@ -73,14 +85,7 @@ fn route(raw: RawRoute, context: &Context<'_>, mistakes: &mut Mistakes) -> Route
         upstream: raw.upstream.value.0,
         http_sse: raw.http_sse,
         forward: raw.forward,
-        deadline: match raw.deadline.value {
-            OrOff::Off => None,
-            OrOff::On(ShortOr::Short(Clock(limit))) => Some(Deadline {
-                limit,
-                cap: CAP.max(limit),
-            }),
-            OrOff::On(ShortOr::Long(raw)) => Some(deadline(raw.limit.0, raw.cap, mistakes)),
-        },
+        deadline,
         session,
         rate_limit,
         replay: replay(raw.replay, without, mistakes),
@@ -88,7 +93,7 @@ fn route(raw: RawRoute, context: &Context<'_>, mistakes: &mut Mistakes) -> Route
         retry: raw.retry.map(resilience::retry),
         intercept: raw
             .intercept
-            .map(|raw| rules::check(raw, protocol, context, mistakes)),
+            .map(|raw| rules::check(raw, around, context, mistakes)),
         errors: raw.errors,
     }
 }

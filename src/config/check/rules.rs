@@ -28,6 +28,8 @@ const MOST: usize = 500;
 const LONGEST_FILE: u64 = 4 << 20;
 /// The longest delay.
 const LONGEST_DELAY: Duration = Duration::from_secs(60 * 60);
+/// The longest wait for an operator.
+const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Headers that say what a message is, or whose session it belongs to.
 const MCP: &[&str] = &[
@@ -38,17 +40,25 @@ const MCP: &[&str] = &[
     "mcp-session-id",
 ];
 
+/// What a route says that its rules go by.
+#[derive(Clone, Copy)]
+pub(super) struct Around {
+    pub(super) protocol: Protocol,
+    /// The longest silence of a call.
+    pub(super) deadline: Option<Duration>,
+}
+
 pub(super) fn check(
     raw: RawIntercept,
-    protocol: Protocol,
+    around: Around,
     context: &Context<'_>,
     mistakes: &mut Mistakes,
 ) -> Intercept {
     let (rules, file) = match raw.rules {
-        RulesOrFile::Rules(rules) => (all(rules, protocol, mistakes), None),
+        RulesOrFile::Rules(rules) => (all(rules, around, mistakes), None),
         RulesOrFile::File(path) => {
             let written = path.value.clone();
-            (from_file(path, protocol, context, mistakes), Some(written))
+            (from_file(path, around, context, mistakes), Some(written))
         }
     };
     Intercept {
@@ -64,7 +74,7 @@ pub(super) fn check(
 /// Reads a file of rules; its mistakes are told with its own name and lines.
 fn from_file(
     path: At<PathBuf>,
-    protocol: Protocol,
+    around: Around,
     context: &Context<'_>,
     mistakes: &mut Mistakes,
 ) -> Vec<Rule> {
@@ -88,12 +98,12 @@ fn from_file(
     let mut own = Mistakes::new(&file.display().to_string());
     let node = Node::parse(&text, Some(context.environment), &mut own);
     let raw = node.and_then(|node| RawRulesFile::read(&node, &mut own));
-    let rules = raw.map(|raw| all(raw.rules, protocol, &mut own));
+    let rules = raw.map(|raw| all(raw.rules, around, &mut own));
     mistakes.include(own);
     rules.unwrap_or_default()
 }
 
-fn all(raw: Vec<At<RawRule>>, protocol: Protocol, mistakes: &mut Mistakes) -> Vec<Rule> {
+fn all(raw: Vec<At<RawRule>>, around: Around, mistakes: &mut Mistakes) -> Vec<Rule> {
     let mut rules: Vec<Rule> = Vec::with_capacity(raw.len());
     for At { value: raw, place } in raw {
         if rules.len() >= MOST {
@@ -104,12 +114,13 @@ fn all(raw: Vec<At<RawRule>>, protocol: Protocol, mistakes: &mut Mistakes) -> Ve
             let cure = "give it another one, so that logs and metrics tell the two apart";
             mistakes.error(&raw.name.place, "an earlier rule has this name", cure);
         }
-        rules.extend(rule(raw, &place, protocol, mistakes));
+        rules.extend(rule(raw, &place, around, mistakes));
     }
     rules
 }
 
-fn rule(raw: RawRule, place: &Place, protocol: Protocol, mistakes: &mut Mistakes) -> Option<Rule> {
+fn rule(raw: RawRule, place: &Place, around: Around, mistakes: &mut Mistakes) -> Option<Rule> {
+    let protocol = around.protocol;
     let direction = raw.when.direction.value;
     let on = On {
         direction,
@@ -139,19 +150,15 @@ fn rule(raw: RawRule, place: &Place, protocol: Protocol, mistakes: &mut Mistakes
     if let Some(raw) = raw.mock {
         actions.extend(mock(raw, on, mistakes).map(Action::Mock));
     }
-    if let Some(At {
-        value: Clock(time),
-        place,
-    }) = raw.delay
-    {
-        if time > LONGEST_DELAY {
-            mistakes.error(&place, "nobody waits for so long", "write at most 1h");
-        }
-        actions.push(Action::Delay(time));
-    }
+    let waits = Waits { direction, around };
+    actions.extend(raw.delay.map(|time| {
+        let longest = (LONGEST_DELAY, "write at most 1h");
+        Action::Delay(waits.time(time, longest, mistakes))
+    }));
     actions.extend(raw.pause.map(|raw| {
+        let longest = (LONGEST_PAUSE, "write at most 24h");
         Action::Pause(PauseSettings {
-            limit: raw.limit.0,
+            limit: waits.time(raw.limit, longest, mistakes),
             then: raw.then,
         })
     }));
@@ -238,6 +245,38 @@ fn has_principal(value: &Value) -> bool {
         Value::Array(all) => all.iter().any(has_principal),
         Value::Object(all) => all.values().any(has_principal),
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// What a rule has wait.
+#[derive(Clone, Copy)]
+struct Waits {
+    direction: Direction,
+    around: Around,
+}
+
+impl Waits {
+    fn time(
+        self,
+        At { value, place }: At<Clock>,
+        (longest, cure): (Duration, &str),
+        mistakes: &mut Mistakes,
+    ) -> Duration {
+        let Clock(time) = value;
+        if time > longest {
+            mistakes.error(&place, "nobody waits for so long", cure);
+        }
+        // A request waits before any clock of its call runs.
+        let runs_out = self
+            .around
+            .deadline
+            .is_some_and(|deadline| time >= deadline);
+        if runs_out && self.direction != Direction::Request {
+            let message = "the call runs out of time while its server's message waits";
+            let cure = "write less than the route's `deadline`, or make that longer";
+            mistakes.warning(&place, message, cure);
+        }
+        time
     }
 }
 

@@ -312,6 +312,20 @@ fn what_works_but_is_likely_not_meant_is_a_warning() {
             .starts_with("z.yaml:4:12: warning: routes[1].match: no request gets here")
     );
     assert!(warnings(&two("/", "/mcp")).contains("no request gets here"));
+    let waits = |rule: &str| {
+        let lines = format!(
+            "match: {{ path: /mcp }}\ndeadline: 1m\nintercept: {{ rules: [{{ name: a, {rule} }}] }}"
+        );
+        warnings(&with_route(&lines))
+    };
+    for rule in ["pause: { limit: 1m }", "delay: 2m"] {
+        for direction in ["response", "server"] {
+            let rule = format!("when: {{ direction: {direction} }}, {rule}");
+            assert!(waits(&rule).contains("runs out of time"), "{rule}");
+        }
+        assert_eq!(waits(rule), "", "a request waits outside its deadline");
+    }
+    assert_eq!(waits("when: { direction: response }, delay: 50s"), "");
     assert!(warnings(&two("/mcp", "/mcp/a")).contains("no request gets here"));
     assert_eq!(warnings(&two("/mcp/a", "/mcp")), "");
     assert_eq!(warnings(&two("/mcp", "/mcpx")), "");
@@ -730,6 +744,7 @@ fn a_rule_that_is_wrong_says_what_would_be_right() {
             "only a request can be answered",
         ),
         ("name: a, delay: 2h", "write at most 1h"),
+        ("name: a, pause: { limit: 25h }", "write at most 24h"),
         (
             "name: a, block: x }, { name: a, block: y",
             "an earlier rule has this name",

@@ -15,22 +15,31 @@
 //! there are `has`, `all` and `exists`, not one within another; a lookup with `in` inside of one needs a list that is written out, and nothing is added up there.
 //! There are no regular expressions.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
 use cel::{
-    Context as Scope, Program, Value as Cel,
+    Context as Scope, Env, Program, Value as Cel,
     common::ast::{ComprehensionExpr, EntryExpr, Expr, IdedExpr},
 };
 use serde_json::Value;
 
-use super::{Context, Direction};
-use crate::mcp::{Era, MessageFacts};
+use super::{
+    Context,
+    about::{About, Sees},
+};
+use crate::mcp::Era;
 
 /// A condition, read and found good. Clones are the same one.
 #[derive(Clone)]
 pub struct Expression {
     text: Arc<str>,
     program: Arc<Program>,
+    /// The names that it looks at.
+    uses: Arc<BTreeSet<&'static str>>,
 }
 
 /// A text is no expression that could be used.
@@ -129,12 +138,13 @@ impl Expression {
             problem: problem.to_owned(),
         };
         let read = read.map_err(|_| failed("there is no thread to read it in"))?;
-        let program = read
+        let (program, uses) = read
             .join()
             .map_err(|_| failed("it makes the parser fail"))??;
         Ok(Self {
             text,
             program: Arc::new(program),
+            uses: Arc::new(uses),
         })
     }
 
@@ -143,19 +153,23 @@ impl Expression {
         &self.text
     }
 
-    /// Whether it is true of a message; `asked` is the request that it belongs to.
-    pub(super) fn is_true(
-        &self,
-        context: &Context,
-        direction: Direction,
-        asked: Option<&MessageFacts>,
-        body: &Value,
-    ) -> Result<bool, String> {
+    /// Whether it looks at this.
+    pub(super) fn uses(&self, what: Sees) -> bool {
+        let names: &[&str] = match what {
+            Sees::Name => &["name"],
+            Sees::Method => &["method"],
+            Sees::Body => &["args", "error", "params", "result"],
+        };
+        names.iter().any(|name| self.uses.contains(name))
+    }
+
+    /// Whether it is true of this.
+    pub(super) fn is_true(&self, context: &Context, about: &About<'_>) -> Result<bool, String> {
         let mut room = Room {
             values: Self::VALUES,
             bytes: Self::BYTES,
         };
-        let scope = scope(context, direction, asked, body, &mut room)?;
+        let scope = scope(&self.uses, context, about, &mut room)?;
         match self.program.execute(&scope) {
             Ok(Cel::Bool(yes)) => Ok(yes),
             Ok(_) => Err("its expression is neither true nor false".to_owned()),
@@ -165,8 +179,8 @@ impl Expression {
     }
 }
 
-/// Reads a text and looks whether it may be used.
-fn read(text: &str) -> Result<Program, BadExpression> {
+/// Reads a text and looks whether it may be used, and which names it uses.
+fn read(text: &str) -> Result<(Program, BTreeSet<&'static str>), BadExpression> {
     let program = Program::compile(text).map_err(|errors| {
         let first = errors.errors.first();
         let problem = first.map_or("", |error| error.msg.lines().next().unwrap_or_default());
@@ -178,7 +192,7 @@ fn read(text: &str) -> Result<Program, BadExpression> {
     })?;
     let mut check = Check::default();
     check.look(program.expression())?;
-    Ok(program)
+    Ok((program, check.uses))
 }
 
 /// For reading.
@@ -219,6 +233,8 @@ struct Check {
     repeated: Option<usize>,
     /// The names that macros bring.
     own: Vec<String>,
+    /// The names of ours that are used.
+    uses: BTreeSet<&'static str>,
 }
 
 impl Check {
@@ -243,8 +259,7 @@ impl Check {
             }
         }
         match &expr.expr {
-            Expr::Ident(name) if NAMES.contains(&&**name) || self.own.contains(name) => Ok(()),
-            Expr::Ident(name) => Err(BadExpression::Unknown(name.clone())),
+            Expr::Ident(name) => self.name(name),
             Expr::Literal(_) => Ok(()),
             Expr::Select(select) => self.look(&select.operand),
             Expr::List(list) => list.elements.iter().try_for_each(|part| self.look(part)),
@@ -267,6 +282,15 @@ impl Check {
                 Err(BadExpression::Unknown("a structure".to_owned()))
             }
         }
+    }
+
+    fn name(&mut self, name: &str) -> Result<(), BadExpression> {
+        let known = NAMES.iter().find(|known| **known == name);
+        if known.is_none() && !self.own.iter().any(|own| own == name) {
+            return Err(BadExpression::Unknown(name.to_owned()));
+        }
+        self.uses.extend(known);
+        Ok(())
     }
 
     fn function(&self, name: &str, args: &[IdedExpr]) -> Result<(), BadExpression> {
@@ -358,47 +382,50 @@ impl Room {
     }
 }
 
+/// The standard library, which takes its time to build.
+static LIBRARY: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
+
+/// The values of the names that are used.
 fn scope<'a>(
+    uses: &BTreeSet<&'static str>,
     context: &Context,
-    direction: Direction,
-    asked: Option<&MessageFacts>,
-    body: &Value,
+    about: &About<'_>,
     room: &mut Room,
 ) -> Result<Scope<'a, 'a>, String> {
-    let mut scope = Scope::default();
+    let mut scope = Scope::with_env(LIBRARY.clone());
     let exchange = context.exchange();
-    let method = match direction {
-        Direction::Server => body["method"].as_str(),
-        Direction::Request | Direction::Response => asked
-            .and_then(|asked| asked.method.as_ref())
-            .map(|method| method.as_str()),
-    };
-    let texts = [
-        ("direction", direction.as_str()),
-        ("method", method.unwrap_or_default()),
-        (
-            "name",
-            asked
-                .and_then(|asked| asked.name.as_deref())
-                .unwrap_or_default(),
-        ),
-        (
-            "era",
-            exchange
-                .asked()
-                .map(|call| call.era)
-                .map_or("", Era::as_str),
-        ),
-        (
-            "principal",
-            exchange.principal().map_or("", |principal| principal),
-        ),
+    let era = exchange.asked().map_or("", |call| Era::as_str(call.era));
+    let principal = exchange.principal().map_or("", |principal| principal);
+    for (name, text) in [
+        ("direction", about.direction.as_str()),
+        ("method", about.method.unwrap_or_default()),
+        ("name", about.name.unwrap_or_default()),
+        ("era", era),
+        ("principal", principal),
         ("http_method", context.method().as_str()),
         ("path", context.path()),
-    ];
-    for (name, text) in texts {
-        scope.add_variable_from_value(name, room.text(text)?);
+    ] {
+        if uses.contains(name) {
+            scope.add_variable_from_value(name, room.text(text)?);
+        }
     }
+    if uses.contains("headers") {
+        scope.add_variable_from_value("headers", headers(context, room)?);
+    }
+    if uses.contains("params") || uses.contains("args") {
+        let (params, args) = params(about.body, uses.contains("params"), room)?;
+        scope.add_variable_from_value("params", params);
+        scope.add_variable_from_value("args", args);
+    }
+    for name in ["result", "error"] {
+        if uses.contains(name) {
+            scope.add_variable_from_value(name, room.value(&about.body[name])?);
+        }
+    }
+    Ok(scope)
+}
+
+fn headers(context: &Context, room: &mut Room) -> Result<Cel, String> {
     let mut headers: HashMap<String, Cel> = HashMap::new();
     for (name, value) in context.headers() {
         if let Ok(text) = value.to_str()
@@ -407,19 +434,35 @@ fn scope<'a>(
             headers.insert(name.as_str().to_owned(), room.text(text)?);
         }
     }
-    scope.add_variable_from_value("headers", Cel::Map(headers.into()));
-    let empty = Value::Object(serde_json::Map::new());
-    let params = body.get("params").unwrap_or(&empty);
-    let args = params.get("arguments").unwrap_or(&empty);
-    for (name, value) in [
-        ("params", params),
-        ("args", args),
-        ("result", &body["result"]),
-        ("error", &body["error"]),
-    ] {
-        scope.add_variable_from_value(name, room.value(value)?);
-    }
-    Ok(scope)
+    Ok(Cel::Map(headers.into()))
+}
+
+/// The parameters of a message, if `all` are asked for, and its arguments, which are a part of them and looked into once.
+fn params(body: &Value, all: bool, room: &mut Room) -> Result<(Cel, Cel), String> {
+    let empty = || Cel::Map(HashMap::<String, Cel>::new().into());
+    let params = body.get("params");
+    let arguments = params.and_then(|params| params.get("arguments"));
+    let args = arguments
+        .map(|arguments| room.value(arguments))
+        .transpose()?;
+    let params = match params {
+        Some(Value::Object(members)) if all => {
+            room.take(0)?;
+            let mut map = HashMap::with_capacity(members.len());
+            for (key, value) in members {
+                room.take(key.len())?;
+                let value = match &args {
+                    Some(args) if key == "arguments" => args.clone(),
+                    Some(_) | None => room.value(value)?,
+                };
+                map.insert(key.clone(), value);
+            }
+            Cel::Map(map.into())
+        }
+        Some(other) if all => room.value(other)?,
+        Some(_) | None => empty(),
+    };
+    Ok((params, args.unwrap_or_else(empty)))
 }
 
 #[cfg(test)]
@@ -428,20 +471,24 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{exchange::Exchange, mcp::envelope::read_message};
+    use crate::{exchange::Exchange, intercept::Direction, mcp::envelope::read_message};
 
     fn ask(text: &str, body: &Value) -> Result<bool, String> {
         let exchange = Exchange::new("r");
         exchange.set_principal("alice".into());
         let mut headers = HeaderMap::new();
         headers.insert("x-team", "red".parse().expect("a value"));
-        let context = Context::new(Arc::new(exchange), Method::POST, "/mcp", headers);
+        let context = Context::new(Arc::new(exchange), None, Method::POST, "/mcp", headers);
         let facts = read_message(&body.to_string(), 0).expect("a message");
-        let asked = facts.method.is_some().then_some(&facts);
-        let direction = asked.map_or(Direction::Response, |_| Direction::Request);
-        Expression::new(text)
-            .expect("an expression")
-            .is_true(&context, direction, asked, body)
+        let method = facts.method.as_ref().map(|method| method.as_str());
+        let about = About {
+            direction: method.map_or(Direction::Response, |_| Direction::Request),
+            method,
+            name: facts.name.as_deref(),
+            body,
+        };
+        let expression = Expression::new(text).expect("an expression");
+        expression.is_true(&context, &about)
     }
 
     fn call(arguments: Value) -> Value {
@@ -553,9 +600,17 @@ mod tests {
     fn a_large_message_is_not_looked_into() {
         let many = call(json!({"l": vec![0; Expression::VALUES]}));
         let long = call(json!({"t": "x".repeat(Expression::BYTES)}));
+        let both = json!({"l": vec![0; Expression::VALUES / 2 - 50], "t": "x".repeat(10)});
         for body in [many, long] {
-            assert!(ask("name == 'read'", &body).is_err());
+            for text in ["args.a == 1", "has(params.a)", "args == params"] {
+                assert!(ask(text, &body).is_err(), "{text}");
+            }
+            // What does not ask about it goes by the rest.
+            assert_eq!(ask("name == 'read'", &body), Ok(true));
         }
+        // Arguments are looked into once, by whichever name.
+        let both = call(both);
+        assert_eq!(ask("params.arguments.t == args.t", &both), Ok(true));
     }
 
     proptest::proptest! {
@@ -563,8 +618,10 @@ mod tests {
         fn any_text_and_any_arguments_end_in_a_word(text in "(args|\\.a|\\.all\\(x, |has\\(|x|\\)|==|<|&&|!|\\[|\\]|'a'|1|\\(|,| ){0,14}", a in "[a\\[\\]0-9,]{0,6}") {
             if let Ok(expression) = Expression::new(&text) {
                 let value = serde_json::from_str::<Value>(&a).unwrap_or_default();
-                let context = Context::new(Arc::new(Exchange::new("r")), Method::GET, "/", HeaderMap::new());
-                let _either = expression.is_true(&context, Direction::Request, None, &call(json!({"a": value})));
+                let context = Context::new(Arc::new(Exchange::new("r")), None, Method::GET, "/", HeaderMap::new());
+                let body = call(json!({"a": value}));
+                let about = About { body: &body, ..About::nothing(Direction::Request) };
+                let _either = expression.is_true(&context, &about);
             }
         }
 

@@ -260,6 +260,7 @@ mod tests {
         let facts = read_message(&body.to_string(), 0).expect("a message");
         let context = Context::new(
             Arc::new(Exchange::new("r")),
+            None,
             Method::POST,
             "/",
             HeaderMap::new(),
@@ -311,7 +312,7 @@ mod tests {
         #[test]
         fn any_text_is_a_template_or_is_refused(text in "[{}a-z/~ ]{0,30}") {
             if let Ok(template) = Template::new(json!(text)) {
-                let context = Context::new(Arc::new(Exchange::new("r")), Method::POST, "/", HeaderMap::new());
+                let context = Context::new(Arc::new(Exchange::new("r")), None, Method::POST, "/", HeaderMap::new());
                 let known = Known { asked: None, body: None, context: &context };
                 proptest::prop_assert!(template.fill(&known).is_ok());
             }

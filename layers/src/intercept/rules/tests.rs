@@ -163,6 +163,44 @@ async fn all_that_a_rule_names_must_fit() {
 }
 
 #[tokio::test]
+async fn who_the_client_is_and_what_it_sent_decide_before_anything_is_looked_at() {
+    let named = |name: &str| vec![(name.parse().expect("a name"), "*".into())];
+    let when = || When::new(Direction::Request);
+    for (when, passes) in [
+        (
+            When {
+                headers: named("x-none"),
+                ..when()
+            },
+            true,
+        ),
+        (
+            When {
+                principals: vec!["bob".into()],
+                ..when()
+            },
+            true,
+        ),
+        (
+            When {
+                headers: named("x-team"),
+                principals: vec!["alice".into()],
+                ..when()
+            },
+            false,
+        ),
+    ] {
+        // Whoever looks refuses a header that says something else than the message.
+        let mut request = call("echo", &json!({}));
+        let other = "other".parse().expect("a value");
+        request.headers_mut().insert("mcp-name", other);
+        let layer = layer(vec![rule(when.clone(), Action::Continue)], false);
+        let answer = send(&layer, request).await;
+        assert_eq!(answer["result"].is_object(), passes, "{when:?} {answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_rule_changes_answers_or_lets_pass() {
     let set = Edit::Set(
         "/params/arguments/dir".parse().expect("a pointer"),
@@ -234,42 +272,6 @@ async fn a_rule_that_fails_goes_by_its_setting_and_a_dry_run_changes_nothing() {
         true,
     );
     assert!(!is_blocked(&send(&dry, call("echo", &json!({}))).await));
-}
-
-#[tokio::test]
-async fn an_answer_on_a_resumed_stream_gets_around_no_rule() {
-    const ANSWER: &str = "id: 1\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n";
-    let inner = service_fn(async |_: Request<Body>| {
-        let response = Response::builder().header(header::CONTENT_TYPE, "text/event-stream");
-        Ok::<_, BoxError>(response.body(Body::full(ANSWER))?)
-    });
-    for (when, on_error, passes) in [
-        (tools(Direction::Response, "secret"), OnError::Block, false),
-        (tools(Direction::Response, "secret"), OnError::Skip, true),
-        (When::new(Direction::Response), OnError::Skip, false),
-        (tools(Direction::Server, "secret"), OnError::Block, true),
-    ] {
-        let mut request = Request::get("/mcp").body(Body::empty()).expect("a request");
-        let facts =
-            CallFacts::read(&Method::GET, &HeaderMap::new(), &bytes::Bytes::new()).expect("facts");
-        Exchange::of(&mut request).set_call(facts);
-        let one = Rule {
-            on_error,
-            ..rule(when.clone(), Action::Block("no".into()))
-        };
-        let response = layer(vec![one], false)
-            .layer(inner)
-            .oneshot(request)
-            .await
-            .expect("a head");
-        let body = response
-            .into_body()
-            .collect()
-            .await
-            .expect("a body")
-            .to_bytes();
-        assert_eq!(body == ANSWER, passes, "{when:?} {body:?}");
-    }
 }
 
 #[tokio::test]
@@ -348,4 +350,81 @@ async fn an_expression_decides_and_cannot_be_got_around_by_making_it_fail() {
         ..rule(when, Action::Block("no".into()))
     };
     assert!(send(&layer(vec![skips], false), call("read", &json!({}))).await["result"].is_object());
+}
+
+/// What is left of a message of the server on a GET, for a client that comes back or that only listens.
+async fn resumed(when: When, on_error: OnError, comes_back: bool, text: &'static str) -> String {
+    let inner = service_fn(move |_: Request<Body>| async move {
+        let response = Response::builder().header(header::CONTENT_TYPE, "text/event-stream");
+        Ok::<_, BoxError>(response.body(Body::full(text))?)
+    });
+    let mut request = Request::get("/mcp").body(Body::empty()).expect("a request");
+    if comes_back {
+        let last = "4".parse().expect("a value");
+        request.headers_mut().insert("last-event-id", last);
+    }
+    let facts = CallFacts::read(&Method::GET, request.headers(), &bytes::Bytes::new());
+    Exchange::of(&mut request).set_call(facts.expect("facts"));
+    let one = Rule {
+        on_error,
+        ..rule(when, Action::Block("no".into()))
+    };
+    let layer = layer(vec![one], false).layer(inner);
+    let response = layer.oneshot(request).await.expect("a head");
+    let body = response.into_body().collect().await.expect("a body");
+    String::from_utf8_lossy(&body.to_bytes()).into_owned()
+}
+
+const TOLD: &str = "id: 5\ndata: {\"method\":\"notifications/message\"}\n\n";
+
+#[tokio::test]
+async fn an_answer_on_a_resumed_stream_gets_around_no_rule() {
+    const ANSWER: &str = "id: 1\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n";
+    for (when, on_error, passes) in [
+        (tools(Direction::Response, "secret"), OnError::Block, false),
+        (tools(Direction::Response, "secret"), OnError::Skip, true),
+        (When::new(Direction::Response), OnError::Skip, false),
+        (tools(Direction::Server, "secret"), OnError::Block, true),
+    ] {
+        for comes_back in [false, true] {
+            let body = resumed(when.clone(), on_error, comes_back, ANSWER).await;
+            assert_eq!(body == ANSWER, passes, "{when:?} {comes_back} {body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_says_on_a_resumed_stream_gets_around_no_rule() {
+    use OnError::{Block, Skip};
+    let named = || tools(Direction::Server, "secret");
+    for (when, on_error, comes_back, left) in [
+        (named(), Block, true, "id: 5\n\n"),
+        (named(), Skip, true, TOLD),
+        // On a standing stream it belongs to no call.
+        (named(), Block, false, TOLD),
+        (When::new(Direction::Server), Block, false, "id: 5\n\n"),
+    ] {
+        let body = resumed(when.clone(), on_error, comes_back, TOLD).await;
+        assert_eq!(body, left, "{when:?} {on_error:?} {comes_back}");
+    }
+}
+
+#[cfg(feature = "cel")]
+#[tokio::test]
+async fn an_expression_about_a_request_that_is_not_known_fails() {
+    const ANSWER: &str = "id: 5\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n";
+    let when = |direction, text: &str| When {
+        expression: Some(Expression::new(text).expect("an expression")),
+        ..When::new(direction)
+    };
+    for (direction, expression, text, passes) in [
+        (Direction::Response, "name == 'secrets'", ANSWER, false),
+        (Direction::Response, "method == 'tools/list'", ANSWER, false),
+        (Direction::Response, "has(result.none)", ANSWER, true),
+        (Direction::Server, "name == 'secrets'", TOLD, false),
+        (Direction::Server, "method == 'ping'", TOLD, true),
+    ] {
+        let body = resumed(when(direction, expression), OnError::Block, true, text).await;
+        assert_eq!(body == text, passes, "{direction:?} {expression} {body}");
+    }
 }

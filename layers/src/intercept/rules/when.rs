@@ -1,11 +1,14 @@
 //! When a rule applies.
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 use serde_json::Value;
 
-use super::{Asked, Context, Direction, Expression, Interest, Message};
+use super::{
+    Asked, Context, Direction, Expression, Interest, Message,
+    about::{About, Sees},
+};
 use crate::{
-    mcp::{CallFacts, Kind, MessageFacts, Verb},
+    mcp::{CallFacts, Kind, MessageFacts, Method, Verb, headers::LAST_EVENT_ID},
     pattern::Pattern,
 };
 
@@ -17,7 +20,7 @@ pub struct When {
     /// The method of MCP: of the request, of the request that is answered, or of what the server says. On plain HTTP that of HTTP.
     pub methods: Vec<Pattern>,
     /// The tool of a `tools/call`. Together with `prompts` and `resources`: one of all must fit. What the server says by the way is said of the
-    /// call on whose stream it comes.
+    /// call on whose stream it comes. Where a client resumes a stream nobody knows of which call that is: then it cannot be told.
     pub tools: Vec<Pattern>,
     /// The prompt of a `prompts/get`.
     pub prompts: Vec<Pattern>,
@@ -52,7 +55,7 @@ impl When {
     /// What a rule may want of an exchange.
     pub(super) fn interest(&self, asked: &Asked<'_>) -> Interest {
         let nothing = Interest::default();
-        if !any(&self.paths, asked.path) {
+        if !any(&self.paths, asked.path) || !self.fits_client(asked) {
             return nothing;
         }
         let Some(call) = asked.call else {
@@ -83,7 +86,10 @@ impl When {
                 ..nothing
             },
             Direction::Server => Interest {
-                messages: !call.is_fire_and_forget() && self.fits_stream(call),
+                messages: match call.verb {
+                    Verb::Get => !self.names_something() || is_resumed(call, asked.headers),
+                    _ => !call.is_fire_and_forget() && self.fits_stream(call),
+                },
                 ..nothing
             },
         }
@@ -136,7 +142,7 @@ impl When {
         context: &Context,
         message: Option<&mut Message>,
     ) -> Result<bool, String> {
-        if self.direction != Direction::Request || !self.fits_client(context) {
+        if self.direction != Direction::Request {
             return Ok(false);
         }
         match message {
@@ -145,14 +151,13 @@ impl When {
                 Ok(fits && self.is_true(context, Some(message))?)
             }
             // A GET or DELETE of MCP has no message that a rule could be about.
-            None if context.exchange().asked().is_some() => Ok(false),
+            None if context.call().is_some() => Ok(false),
             None => self.is_true(context, None),
         }
     }
 
     pub(super) fn fits_head(&self, context: &Context) -> Result<bool, String> {
-        let fits = self.direction == Direction::Response && self.fits_client(context);
-        Ok(fits && self.is_true(context, None)?)
+        Ok(self.direction == Direction::Response && self.is_true(context, None)?)
     }
 
     pub(super) fn fits_message(
@@ -160,38 +165,37 @@ impl When {
         context: &Context,
         message: &mut Message,
     ) -> Result<bool, String> {
-        let Some(facts) = message.facts() else {
+        let Some((facts, call)) = message.facts().zip(context.call()) else {
             return Ok(false);
         };
-        if !self.fits_client(context) {
-            return Ok(false);
-        }
         let fits = match (self.direction, facts.kind) {
             (Direction::Response, Kind::Response) => match context.asked(message) {
                 Some(asked) => self.fits_asked(asked),
                 None if self.methods.is_empty() && !self.names_something() => true,
-                // On a stream that was resumed nobody knows what was asked: who could say that it was something else gets around no rule.
-                None => return Err("it answers a request that is not known here".to_owned()),
+                None => return Err(UNKNOWN.to_owned()),
             },
             (Direction::Server, Kind::Notification | Kind::Request) => {
                 let method = facts.method.as_ref().map(|m| m.as_str());
-                let call = context.exchange().asked();
-                self.fits_method(method) && call.is_some_and(|call| self.fits_stream(call))
+                let fits = self.fits_method(method);
+                if fits && self.names_something() && is_resumed(call, context.headers()) {
+                    return Err(UNKNOWN.to_owned());
+                }
+                fits && self.fits_stream(call)
             }
             _ => false,
         };
         Ok(fits && self.is_true(context, Some(message))?)
     }
 
-    fn fits_client(&self, context: &Context) -> bool {
-        let headers = context.headers();
+    fn fits_client(&self, asked: &Asked<'_>) -> bool {
         let has = |(name, pattern): &(HeaderName, Pattern)| {
-            let mut values = headers.get_all(name).iter();
+            let mut values = asked.headers.get_all(name).iter();
             values.any(|value| value.to_str().is_ok_and(|text| pattern.fits(text)))
         };
-        let principal = context.exchange().principal();
         let known = self.principals.is_empty()
-            || principal.is_some_and(|principal| any(&self.principals, principal));
+            || asked
+                .principal
+                .is_some_and(|principal| any(&self.principals, principal));
         known && self.headers.iter().all(has)
     }
 
@@ -199,22 +203,57 @@ impl When {
         let Some(expression) = &self.expression else {
             return Ok(true);
         };
-        let asked = message
-            .as_deref()
-            .and_then(|message| match message.direction() {
-                Direction::Request => message.facts().cloned(),
-                Direction::Response | Direction::Server => context.asked(message).cloned(),
-            });
-        let direction = message
-            .as_deref()
-            .map_or(self.direction, Message::direction);
-        let null = Value::Null;
-        let body = match message {
-            Some(message) => message.value().map_err(|error| error.to_string())?,
-            None => &null,
+        let Some(message) = message else {
+            return expression.is_true(context, &About::nothing(self.direction));
         };
-        expression.is_true(context, direction, asked.as_ref(), body)
+        let direction = message.direction();
+        let known = context.asked(message);
+        let asks = match direction {
+            Direction::Request => false,
+            Direction::Response => expression.uses(Sees::Name) || expression.uses(Sees::Method),
+            Direction::Server => expression.uses(Sees::Name) && says_of_a_call(context),
+        };
+        if asks && known.is_none() && context.call().is_some() {
+            return Err(UNKNOWN.to_owned());
+        }
+        let (body, facts) = if expression.uses(Sees::Body) {
+            message.read().map_err(|error| error.to_string())?
+        } else {
+            (&Value::Null, message.facts())
+        };
+        let asked = match direction {
+            Direction::Request => facts,
+            Direction::Response | Direction::Server => known,
+        };
+        let of = match direction {
+            Direction::Server => facts,
+            Direction::Request | Direction::Response => asked,
+        };
+        let about = About {
+            direction,
+            method: of
+                .and_then(|facts| facts.method.as_ref())
+                .map(Method::as_str),
+            name: asked.and_then(|asked| asked.name.as_deref()),
+            body,
+        };
+        expression.is_true(context, &about)
     }
+}
+
+/// Who could say that it was something else gets around no rule.
+const UNKNOWN: &str = "it belongs to a request that is not known here";
+
+/// A client resumes a stream, perhaps that of a call, and nobody knows of which.
+fn is_resumed(call: &CallFacts, headers: &HeaderMap) -> bool {
+    call.verb == Verb::Get && headers.contains_key(LAST_EVENT_ID)
+}
+
+/// What a server says by the way may belong to a call.
+fn says_of_a_call(context: &Context) -> bool {
+    context
+        .call()
+        .is_some_and(|call| is_resumed(call, context.headers()) || call.requests().next().is_some())
 }
 
 /// An empty list fits everything.

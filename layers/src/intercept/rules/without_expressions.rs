@@ -1,9 +1,7 @@
 //! Without the feature `cel` there are no expressions.
 
-use serde_json::Value;
-
-use super::{Context, Direction};
-use crate::mcp::MessageFacts;
+use super::Context;
+use super::about::{About, Sees};
 
 /// An expression: there is none without the feature `cel`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,13 +13,11 @@ pub enum Expression {}
 pub struct BadExpression;
 
 impl Expression {
-    pub(super) fn is_true(
-        &self,
-        _: &Context,
-        _: Direction,
-        _: Option<&MessageFacts>,
-        _: &Value,
-    ) -> Result<bool, String> {
+    pub(super) fn uses(&self, _: Sees) -> bool {
+        match *self {}
+    }
+
+    pub(super) fn is_true(&self, _: &Context, _: &About<'_>) -> Result<bool, String> {
         match *self {}
     }
 }

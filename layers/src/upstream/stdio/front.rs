@@ -5,7 +5,7 @@ mod shared;
 
 use std::{pin::pin, sync::Arc};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::future::poll_fn;
 use http::{Extensions, HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body as HttpBody;
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     attempt::Unresumable,
+    body::Gathered,
     error::BoxError,
     exchange::Exchange,
     mcp::{CallFacts, Era, Kind, LEGACY_VERSION, MessageFacts, Verb, headers},
@@ -87,23 +88,17 @@ where
     B::Error: Into<BoxError>,
 {
     let mut body = pin!(body);
-    let mut first = Bytes::new();
-    let mut all = BytesMut::new();
+    let mut all = Gathered::default();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(Into::into)?.into_data() else {
             continue;
         };
-        if first.len() + all.len() + data.len() > limit {
+        if all.size() + data.len() > limit {
             return Err(StdioError::RequestTooLong { limit }.into());
         }
-        if first.is_empty() && all.is_empty() {
-            first = data;
-        } else {
-            all.extend_from_slice(&std::mem::take(&mut first));
-            all.extend_from_slice(&data);
-        }
+        all.add(data, 0);
     }
-    Ok(if all.is_empty() { first } else { all.freeze() })
+    Ok(all.take())
 }
 
 // === legacy ===
