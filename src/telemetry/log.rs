@@ -16,7 +16,7 @@ use super::writer::{LineWriter, LogDrops, WriterThread};
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people; with colours if stderr is a terminal.
+    /// For people; with colours if stderr is a terminal, and `NO_COLOR` is not set.
     #[default]
     Text,
     /// One JSON object on each line.
@@ -89,12 +89,10 @@ pub struct LogGuard {
 pub fn start_log(settings: &LogSettings) -> Result<LogGuard, LogError> {
     let filter = parse(&settings.filter)?;
     let writer = WriterThread::start(stderr(), report_drops).map_err(LogError::Thread)?;
-    let (lines, apply) = subscriber(
-        writer.lines(),
-        filter,
-        settings.format,
-        stderr().is_terminal(),
-    );
+    // https://no-color.org
+    let colourless = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let ansi = stderr().is_terminal() && !colourless;
+    let (lines, apply) = subscriber(writer.lines(), filter, settings.format, ansi);
     tracing::subscriber::set_global_default(lines).map_err(|_| LogError::Twice)?;
     let control = LogControl::new(settings.filter.clone(), apply);
     Ok(LogGuard { writer, control })
@@ -270,11 +268,15 @@ mod tests {
         }
     }
 
-    /// What is written of what this logs.
+    /// What is written of what this logs, in black and white.
     fn written(start: &str, format: LogFormat, log: impl FnOnce(&LogControl)) -> String {
+        shown(start, format, false, log)
+    }
+
+    fn shown(start: &str, format: LogFormat, ansi: bool, log: impl FnOnce(&LogControl)) -> String {
         let sink = Sink::default();
         let writer = WriterThread::start(sink.clone(), |_| {}).unwrap();
-        let (lines, apply) = subscriber(writer.lines(), parse(start).unwrap(), format, false);
+        let (lines, apply) = subscriber(writer.lines(), parse(start).unwrap(), format, ansi);
         let control = LogControl::new(start.to_owned(), apply);
         tracing::subscriber::with_default(lines, || log(&control));
         drop(writer);
@@ -354,6 +356,14 @@ mod tests {
         assert_eq!(text.lines().count(), 1, "{text}");
         assert!(text.contains("this answer=42"), "{text}");
         assert!(!text.contains('\x1b'), "{text}");
+    }
+
+    #[test]
+    fn on_a_terminal_text_lines_have_colours() {
+        let log = |_: &LogControl| tracing::info!(answer = 42, "this");
+        let text = shown("info", LogFormat::Text, true, log);
+        assert!(text.contains("\x1b[32m INFO"), "{text:?}");
+        assert!(!shown("info", LogFormat::Json, true, log).contains('\x1b'));
     }
 
     #[test]
