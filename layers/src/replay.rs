@@ -293,11 +293,8 @@ impl Shared {
     fn get<B>(&self, request: &mut Request<B>, origin: Origin) -> Plan {
         let serial = origin.member.serial;
         let asked = headers::single(request.headers(), &LAST_EVENT_ID);
-        let own = asked
-            .and_then(StreamId::read)
-            .filter(|(id, _)| id.mark == id::mark(serial));
-        match own {
-            // One of the server's own, or none of this session.
+        match asked.and_then(StreamId::read) {
+            // One of the server's own.
             None if request.headers().contains_key(LAST_EVENT_ID) => Plan::Keep(origin),
             None => match self.store.unread(serial) {
                 Some(stream) => {
@@ -306,6 +303,12 @@ impl Shared {
                 }
                 None => Plan::Keep(origin),
             },
+            // Of another session, perhaps of this client's last one: the server never gave it.
+            Some((id, _)) if id.mark != id::mark(serial) => {
+                self.store.count(Outcome::Gap);
+                request.headers_mut().remove(LAST_EVENT_ID);
+                Plan::Keep(origin)
+            }
             Some((id, after)) => match (self.store.find(serial, &id), id.kind) {
                 (Some(stream), Kind::Standing) => {
                     request.headers_mut().remove(LAST_EVENT_ID);

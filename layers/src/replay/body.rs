@@ -132,6 +132,10 @@ impl Reader {
                 ..
             } = self;
             match ready!(stream.poll_next(cx, *turn, *own, cursor, out)) {
+                Step::More if self.counts => {
+                    let torn = self.stream.is_torn(self.turn);
+                    self.exchange.response().set_torn(torn);
+                }
                 Step::More => {}
                 Step::End | Step::Superseded => self.state = State::Ending,
                 Step::Failed(error) => self.state = State::Failing(error),
@@ -183,7 +187,9 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         let why = self.exchange.gave_up();
-        if let Some(why) = why.filter(|_| !self.own && self.exchange.response().resumes_call()) {
+        // Who is given up after another has come gives up nothing of the call.
+        let speaks = !self.own && self.stream.is_turn(self.turn);
+        if let Some(why) = why.filter(|_| speaks && self.exchange.response().resumes_call()) {
             self.stream.exchange().give_up(why);
         }
         let leave = Leave {

@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    error::Error,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -31,7 +32,7 @@ use crate::{
     attempt::{Hold, InSession},
     error::BoxError,
     exchange::Exchange,
-    rescue::error_event,
+    rescue::{AnswerMissing, catch, error_event},
 };
 
 /// A stream that clients may come back to.
@@ -169,6 +170,17 @@ impl std::fmt::Debug for Source {
     }
 }
 
+// === impl Source ===
+
+impl Source {
+    /// A panic would leave the stream to nobody, for ever: it is an error of the body, too.
+    fn poll(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut context = Context::from_waker(cx.waker());
+        let polled = catch(|| Pin::new(&mut self.body).poll_frame(&mut context));
+        polled.unwrap_or_else(|panic| Poll::Ready(Some(Err(panic))))
+    }
+}
+
 // === impl Stream ===
 
 impl Stream {
@@ -299,30 +311,12 @@ impl Stream {
             return Poll::Ready(Step::Superseded);
         }
         if *cursor < state.buffer.newest() {
-            if self.id.kind == Kind::Call && !state.buffer.has_all_after(*cursor) {
-                return Poll::Ready(Step::Lost);
-            }
-            match state.buffer.next_after(*cursor) {
-                Some((number, pieces)) => {
-                    *cursor = number;
-                    let line = [self.id.line(number, None)];
-                    put(
-                        out,
-                        line.into_iter().chain(pieces.iter().cloned()),
-                        true,
-                        Some(number),
-                    );
-                }
-                None => *cursor = state.buffer.newest(),
-            }
-            return Poll::Ready(Step::More);
+            return Poll::Ready(self.recall(&state, cursor, out));
         }
         let Some(source) = &mut state.inner else {
             return Poll::Ready(Step::End);
         };
-        let mut context = Context::from_waker(cx.waker());
-        let polled = Pin::new(&mut source.body).poll_frame(&mut context);
-        let Poll::Ready(frame) = polled else {
+        let Poll::Ready(frame) = source.poll(cx) else {
             match &mut state.waker {
                 Some(waker) => waker.clone_from(cx.waker()),
                 none => *none = Some(cx.waker().clone()),
@@ -331,21 +325,44 @@ impl Stream {
         };
         let before = state.buffer.bytes();
         let ended = source_ended(&state, frame.as_ref());
-        let step = match frame {
+        let missing = ended && !matches!(frame, Some(Err(_))) && self.exchange.is_left_unanswered();
+        let reader = (turn, own);
+        let mut step = match frame {
             Some(Ok(frame)) => {
                 self.take(&mut state, turn, frame, out);
                 *cursor = state.buffer.newest();
                 Step::More
             }
-            Some(Err(error)) => self.fail(&mut state, own, error, cursor),
+            Some(Err(error)) if self.fail(&mut state, reader, &*error, cursor) => Step::More,
+            Some(Err(error)) => Step::Failed(error),
             None => Step::End,
         };
+        if missing && self.fail(&mut state, reader, &AnswerMissing, cursor) {
+            step = Step::More;
+        }
         let gone = ended.then(|| self.end(&mut state, out)).flatten();
         self.settle(&mut state, before);
         drop(state);
         drop(gone);
         self.budget.make_room();
         Poll::Ready(step)
+    }
+
+    /// The next thing that is kept.
+    fn recall(&self, state: &State, cursor: &mut u64, out: &mut VecDeque<Out>) -> Step {
+        if self.id.kind == Kind::Call && !state.buffer.has_all_after(*cursor) {
+            return Step::Lost;
+        }
+        match state.buffer.next_after(*cursor) {
+            Some((number, pieces)) => {
+                *cursor = number;
+                let line = [self.id.line(number, None)];
+                let event = line.into_iter().chain(pieces.iter().cloned());
+                put(out, event, true, Some(number));
+            }
+            None => *cursor = state.buffer.newest(),
+        }
+        Step::More
     }
 
     /// Takes in a frame, and passes it on.
@@ -399,6 +416,9 @@ impl Stream {
                 put(out, line.into_iter().chain(pieces), true, None);
             }
             Part::More { pieces, ends } if *torn == Some(turn) => {
+                if ends {
+                    *torn = None;
+                }
                 put(out, pieces, false, ends.then(|| buffer.newest()));
             }
             Part::More { .. } => {}
@@ -410,20 +430,30 @@ impl Stream {
         }
     }
 
-    /// The upstream failed. The event that says so is kept for whoever comes back.
-    fn fail(&self, state: &mut State, own: bool, error: BoxError, cursor: &mut u64) -> Step {
+    /// The call failed. The event that says so is kept for whoever comes back; says whether it is for this reader, too, which it is not for the
+    /// request's `own`, nor for one that has half an event.
+    fn fail(
+        &self,
+        state: &mut State,
+        (turn, own): (u64, bool),
+        why: &(dyn Error + 'static),
+        cursor: &mut u64,
+    ) -> bool {
         let call = self.exchange.call();
         let id = call.and_then(|call| call.request()?.id());
         let told = self.id.kind == Kind::Call && !self.exchange.is_answered();
-        if let Some(id) = id.filter(|_| told && state.ids != Ids::Theirs) {
-            let event = error_event(&*error, &self.exchange, id);
-            state.buffer.push(&[event], Instant::now());
-            if !own {
-                return Step::More;
-            }
+        let Some(id) = id.filter(|_| told && state.ids != Ids::Theirs) else {
+            return false;
+        };
+        let event = error_event(why, &self.exchange, id);
+        state.buffer.push(&[event], Instant::now());
+        if own || state.torn == Some(turn) {
             *cursor = state.buffer.newest();
+            return false;
         }
-        Step::Failed(error)
+        // Half an event before it would be taken for its beginning.
+        state.splitter.rest();
+        true
     }
 
     /// Nothing more comes from the upstream.
@@ -509,6 +539,11 @@ impl Stream {
         let gone = state.inner.take();
         drop(state);
         drop(gone);
+    }
+
+    /// The reader with this turn has the beginning of an event that has not ended.
+    pub(super) fn is_torn(&self, turn: u64) -> bool {
+        self.lock().torn == Some(turn)
     }
 
     /// Nobody can come back to it from now on.

@@ -21,7 +21,7 @@ mod life;
 mod model;
 mod rules;
 
-/// What the upstream says next: bytes, or that it fails.
+/// What the upstream says next: bytes, or that it fails, with [`PANIC`] by a panic.
 type Said = Result<&'static str, &'static str>;
 
 /// A stream of the upstream, from its side.
@@ -54,6 +54,8 @@ type Came = (Option<String>, String);
 
 const CALL: &str = r#"{"jsonrpc":"2.0","id":"q","method":"tools/call","params":{"name":"x"}}"#;
 
+const PANIC: &str = "panic";
+
 /// Longer than anything takes but clocks.
 const MOMENT: Duration = Duration::from_millis(100);
 
@@ -68,6 +70,7 @@ fn session(serial: u128) -> InSession {
 fn body_of(receiver: Receiver<Said>) -> Body {
     let frames = futures_util::stream::unfold(receiver, async |mut receiver| {
         let said = receiver.recv().await?;
+        assert!(said != Err(PANIC), "as the test wants it");
         let frame = said.map(|text| Frame::data(Bytes::from_static(text.as_bytes())));
         Some((frame.map_err(BoxError::from), receiver))
     });

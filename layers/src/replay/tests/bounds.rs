@@ -107,4 +107,13 @@ async fn half_of_a_long_event_is_no_event_for_who_comes_next() {
     let mut again = rig.get(Some(&id)).await;
     source.try_send(Ok("xx\n\ndata: 3\n\n")).expect("read");
     again.event("3").await;
+    // Whoever gets one knows it: nobody may speak in between.
+    let facts = |reading: &Reading| reading.exchange.response().at_boundary();
+    assert!(facts(&again));
+    source.try_send(Ok(&LONG)).expect("read");
+    again.nothing().await;
+    assert!(!facts(&again));
+    source.try_send(Ok("xx\n\n")).expect("read");
+    again.event(&format!("{}xx", &LONG["data: ".len()..])).await;
+    assert!(facts(&again));
 }
