@@ -13,8 +13,9 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project::pin_project;
 
 use super::{
+    out::Out,
     store::{Outcome, ReplayStore},
-    stream::{Leave, Out, Step, Stream, lost},
+    stream::{Leave, Step, Stream, lost},
 };
 use crate::{error::BoxError, exchange::Exchange};
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tower::{ServiceExt, service_fn};
 
 use super::*;
-use crate::exchange::GiveUp;
+use crate::{Body, attempt::Unresumable, exchange::GiveUp, mcp::CallFacts, waits::Waits};
 
 mod bounds;
 mod life;

@@ -231,6 +231,7 @@ async fn a_standing_stream_goes_on_with_a_new_one_of_the_upstream() {
     source.try_send(Ok("data: 1\n\ndata: 2\n\n")).expect("read");
     let id = first.event("1").await;
     drop(first);
+    tokio::time::sleep(rig.settings.grace + MOMENT).await;
     assert!(source.is_closed(), "what comes waits at its source");
     let mut again = rig.get(Some(&id)).await;
     assert_eq!(rig.asked(), 2);
@@ -260,8 +261,13 @@ async fn a_client_without_an_id_gets_what_no_client_has_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_standing_stream_whose_source_keeps_nothing_is_read_on_for_a_while() {
-    let rig = Rig::always();
+async fn a_standing_stream_is_read_on_for_a_while() {
+    for rig in [Rig::always(), Rig::new()] {
+        read_on_for_a_while(rig).await;
+    }
+}
+
+async fn read_on_for_a_while(rig: Rig) {
     let mut first = rig.get(None).await;
     let source = rig.source();
     source.try_send(Ok("data: 1\n\n")).expect("read");
