@@ -51,7 +51,7 @@ pub(super) struct Life<S: Service<Request<Req>>, Req> {
 /// How far the stream is.
 enum Phase<S: Service<Request<Req>>, Req> {
     Flows,
-    Away(Away<S, Req>),
+    Away(Box<Away<S, Req>>),
 }
 
 /// The request for the rest, on its way.
@@ -171,13 +171,13 @@ impl<S: Service<Request<Req>>, Req> Life<S, Req> {
             self.shared.meters.gave_up.increment(1);
             return Err(cause);
         };
-        self.phase = Phase::Away(Away {
+        self.phase = Phase::Away(Box::new(Away {
             cause,
             polls,
             clock: Box::pin(sleep(pause)),
             next: Some(self.head.request(&self.exchange)),
             asked: None,
-        });
+        }));
         Ok(())
     }
 
@@ -211,13 +211,13 @@ impl<S: Service<Request<Req>>, Req> Life<S, Req> {
     /// During a pause the upstream service has nothing of the call by whose end it would learn that the call was given up: so it gets the
     /// request for the rest, and loses it at once. Nothing is sent of what is not polled, but for the cancellation.
     fn cancel(&mut self) {
-        let Phase::Away(Away { next, .. }) = &mut self.phase else {
+        let Phase::Away(away) = &mut self.phase else {
             return;
         };
         let given_up = self.head.kind == Kind::Call
             && self.exchange.gave_up().is_some()
             && !self.exchange.is_answered();
-        let Some(request) = next.take().filter(|_| given_up) else {
+        let Some(request) = away.next.take().filter(|_| given_up) else {
             return;
         };
         let mut context = Context::from_waker(Waker::noop());
