@@ -34,6 +34,7 @@ use ziggurat_layers::{
         sse::SseSettings,
         stdio::{self, StdioSettings},
     },
+    waits::Waits,
 };
 
 use crate::{
@@ -124,6 +125,8 @@ pub struct EndpointSettings {
     pub timeouts: TimeoutSettings,
     /// How its event streams are gone on with.
     pub resume: Option<ResumeSettings>,
+    /// What the clients of its upstream are being asked, also on towers before this one.
+    pub waits: Waits,
 }
 
 /// A value of a config that a layer does not take.
@@ -307,6 +310,7 @@ impl EndpointSettings {
                 // What a process had to say is gone with it.
                 CoreService::Stdio(_) => None,
             },
+            waits: pool.waits.clone(),
         }
     }
 }

@@ -141,7 +141,10 @@ where
         ))
         .layer(TimeoutLayer::new(settings.timeouts))
         .layer(ResumeLayer::new(&settings.upstream, settings.resume))
-        .layer(ObserveLayer::new(&settings.upstream))
+        .layer(ObserveLayer::sharing(
+            &settings.upstream,
+            settings.waits.clone(),
+        ))
         .service(upstream);
     Terrace::new(erase(service))
 }

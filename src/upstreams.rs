@@ -21,6 +21,7 @@ use ziggurat_layers::{
     retry::Annotations,
     switch::Switches,
     upstream::{http::HttpUpstream, sse::SseUpstream, stdio::StdioUpstream},
+    waits::Waits,
 };
 
 use crate::{
@@ -50,6 +51,8 @@ pub(crate) struct Pool {
     pub(crate) switches: Switches,
     /// What its server says of its tools.
     pub(crate) annotations: Annotations,
+    /// What its clients are being asked.
+    pub(crate) waits: Waits,
     /// What reaches its endpoints, in the order of the config.
     pub(crate) cores: Vec<Core>,
 }
@@ -276,6 +279,7 @@ impl Pool {
                 tools: ToolCircuits::new(name, tools),
                 switches: Switches::new(),
                 annotations: Annotations::default(),
+                waits: Waits::default(),
                 outliers,
                 cores,
             },

@@ -34,8 +34,8 @@ pub struct InSession {
     pub busy: Option<Weak<dyn Any + Send + Sync>>,
 }
 
-/// The event stream of this response cannot be resumed by whoever sends it. What comes for a standing stream while there is none is kept for
-/// the next one.
+/// The event stream of this response cannot be resumed by whoever sends it, so that a [`replay`](crate::replay) layer keeps it. What comes for a
+/// standing stream while there is none the sender keeps for the next one.
 #[derive(Clone, Copy, Debug)]
 pub struct Unresumable;
 

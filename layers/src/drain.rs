@@ -1,8 +1,9 @@
 //! Ends what is open when the proxy shuts down, so that nobody loses more than they must.
 //!
 //! Two signals ([`CancellationToken`]s) drive it. At *draining*, standing event streams end: a legacy GET stream gets `retry:`
-//! (1 to 3 s, so that clients do not all come back at once) and closes; a `subscriptions/listen` just closes. Calls go on. At *closing*, calls
-//! that are still in flight fail with [`Draining`], so that each gets a clear answer.
+//! (1 to 3 s, so that clients do not all come back at once) and closes; a `subscriptions/listen` just closes. Calls go on, also those whose rest comes on
+//! a GET, and streams that end by themselves once their calls have ([`EndsByItself`]). At *closing*, calls that are still in flight fail with [`Draining`], so
+//! that each gets a clear answer; a GET that resumes one has no id to answer, and its connection breaks.
 //!
 //! Place: directly inside rescue. Readiness: the inner service's. Errors: [`Draining`], from the call or as the error of its body; the
 //! exchange is told before ([`GiveUp::Drain`]). Bodies: forwarded.

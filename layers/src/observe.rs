@@ -127,10 +127,16 @@ pub(crate) fn is_plain(headers: &HeaderMap) -> bool {
 impl ObserveLayer {
     /// A layer for the upstream of this name, which is the label of its metrics.
     pub fn new(upstream: &str) -> Self {
+        Self::sharing(upstream, Waits::default())
+    }
+
+    /// The same, that notes in `waits` what clients are asked, and finds there what others noted: where an answer may come by another endpoint of the upstream, or
+    /// by a layer that was built later.
+    pub fn sharing(upstream: &str, waits: Waits) -> Self {
         let labels = [("upstream", upstream)];
         Self {
             shared: Arc::new(Shared {
-                waits: Waits::default(),
+                waits,
                 events: metrics::counter(names::SSE_EVENTS, &labels),
                 first_event: metrics::histogram(names::TIME_TO_FIRST_EVENT, &labels),
             }),

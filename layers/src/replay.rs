@@ -4,7 +4,7 @@
 //! that names the last event it got (`Last-Event-ID`; MCP 2025-11-25, transports, "Resumability and Redelivery"), and gets what it missed of that stream, then what
 //! comes, on with the same numbers: nothing twice, nothing of another stream. Whoever still reads the stream then ends. A call whose client
 //! went away goes on, and its answer waits; that is no cancel. Its permits, its deadline and its session stay in use until it ends, nobody came for `age`, or the
-//! session is over. A standing stream (GET) that nobody reads is let go, at once where its source keeps what comes ([`Unresumable`]), else after `grace`; it goes on
+//! session is over. A standing stream (GET) that nobody reads is read on for `grace`, since a layer between may hold some of it, and is let go then; it goes on
 //! when its client is back, also when that has no id to show.
 //!
 //! Clients of 2025-11-25 get an event without data first, so that they have an id from the beginning, and a `retry:` of 1 to 3 s; older ones choke on it. Before
@@ -14,7 +14,7 @@
 //! a JSON-RPC error ([`EventsLost`], `outcome: unknown`), which the event's id has the request's id for; a standing stream goes on with a gap, which is logged. Of an
 //! answer that the client has all of there is nothing more: 204, after which event sources stop asking.
 //!
-//! Which streams: of stdio servers ([`Unresumable`] says so), and with [`Scope::Always`] all whose first event has no id; a stream with ids of the server's own passes
+//! Which streams: of stdio servers ([`Unresumable`](crate::attempt::Unresumable) says so), and with [`Scope::Always`] all whose first event has no id; a stream with ids of the server's own passes
 //! as it is, since that server can resume it. Only within a session ([`InSession`], which a session layer puts in): a stream is never found from another
 //! one. Modern calls, plain HTTP, and answers in JSON pass untouched.
 //!
@@ -22,7 +22,8 @@
 //! [`ReplayStore`], where the stream that began to keep something first lets go of it first; somebody has to ask it to let go of what is too old ([`ReplayStore::sweep`]). A short event is copied when it is kept, so that it does not hold on to the buffer that
 //! it was read into. On shutdown nothing is read on for a call that a drain gave up; tasks end with the store.
 //!
-//! Place: on the route, directly inside [`session`](crate::session), and outside limits and deadline, so that a call that goes on keeps them. Readiness: the inner service's; an
+//! Place: on the route, inside [`session`](crate::session) and rate limit, which a call does not meet again when its client comes back; and outside the caps of the
+//! endpoints, rules and deadline, so that a call that goes on keeps them. Readiness: the inner service's; an
 //! answer from memory does not use it. Errors: none of its own; a failure on a stream that was come back to is its last event. Bodies: forwarded without a copy, with the ids between.
 //!
 //! ```
@@ -39,6 +40,8 @@ mod body;
 mod budget;
 mod buffer;
 mod id;
+mod origin;
+mod out;
 mod split;
 mod store;
 mod stream;
@@ -61,21 +64,19 @@ use self::{
     body::Reader,
     buffer::Bounds,
     id::{Kind, StreamId},
+    origin::Origin,
     store::Outcome,
-    stream::{Ids, Stream, Times},
+    stream::{Stream, Times},
 };
 pub use self::{body::ReplayBody, store::ReplayStore};
 use crate::{
-    Body,
-    attempt::{InSession, Unresumable},
+    attempt::InSession,
     error::BoxError,
     exchange::Exchange,
     mcp::{
-        CallFacts, Era, LEGACY_VERSION, Verb,
+        Era, Verb,
         headers::{self, LAST_EVENT_ID},
     },
-    observe::Media,
-    waits::Waits,
 };
 
 /// Which streams are kept, and how much of them.
@@ -91,7 +92,7 @@ pub struct ReplaySettings {
     pub age: Duration,
     /// How long an answer is kept that was read to its end, in case its last bytes got lost. Default: 10 seconds.
     pub linger: Duration,
-    /// How long a standing stream is read on whose source keeps nothing. Default: 10 seconds.
+    /// How long a standing stream is read on that nobody reads. Default: 10 seconds.
     pub grace: Duration,
 }
 
@@ -150,13 +151,6 @@ enum Plan {
     Delete(Arc<Shared>, u128),
     /// The answer is known.
     Answer(Option<Answer>),
-}
-
-/// A request of a session.
-struct Origin {
-    shared: Arc<Shared>,
-    member: InSession,
-    exchange: Arc<Exchange>,
 }
 
 /// An answer without the upstream.
@@ -293,11 +287,8 @@ impl Shared {
     fn get<B>(&self, request: &mut Request<B>, origin: Origin) -> Plan {
         let serial = origin.member.serial;
         let asked = headers::single(request.headers(), &LAST_EVENT_ID);
-        let own = asked
-            .and_then(StreamId::read)
-            .filter(|(id, _)| id.mark == id::mark(serial));
-        match own {
-            // One of the server's own, or none of this session.
+        match asked.and_then(StreamId::read) {
+            // One of the server's own.
             None if request.headers().contains_key(LAST_EVENT_ID) => Plan::Keep(origin),
             None => match self.store.unread(serial) {
                 Some(stream) => {
@@ -306,6 +297,12 @@ impl Shared {
                 }
                 None => Plan::Keep(origin),
             },
+            // Of another session, perhaps of this client's last one: the server never gave it.
+            Some((id, _)) if id.mark != id::mark(serial) => {
+                self.store.count(Outcome::Gap);
+                request.headers_mut().remove(LAST_EVENT_ID);
+                Plan::Keep(origin)
+            }
             Some((id, after)) => match (self.store.find(serial, &id), id.kind) {
                 (Some(stream), Kind::Standing) => {
                     request.headers_mut().remove(LAST_EVENT_ID);
@@ -334,12 +331,11 @@ impl Shared {
         }
     }
 
-    fn times(&self, waits: bool) -> Times {
+    fn times(&self) -> Times {
         Times {
             age: self.settings.age,
             linger: self.settings.linger,
             grace: self.settings.grace,
-            waits,
         }
     }
 }
@@ -350,151 +346,6 @@ fn accepts_events<B>(request: &Request<B>) -> bool {
         let value = value.to_str().unwrap_or_default().to_ascii_lowercase();
         value.contains("text/event-stream") || value.contains("*/*")
     })
-}
-
-// === impl Origin ===
-
-impl Origin {
-    /// A standing stream goes on: where it is, or with a new one from the upstream.
-    fn resume_standing(self, stream: Arc<Stream>, after: u64) -> Plan {
-        let look = stream.look(after);
-        let after = after.min(look.newest);
-        self.shared.store.count(if look.whole {
-            Outcome::Replayed
-        } else {
-            tracing::info!(
-                request_id = self.exchange.id(),
-                "a stream goes on with a gap: not all that its client missed is kept"
-            );
-            Outcome::Gap
-        });
-        if !look.live {
-            return Plan::GoOn(self, stream, after);
-        }
-        let turn = stream.join();
-        self.read(stream, turn, after)
-    }
-
-    /// The rest of a call's answer.
-    fn resume_call(self, stream: Arc<Stream>, after: u64) -> Plan {
-        let look = stream.look(after);
-        self.exchange.response().set_resumes_call();
-        if !look.whole {
-            return self.refuse(&stream.id);
-        }
-        if !look.live && after >= look.newest {
-            self.shared.store.count(Outcome::Complete);
-            return Plan::Answer(Some(Answer::Nothing));
-        }
-        self.shared.store.count(Outcome::Replayed);
-        let turn = stream.join();
-        self.read(stream, turn, after.min(look.newest))
-    }
-
-    fn read(self, stream: Arc<Stream>, turn: u64, after: u64) -> Plan {
-        // All that goes out are whole events.
-        self.exchange.response().observe(&Waits::default());
-        let reader = Reader::again(&self.shared.store, stream, self.exchange, turn, after, true);
-        Plan::Answer(Some(Answer::Read(reader)))
-    }
-
-    /// What the client missed of a call's answer is not kept.
-    fn refuse(self, id: &StreamId) -> Plan {
-        self.exchange.response().set_resumes_call();
-        self.shared.store.count(Outcome::Lost);
-        let answer = match &id.request {
-            Some(request) => {
-                tracing::info!(
-                    request_id = self.exchange.id(),
-                    "a client came back for an answer that is not kept any more"
-                );
-                Answer::Said(stream::lost(&self.exchange, request))
-            }
-            None => Answer::Nothing,
-        };
-        Plan::Answer(Some(answer))
-    }
-
-    /// Keeps the stream of a response, if it is one to keep.
-    fn keep<B>(self, response: Response<B>) -> Response<ReplayBody<B>>
-    where
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        let waits = response.extensions().get::<Unresumable>().is_some();
-        let wanted = waits || self.shared.settings.scope == Scope::Always;
-        let Some(call) = self
-            .exchange
-            .call()
-            .filter(|_| wanted && is_stream(&response))
-        else {
-            return response.map(ReplayBody::passing);
-        };
-        let serial = self.member.serial;
-        let standing = call.verb == Verb::Get;
-        let id = StreamId {
-            kind: if standing { Kind::Standing } else { Kind::Call },
-            mark: id::mark(serial),
-            stream: self.shared.store.number(serial),
-            request: call.request().and_then(|message| message.id()).cloned(),
-        };
-        let (primes, ids) = (
-            is_primed(call),
-            if waits { Ids::Ours } else { Ids::Unknown },
-        );
-        response.map(|inner| {
-            let stream = Stream::new(
-                id,
-                self.shared.store.budget(),
-                self.shared.bounds(),
-                self.shared.times(waits),
-                self.exchange.clone(),
-                primes,
-                ids,
-                &self.member,
-                Body::new(inner),
-            );
-            self.shared.store.add(&self.member, stream.clone());
-            ReplayBody::reading(Reader::own(&self.shared.store, stream, self.exchange))
-        })
-    }
-
-    /// Goes on with a standing stream on the body of this response.
-    fn go_on<B>(
-        self,
-        response: Response<B>,
-        stream: Arc<Stream>,
-        after: u64,
-    ) -> Response<ReplayBody<B>>
-    where
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        if !is_stream(&response) {
-            return response.map(ReplayBody::passing);
-        }
-        response.map(|inner| {
-            let turn = stream.adopt(Body::new(inner));
-            let store = &self.shared.store;
-            ReplayBody::reading(Reader::again(
-                store,
-                stream,
-                self.exchange,
-                turn,
-                after,
-                false,
-            ))
-        })
-    }
-}
-
-fn is_stream<B>(response: &Response<B>) -> bool {
-    response.status().is_success() && Media::of(response.headers()) == Media::Events
-}
-
-/// The client takes an event without data (from 2025-11-25 on).
-fn is_primed(call: &CallFacts) -> bool {
-    call.version.as_deref().is_some_and(|v| v >= LEGACY_VERSION)
 }
 
 // === impl Plan ===

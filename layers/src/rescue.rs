@@ -262,7 +262,7 @@ pub(crate) fn answer(
 }
 
 /// Does something with the inner service; its panic becomes an error.
-fn catch<T>(act: impl FnOnce() -> T) -> Result<T, BoxError> {
+pub(crate) fn catch<T>(act: impl FnOnce() -> T) -> Result<T, BoxError> {
     catch_unwind(AssertUnwindSafe(act)).map_err(|_panic| "a layer panicked".into())
 }
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::mcp::Id;
 
-/// The open questions of all sessions of an endpoint. Clones share them.
+/// The open questions of all sessions of an upstream. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Waits {
     sessions: Arc<Mutex<HashMap<Box<str>, Session>>>,

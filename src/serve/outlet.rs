@@ -1,7 +1,8 @@
 //! The very socket, below TLS: it tells the line when the client takes nothing of what there is to send.
 //!
 //! The kernel takes bytes until its buffer is full, and says that there is room again when a good part of it is (on Linux a third). So
-//! the time without progress is that of a client that reads nothing, or very little: less than a third of the buffer in that time.
+//! the time without progress is that of a client that reads nothing, or very little: less than a third of the buffer in that time. On HTTP/2
+//! that is seen of a connection as a whole only: a stream whose own window stays closed while its client takes everything else is not.
 
 use std::io;
 use std::pin::Pin;

@@ -127,6 +127,35 @@ async fn silent_legacy(received: Received, wire: Wire) -> Option<Wire> {
     }
 }
 
+/// The same, that asks its client something first.
+async fn asking_legacy(received: Received, wire: Wire) -> Option<Wire> {
+    let body: Value = serde_json::from_str(&received.body).unwrap_or_default();
+    if body["method"] != "tools/call" {
+        return silent_legacy(received, wire).await;
+    }
+    let question = json!({
+        "jsonrpc": "2.0", "id": "q", "method": "elicitation/create",
+        "params": {"message": "?", "requestedSchema": {"type": "object", "properties": {}}},
+    });
+    let wire = wire.sse().await.event(&question.to_string()).await;
+    wire.stall().await
+}
+
+#[tokio::test]
+async fn the_clocks_of_a_call_run_on_though_its_client_answers_after_a_reload() {
+    let upstream = Upstream::start(asking_legacy).await;
+    let endpoint = format!("url: \"{}\"", upstream.url("/mcp"));
+    let z = Ziggurat::yaml(&hasty("", &endpoint)).await;
+    let session = z.target().session().await.at("/hasty");
+    let mut asking = session.call(1, "ask", json!({})).await;
+    let question = asking.next().await;
+    z.reload(&hasty("errors: status", &endpoint), "ok").await;
+    let answer = json!({"jsonrpc": "2.0", "id": question["id"], "result": {"action": "decline"}});
+    assert_eq!(session.post(&answer).await.status, 202);
+    let last = asking.next().await;
+    assert_eq!(last["error"]["data"]["kind"], "deadline_exceeded", "{last}");
+}
+
 #[tokio::test]
 async fn a_legacy_http_server_is_told_by_a_posted_cancellation_and_keeps_its_session() {
     let upstream = Upstream::start(silent_legacy).await;

@@ -185,8 +185,10 @@ impl Events {
                 return;
             }
             None => {
-                if !self.held.is_empty() {
-                    teller.exchange.response().set_unfinished();
+                // Of what is torn a part has passed: that is no beginning that could be left out.
+                let response = teller.exchange.response();
+                if !self.held.is_empty() && response.at_boundary() {
+                    response.set_unfinished();
                 }
                 self.release();
                 self.ended = true;

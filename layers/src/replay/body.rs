@@ -13,8 +13,9 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project::pin_project;
 
 use super::{
+    out::Out,
     store::{Outcome, ReplayStore},
-    stream::{Leave, Out, Step, Stream, lost},
+    stream::{Leave, Step, Stream, lost},
 };
 use crate::{error::BoxError, exchange::Exchange};
 
@@ -132,6 +133,10 @@ impl Reader {
                 ..
             } = self;
             match ready!(stream.poll_next(cx, *turn, *own, cursor, out)) {
+                Step::More if self.counts => {
+                    let torn = self.stream.is_torn(self.turn);
+                    self.exchange.response().set_torn(torn);
+                }
                 Step::More => {}
                 Step::End | Step::Superseded => self.state = State::Ending,
                 Step::Failed(error) => self.state = State::Failing(error),
@@ -183,7 +188,9 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         let why = self.exchange.gave_up();
-        if let Some(why) = why.filter(|_| !self.own && self.exchange.response().resumes_call()) {
+        // Who is given up after another has come gives up nothing of the call.
+        let speaks = !self.own && self.stream.is_turn(self.turn);
+        if let Some(why) = why.filter(|_| speaks && self.exchange.response().resumes_call()) {
             self.stream.exchange().give_up(why);
         }
         let leave = Leave {

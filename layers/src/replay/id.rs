@@ -32,36 +32,46 @@ pub(super) struct StreamId {
     pub(super) request: Option<Id>,
 }
 
+/// The lines of the ids of one stream, but for the number.
+#[derive(Debug)]
+pub(super) struct Lines {
+    before: Box<str>,
+    after: Box<str>,
+}
+
 /// The longest request id that an event id carries, in bytes of JSON text.
 const LONGEST: usize = 64;
+
+/// How many digits an event's number has at most, unless a stream is read for ages.
+const DIGITS: usize = 8;
 
 /// The mark of a session in event ids.
 pub(super) fn mark(serial: u128) -> u32 {
     (serial >> 96) as u32
 }
 
+// === impl StreamId ===
+
 impl StreamId {
-    /// The line of an event's id; `retry` in milliseconds stands before it, if any.
-    pub(super) fn line(&self, number: u64, retry: Option<u64>) -> Bytes {
-        let mut line = String::with_capacity(48);
-        // Writing to a string does not fail.
-        if let Some(retry) = retry {
-            let _ok = writeln!(line, "retry: {retry}");
-        }
+    /// What the lines of its ids have in common.
+    pub(super) fn lines(&self) -> Lines {
         let kind = match self.kind {
             Kind::Call => "zc",
             Kind::Standing => "zg",
         };
         let (mark, stream) = (self.mark, self.stream);
-        let _ok = write!(line, "id: {kind}-{mark:08x}-{stream:08x}-{number}");
+        let mut after = String::new();
         if let Some(id) = self.request.as_ref().map(Id::as_json)
             && id.len() <= LONGEST
         {
-            line.push('-');
-            URL_SAFE_NO_PAD.encode_string(id, &mut line);
+            after.push('-');
+            URL_SAFE_NO_PAD.encode_string(id, &mut after);
         }
-        line.push('\n');
-        Bytes::from(line)
+        after.push('\n');
+        Lines {
+            before: format!("id: {kind}-{mark:08x}-{stream:08x}-").into(),
+            after: after.into(),
+        }
     }
 
     /// Reads the id of an event, if it is one of ours.
@@ -100,6 +110,22 @@ impl StreamId {
     }
 }
 
+// === impl Lines ===
+
+impl Lines {
+    /// The line of an event's id; `retry` in milliseconds stands before it, if any.
+    pub(super) fn line(&self, number: u64, retry: Option<u64>) -> Bytes {
+        let Self { before, after } = self;
+        let mut line = String::with_capacity(before.len() + after.len() + DIGITS);
+        // Writing to a string does not fail.
+        if let Some(retry) = retry {
+            let _ok = writeln!(line, "retry: {retry}");
+        }
+        let _ok = write!(line, "{before}{number}{after}");
+        Bytes::from(line)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -123,7 +149,7 @@ mod tests {
                 stream,
                 request: Id::from_json(&request).filter(|_| !standing),
             };
-            let line = id.line(number, None);
+            let line = id.lines().line(number, None);
             prop_assert_eq!(StreamId::read(id_of(&line)), Some((id, number)));
         }
 

@@ -30,6 +30,7 @@ pub struct ReplayStore {
 
 #[derive(Debug)]
 struct Shared {
+    /// Nobody who holds it waits for a stream.
     table: Mutex<Table>,
     budget: Arc<Budget>,
     /// Owns them: they end with it.
@@ -144,11 +145,8 @@ impl ReplayStore {
             gone = std::mem::take(&mut kept.streams);
         }
         if kept.streams.len() >= STREAMS {
-            let over = |s: &Arc<Stream>| {
-                let look = s.look(0);
-                !look.live && !look.read
-            };
-            let at = kept.streams.iter().position(over).unwrap_or_default();
+            let over = kept.streams.iter().position(|s| s.is_over());
+            let at = over.unwrap_or_default();
             gone.push(kept.streams.remove(at));
         }
         kept.streams.push(stream);
@@ -173,8 +171,10 @@ impl ReplayStore {
     pub(super) fn unread(&self, serial: u128) -> Option<Arc<Stream>> {
         let table = self.shared.table();
         let mut streams = table.sessions.get(&serial)?.live()?.iter().rev();
-        let newest = streams.find(|s| s.id.kind == Kind::Standing)?;
-        (!newest.look(0).read).then(|| newest.clone())
+        let newest = streams.find(|s| s.id.kind == Kind::Standing)?.clone();
+        // Whoever reads it may have its lock for a while.
+        drop(table);
+        (!newest.look(0).read).then_some(newest)
     }
 
     /// The session is over.

@@ -3,11 +3,14 @@
 //! Readers take turns: whoever comes last has the turn, and the one before it ends. The reader that has the turn polls the upstream's body itself, under the
 //! stream's lock, so that there is no task and no queue between them; what it takes in is kept for the next one.
 
+mod life;
+mod source;
+
 use std::{
     collections::VecDeque,
-    pin::Pin,
+    error::Error,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -15,29 +18,32 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body::{Body as HttpBody, Frame};
+use http_body::Frame;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::source::Source;
 use super::{
     EventsLost,
     budget::Budget,
     buffer::{Bounds, Buffer},
-    id::{Kind, StreamId},
+    id::{Kind, Lines, StreamId},
+    out::{Out, put},
     split::{Part, Splitter},
 };
 use crate::{
     Body,
-    attempt::{Hold, InSession},
+    attempt::InSession,
     error::BoxError,
     exchange::Exchange,
-    rescue::error_event,
+    rescue::{AnswerMissing, error_event},
 };
 
 /// A stream that clients may come back to.
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) id: StreamId,
+    lines: Lines,
     me: Weak<Self>,
     budget: Arc<Budget>,
     times: Times,
@@ -61,8 +67,6 @@ pub(super) struct Times {
     pub(super) linger: Duration,
     /// A standing stream that nobody reads.
     pub(super) grace: Duration,
-    /// What comes for a standing stream waits at its source while there is none.
-    pub(super) waits: bool,
 }
 
 #[derive(Debug)]
@@ -84,13 +88,6 @@ struct State {
     expires: Option<Instant>,
 }
 
-/// Where it comes from.
-struct Source {
-    body: Body,
-    /// A call keeps its session in use.
-    _hold: Option<Hold>,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reader {
     /// A client.
@@ -108,16 +105,6 @@ pub(super) enum Ids {
     Ours,
     /// The upstream's: it can resume the stream itself.
     Theirs,
-}
-
-/// Something that goes out.
-#[derive(Debug)]
-pub(super) struct Out {
-    pub(super) frame: Frame<Bytes>,
-    /// It begins an event, or is all there is.
-    pub(super) begins: bool,
-    /// With it this event is out.
-    pub(super) ends: Option<u64>,
 }
 
 /// What a reader got.
@@ -160,15 +147,6 @@ pub(super) struct Look {
     pub(super) whole: bool,
 }
 
-/// How many events a task takes at a time.
-const BATCH: usize = 64;
-
-impl std::fmt::Debug for Source {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Source").finish_non_exhaustive()
-    }
-}
-
 // === impl Stream ===
 
 impl Stream {
@@ -186,6 +164,7 @@ impl Stream {
     ) -> Arc<Self> {
         let kind = id.kind;
         Arc::new_cyclic(|me| Self {
+            lines: id.lines(),
             id,
             me: me.clone(),
             budget: budget.clone(),
@@ -195,10 +174,10 @@ impl Stream {
             primes,
             turn: AtomicU64::new(1),
             state: Mutex::new(State {
-                inner: Some(Source {
+                inner: Some(Source::new(
                     body,
-                    _hold: (kind == Kind::Call).then(|| member.hold()).flatten(),
-                }),
+                    (kind == Kind::Call).then(|| member.hold()).flatten(),
+                )),
                 splitter: Splitter::new(),
                 ids,
                 buffer: Buffer::new(bounds),
@@ -244,8 +223,7 @@ impl Stream {
     /// The same, for a standing stream that goes on with another body.
     pub(super) fn adopt(&self, body: Body) -> u64 {
         let mut state = self.lock();
-        let new = Source { body, _hold: None };
-        let old = state.inner.replace(new);
+        let old = state.inner.replace(Source::new(body, None));
         state.splitter = Splitter::new();
         state.torn = None;
         let turn = self.next_turn(&mut state, Reader::Client);
@@ -275,7 +253,7 @@ impl Stream {
 
     fn prime_now(&self, out: &mut VecDeque<Out>) {
         let retry = 1000 + fastrand::u64(..2000);
-        let line = self.id.line(0, Some(retry));
+        let line = self.lines.line(0, Some(retry));
         put(
             out,
             [line, Bytes::from_static(b"data: \n\n")],
@@ -299,53 +277,58 @@ impl Stream {
             return Poll::Ready(Step::Superseded);
         }
         if *cursor < state.buffer.newest() {
-            if self.id.kind == Kind::Call && !state.buffer.has_all_after(*cursor) {
-                return Poll::Ready(Step::Lost);
-            }
-            match state.buffer.next_after(*cursor) {
-                Some((number, pieces)) => {
-                    *cursor = number;
-                    let line = [self.id.line(number, None)];
-                    put(
-                        out,
-                        line.into_iter().chain(pieces.iter().cloned()),
-                        true,
-                        Some(number),
-                    );
-                }
-                None => *cursor = state.buffer.newest(),
-            }
-            return Poll::Ready(Step::More);
+            return Poll::Ready(self.recall(&state, cursor, out));
         }
         let Some(source) = &mut state.inner else {
             return Poll::Ready(Step::End);
         };
-        let mut context = Context::from_waker(cx.waker());
-        let polled = Pin::new(&mut source.body).poll_frame(&mut context);
-        let Poll::Ready(frame) = polled else {
+        let Poll::Ready(frame) = source.poll(cx) else {
             match &mut state.waker {
                 Some(waker) => waker.clone_from(cx.waker()),
                 none => *none = Some(cx.waker().clone()),
             }
             return Poll::Pending;
         };
+        let ended = source.is_over(frame.as_ref());
         let before = state.buffer.bytes();
-        let ended = source_ended(&state, frame.as_ref());
-        let step = match frame {
+        let missing = ended && !matches!(frame, Some(Err(_))) && self.exchange.is_left_unanswered();
+        let reader = (turn, own);
+        let mut step = match frame {
             Some(Ok(frame)) => {
                 self.take(&mut state, turn, frame, out);
                 *cursor = state.buffer.newest();
                 Step::More
             }
-            Some(Err(error)) => self.fail(&mut state, own, error, cursor),
+            Some(Err(error)) if self.fail(&mut state, reader, &*error, cursor) => Step::More,
+            Some(Err(error)) => Step::Failed(error),
             None => Step::End,
         };
+        if missing && self.fail(&mut state, reader, &AnswerMissing, cursor) {
+            step = Step::More;
+        }
         let gone = ended.then(|| self.end(&mut state, out)).flatten();
         self.settle(&mut state, before);
         drop(state);
         drop(gone);
         self.budget.make_room();
         Poll::Ready(step)
+    }
+
+    /// The next thing that is kept.
+    fn recall(&self, state: &State, cursor: &mut u64, out: &mut VecDeque<Out>) -> Step {
+        if self.id.kind == Kind::Call && !state.buffer.has_all_after(*cursor) {
+            return Step::Lost;
+        }
+        match state.buffer.next_after(*cursor) {
+            Some((number, pieces)) => {
+                *cursor = number;
+                let line = [self.lines.line(number, None)];
+                let event = line.into_iter().chain(pieces.iter().cloned());
+                put(out, event, true, Some(number));
+            }
+            None => *cursor = state.buffer.newest(),
+        }
+        Step::More
     }
 
     /// Takes in a frame, and passes it on.
@@ -388,17 +371,20 @@ impl Stream {
                 } else {
                     buffer.push(&pieces, now)
                 };
-                let line = [self.id.line(number, None)];
+                let line = [self.lines.line(number, None)];
                 put(out, line.into_iter().chain(pieces), true, Some(number));
             }
             Part::Other(pieces) => put(out, pieces, true, None),
             Part::Begin(pieces) => {
                 *torn = Some(turn);
                 let number = buffer.skip();
-                let line = [self.id.line(number, None)];
+                let line = [self.lines.line(number, None)];
                 put(out, line.into_iter().chain(pieces), true, None);
             }
             Part::More { pieces, ends } if *torn == Some(turn) => {
+                if ends {
+                    *torn = None;
+                }
                 put(out, pieces, false, ends.then(|| buffer.newest()));
             }
             Part::More { .. } => {}
@@ -410,20 +396,30 @@ impl Stream {
         }
     }
 
-    /// The upstream failed. The event that says so is kept for whoever comes back.
-    fn fail(&self, state: &mut State, own: bool, error: BoxError, cursor: &mut u64) -> Step {
+    /// The call failed. The event that says so is kept for whoever comes back; says whether it is for this reader, too, which it is not for the
+    /// request's `own`, nor for one that has half an event.
+    fn fail(
+        &self,
+        state: &mut State,
+        (turn, own): (u64, bool),
+        why: &(dyn Error + 'static),
+        cursor: &mut u64,
+    ) -> bool {
         let call = self.exchange.call();
         let id = call.and_then(|call| call.request()?.id());
         let told = self.id.kind == Kind::Call && !self.exchange.is_answered();
-        if let Some(id) = id.filter(|_| told && state.ids != Ids::Theirs) {
-            let event = error_event(&*error, &self.exchange, id);
-            state.buffer.push(&[event], Instant::now());
-            if !own {
-                return Step::More;
-            }
+        let Some(id) = id.filter(|_| told && state.ids != Ids::Theirs) else {
+            return false;
+        };
+        let event = error_event(why, &self.exchange, id);
+        state.buffer.push(&[event], Instant::now());
+        if own || state.torn == Some(turn) {
             *cursor = state.buffer.newest();
+            return false;
         }
-        Step::Failed(error)
+        // Half an event before it would be taken for its beginning.
+        state.splitter.rest();
+        true
     }
 
     /// Nothing more comes from the upstream.
@@ -436,121 +432,9 @@ impl Stream {
         state.inner.take()
     }
 
-    /// A reader goes. Gives the turn of the task that is to read on, and for how long, if one is.
-    pub(super) fn leave(&self, leave: Leave) -> Option<(u64, Duration)> {
-        let mut state = self.lock();
-        if let Some(seen) = leave.seen {
-            state.seen = state.seen.max(seen);
-        }
-        if !self.is_turn(leave.turn) {
-            return None;
-        }
-        let now = Instant::now();
-        let standing = self.id.kind == Kind::Standing;
-        let all_seen = state.seen >= state.buffer.newest();
-        let useless = state.forgotten || leave.given_up || state.ids != Ids::Ours;
-        if state.inner.is_none() {
-            state.reader = Reader::Nobody;
-            let time = if all_seen && !standing {
-                self.times.linger.min(self.times.age)
-            } else {
-                self.times.age
-            };
-            state.expires = Some(now + time);
-            return None;
-        }
-        if useless || (standing && self.times.waits) || (!standing && !leave.told) {
-            state.reader = Reader::Nobody;
-            let keeps = standing && !useless;
-            state.expires = Some(if keeps { now + self.times.age } else { now });
-            let gone = state.inner.take();
-            drop(state);
-            drop(gone);
-            return None;
-        }
-        let turn = self.next_turn(&mut state, Reader::Task);
-        let time = if standing {
-            self.times.grace
-        } else {
-            self.times.age
-        };
-        Some((turn, time))
-    }
-
-    /// Reads on for a client that went away, until the end or until somebody else has the turn.
-    pub(super) fn poll_on(&self, cx: &Context<'_>, turn: u64) -> Poll<()> {
-        let (mut out, mut cursor) = (VecDeque::new(), u64::MAX);
-        for _ in 0..BATCH {
-            out.clear();
-            match self.poll_next(cx, turn, false, &mut cursor, &mut out) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Step::More) => cursor = u64::MAX,
-                Poll::Ready(Step::End | Step::Failed(_) | Step::Lost | Step::Superseded) => {
-                    return Poll::Ready(());
-                }
-            }
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-
-    /// The task that read on stops, if it still has the turn.
-    pub(super) fn stop(&self, turn: u64) {
-        let mut state = self.lock();
-        if !self.is_turn(turn) || state.reader != Reader::Task {
-            return;
-        }
-        state.reader = Reader::Nobody;
-        let now = Instant::now();
-        // A call that nobody came back to in all this time is no more to be had.
-        let standing = self.id.kind == Kind::Standing;
-        let keeps = standing || state.inner.is_none();
-        state.expires = Some(if keeps { now + self.times.age } else { now });
-        let gone = state.inner.take();
-        drop(state);
-        drop(gone);
-    }
-
-    /// Nobody can come back to it from now on.
-    pub(super) fn forget(&self) {
-        let mut state = self.lock();
-        state.forgotten = true;
-        let before = state.buffer.bytes();
-        state.buffer.clear();
-        self.settle(&mut state, before);
-        let gone = if state.reader == Reader::Client {
-            None
-        } else {
-            self.next_turn(&mut state, Reader::Nobody);
-            state.inner.take()
-        };
-        drop(state);
-        drop(gone);
-    }
-
-    /// Lets go of what it holds, for others.
-    pub(super) fn let_go(&self) {
-        let mut state = self.lock();
-        state.listed = false;
-        let before = state.buffer.bytes();
-        state.buffer.clear();
-        self.settle(&mut state, before);
-    }
-
-    /// Lets go of what is too old; says whether anybody could still come for it.
-    pub(super) fn is_wanted(&self, now: Instant) -> bool {
-        let mut state = self.lock();
-        let before = state.buffer.bytes();
-        state.buffer.trim(now);
-        self.settle(&mut state, before);
-        if state.forgotten {
-            return false;
-        }
-        match state.expires {
-            // Of a call of which nothing is kept, nothing more is to be had.
-            Some(at) => now < at && (self.id.kind == Kind::Standing || state.buffer.bytes() > 0),
-            None => true,
-        }
+    /// The reader with this turn has the beginning of an event that has not ended.
+    pub(super) fn is_torn(&self, turn: u64) -> bool {
+        self.lock().torn == Some(turn)
     }
 
     /// Makes known what it holds now.
@@ -568,38 +452,13 @@ impl Stream {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// With this frame nothing more comes.
-fn source_ended(state: &State, frame: Option<&Result<Frame<Bytes>, BoxError>>) -> bool {
-    match frame {
-        Some(Ok(_)) => state
-            .inner
-            .as_ref()
-            .is_some_and(|source| source.body.is_end_stream()),
-        Some(Err(_)) | None => true,
-    }
-}
-
-fn put(
-    out: &mut VecDeque<Out>,
-    pieces: impl IntoIterator<Item = Bytes>,
-    begins: bool,
-    ends: Option<u64>,
-) {
-    let mut begins = begins;
-    let before = out.len();
-    for piece in pieces {
-        out.push_back(Out {
-            frame: Frame::data(piece),
-            begins: std::mem::take(&mut begins),
-            ends: None,
-        });
-    }
-    if out.len() > before
-        && let Some(last) = out.back_mut()
-    {
-        last.ends = ends;
+    fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
+        match self.state.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 

@@ -14,14 +14,14 @@ use tokio_util::sync::CancellationToken;
 use tower::{ServiceExt, service_fn};
 
 use super::*;
-use crate::exchange::GiveUp;
+use crate::{Body, attempt::Unresumable, exchange::GiveUp, mcp::CallFacts, waits::Waits};
 
 mod bounds;
 mod life;
 mod model;
 mod rules;
 
-/// What the upstream says next: bytes, or that it fails.
+/// What the upstream says next: bytes, or that it fails, with [`PANIC`] by a panic. At [`SWEEP`] it sweeps the store while it is polled.
 type Said = Result<&'static str, &'static str>;
 
 /// A stream of the upstream, from its side.
@@ -39,6 +39,8 @@ struct Rig {
     /// What it opened.
     opened: Arc<Mutex<Vec<Opened>>>,
     session: InSession,
+    /// Its streams hold the store, which they sweep when they are told.
+    sweeps: bool,
 }
 
 /// A client that reads.
@@ -54,6 +56,10 @@ type Came = (Option<String>, String);
 
 const CALL: &str = r#"{"jsonrpc":"2.0","id":"q","method":"tools/call","params":{"name":"x"}}"#;
 
+const PANIC: &str = "panic";
+
+const SWEEP: &str = ": sweep\n\n";
+
 /// Longer than anything takes but clocks.
 const MOMENT: Duration = Duration::from_millis(100);
 
@@ -65,11 +71,16 @@ fn session(serial: u128) -> InSession {
     }
 }
 
-fn body_of(receiver: Receiver<Said>) -> Body {
-    let frames = futures_util::stream::unfold(receiver, async |mut receiver| {
+fn body_of(receiver: Receiver<Said>, swept: Option<ReplayStore>) -> Body {
+    let source = (receiver, swept);
+    let frames = futures_util::stream::unfold(source, async |(mut receiver, swept)| {
         let said = receiver.recv().await?;
+        if let Some(store) = swept.as_ref().filter(|_| said == Ok(SWEEP)) {
+            store.sweep();
+        }
+        assert!(said != Err(PANIC), "as the test wants it");
         let frame = said.map(|text| Frame::data(Bytes::from_static(text.as_bytes())));
-        Some((frame.map_err(BoxError::from), receiver))
+        Some((frame.map_err(BoxError::from), (receiver, swept)))
     });
     Body::new(StreamBody::new(frames))
 }
@@ -82,6 +93,7 @@ impl Rig {
             unresumable: true,
             opened: Arc::default(),
             session: session(1),
+            sweeps: false,
         }
     }
 
@@ -104,12 +116,13 @@ impl Rig {
         last: Option<&str>,
     ) -> Reading {
         let (opened, unresumable) = (self.opened.clone(), self.unresumable);
+        let swept = self.sweeps.then(|| self.store.clone());
         let upstream = service_fn(move |request: Request<Body>| {
             let (source, receiver) = mpsc::channel(1024);
             let last = headers::single(request.headers(), &LAST_EVENT_ID).map(str::to_owned);
             let mut opened = opened.lock().unwrap_or_else(PoisonError::into_inner);
             opened.push((source, last));
-            let mut response = Response::new(body_of(receiver));
+            let mut response = Response::new(body_of(receiver, swept.clone()));
             let kind = HeaderValue::from_static("text/event-stream");
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
             if unresumable {

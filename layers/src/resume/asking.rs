@@ -34,7 +34,7 @@ pub(super) enum Kind {
 pub(super) struct Head {
     pub(super) kind: Kind,
     uri: Uri,
-    headers: Box<[(HeaderName, HeaderValue)]>,
+    headers: Vec<(HeaderName, HeaderValue)>,
     /// The id that the client itself asked with.
     from: Option<HeaderValue>,
 }
@@ -71,14 +71,17 @@ impl Head {
     pub(super) fn of<B>(request: &Request<B>, exchange: &Exchange) -> Option<Self> {
         let kind = kind(request, exchange)?;
         let headers = request.headers();
-        let kept = headers
-            .iter()
-            .filter(|(name, _)| !LEFT_OUT.contains(name))
-            .filter(|(name, _)| kind != Kind::Call || *name != header::ACCEPT);
+        let mut kept = Vec::with_capacity(headers.len());
+        for (name, value) in headers {
+            let accept = kind == Kind::Call && *name == header::ACCEPT;
+            if !accept && !LEFT_OUT.contains(name) {
+                kept.push((name.clone(), value.clone()));
+            }
+        }
         Some(Self {
             kind,
             uri: request.uri().clone(),
-            headers: kept.map(|(n, v)| (n.clone(), v.clone())).collect(),
+            headers: kept,
             from: headers
                 .get(LAST_EVENT_ID)
                 .filter(|_| kind != Kind::Call)
@@ -92,9 +95,7 @@ impl Head {
             return;
         };
         if self.headers.iter().all(|(name, _)| name != SESSION_ID) {
-            let mut all = std::mem::take(&mut self.headers).into_vec();
-            all.push((SESSION_ID, session.clone()));
-            self.headers = all.into();
+            self.headers.push((SESSION_ID, session.clone()));
         }
     }
 

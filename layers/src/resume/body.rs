@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -51,7 +51,7 @@ pub(super) struct Life<S: Service<Request<Req>>, Req> {
 /// How far the stream is.
 enum Phase<S: Service<Request<Req>>, Req> {
     Flows,
-    Away(Away<S, Req>),
+    Away(Box<Away<S, Req>>),
 }
 
 /// The request for the rest, on its way.
@@ -65,6 +65,8 @@ struct Away<S: Service<Request<Req>>, Req> {
     polls: bool,
     /// The end of the pause, and then of the time that there is for an answer.
     clock: Pin<Box<Sleep>>,
+    /// The request for the rest, during the pause.
+    next: Option<Request<Req>>,
     asked: Option<Asked<S, Req>>,
 }
 
@@ -145,8 +147,13 @@ impl<S: Service<Request<Req>>, Req> Life<S, Req> {
     }
 
     /// The stream is away from now on. Without a pause there is no try.
-    fn away(&mut self, broke: &Broke, cause: Option<BoxError>) -> Result<(), Option<BoxError>> {
+    fn away(&mut self, broke: &Broke, cause: Option<BoxError>) -> Result<(), Option<BoxError>>
+    where
+        Req: Default,
+    {
         let now = Instant::now();
+        // Of half an event nothing has passed: others may speak meanwhile.
+        self.exchange.response().set_torn(false);
         let (pause, polls) = match broke {
             Broke::Polls(retry) => (Some(self.schedule.poll(*retry, fastrand::f64())), true),
             Broke::Resumes | Broke::Passes => {
@@ -164,12 +171,13 @@ impl<S: Service<Request<Req>>, Req> Life<S, Req> {
             self.shared.meters.gave_up.increment(1);
             return Err(cause);
         };
-        self.phase = Phase::Away(Away {
+        self.phase = Phase::Away(Box::new(Away {
             cause,
             polls,
             clock: Box::pin(sleep(pause)),
+            next: Some(self.head.request(&self.exchange)),
             asked: None,
-        });
+        }));
         Ok(())
     }
 
@@ -198,6 +206,24 @@ impl<S: Service<Request<Req>>, Req> Life<S, Req> {
 
     fn is_away(&self) -> bool {
         matches!(self.phase, Phase::Away(_))
+    }
+
+    /// During a pause the upstream service has nothing of the call by whose end it would learn that the call was given up: so it gets the
+    /// request for the rest, and loses it at once. Nothing is sent of what is not polled, but for the cancellation.
+    fn cancel(&mut self) {
+        let Phase::Away(away) = &mut self.phase else {
+            return;
+        };
+        let given_up = self.head.kind == Kind::Call
+            && self.exchange.gave_up().is_some()
+            && !self.exchange.is_answered();
+        let Some(request) = away.next.take().filter(|_| given_up) else {
+            return;
+        };
+        let mut context = Context::from_waker(Waker::noop());
+        if let Poll::Ready(Ok(())) = self.service.poll_ready(&mut context) {
+            drop(self.service.call(request));
+        }
     }
 }
 
@@ -244,6 +270,7 @@ where
                     if let Phase::Away(away) = &mut self.phase {
                         away.polls = false;
                         away.clock.as_mut().reset(now + pause);
+                        away.next = Some(self.head.request(&self.exchange));
                     }
                 }
             }
@@ -254,10 +281,11 @@ where
     fn ask(&mut self) {
         let now = Instant::now();
         self.exchange.response().go_on();
-        let request = self.head.request(&self.exchange);
-        let asked = self.service.clone().oneshot(request);
         let left = self.schedule.left(now);
-        if let Phase::Away(away) = &mut self.phase {
+        if let Phase::Away(away) = &mut self.phase
+            && let Some(request) = away.next.take()
+        {
+            let asked = self.service.clone().oneshot(request);
             away.asked = Some(Box::pin(asked));
             away.clock.as_mut().reset(now + left.max(LEAST));
         }
@@ -288,6 +316,7 @@ where
     S: Service<Request<Req>>,
 {
     fn drop(&mut self) {
+        self.cancel();
         self.exchange.response().keep_questions(false);
     }
 }

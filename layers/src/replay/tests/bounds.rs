@@ -70,6 +70,21 @@ async fn all_streams_together_hold_no_more_than_the_limit_and_the_oldest_gives_w
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_store_waits_for_no_upstream() {
+    let mut rig = Rig::new();
+    rig.sweeps = true;
+    let (mut first, source) = rig.call().await;
+    source.try_send(Ok("data: 1\n\n")).expect("read");
+    first.event("1").await;
+    source.try_send(Ok(SWEEP)).expect("read");
+    source.try_send(Ok("data: 2\n\n")).expect("read");
+    let id = first.event("2").await;
+    drop(first);
+    let mut again = rig.get(Some(&id)).await;
+    again.nothing().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_has_a_bound_of_streams() {
     let rig = Rig::new();
     let mut readings = Vec::new();
@@ -107,4 +122,13 @@ async fn half_of_a_long_event_is_no_event_for_who_comes_next() {
     let mut again = rig.get(Some(&id)).await;
     source.try_send(Ok("xx\n\ndata: 3\n\n")).expect("read");
     again.event("3").await;
+    // Whoever gets one knows it: nobody may speak in between.
+    let facts = |reading: &Reading| reading.exchange.response().at_boundary();
+    assert!(facts(&again));
+    source.try_send(Ok(&LONG)).expect("read");
+    again.nothing().await;
+    assert!(!facts(&again));
+    source.try_send(Ok("xx\n\n")).expect("read");
+    again.event(&format!("{}xx", &LONG["data: ".len()..])).await;
+    assert!(facts(&again));
 }

@@ -68,6 +68,21 @@ async fn a_call_that_was_given_up_is_not_read_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_was_superseded_gives_no_call_up() {
+    let rig = Rig::new();
+    let (mut first, source) = rig.call().await;
+    source.try_send(Ok("data: 1\n\n")).expect("read");
+    let id = first.event("1").await;
+    let second = rig.get(Some(&id)).await;
+    let mut third = rig.get(Some(&id)).await;
+    second.exchange.give_up(GiveUp::Timeout);
+    drop(second);
+    assert_eq!(first.exchange.gave_up(), None);
+    source.try_send(Ok("data: 2\n\n")).expect("read");
+    third.event("2").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_store_ends_what_it_reads_on() {
     let rig = Rig::new();
     let (_, source) = left(&rig).await;

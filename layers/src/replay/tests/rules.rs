@@ -78,6 +78,11 @@ async fn nobody_gets_a_stream_of_another_session() {
         .await;
     other.nothing().await;
     assert_eq!(rig.asked(), 2, "the upstream was asked");
+    assert_eq!(
+        rig.opened.lock().expect("whole")[1].1,
+        None,
+        "but not for an id that it never gave"
+    );
     // Also if the session is named in the id.
     let forged = id.replace("zc-00000001", "zc-00000002");
     let mut other = rig
@@ -134,6 +139,76 @@ async fn a_failure_without_a_client_is_an_event_for_the_one_that_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_end_without_the_answer_is_an_event_for_who_comes_back() {
+    for attached in [false, true] {
+        let rig = Rig::always();
+        let (mut first, source) = rig.call().await;
+        source.try_send(Ok("data: 1\n\n")).expect("read");
+        let id = first.event("1").await;
+        let exchange = first.exchange.clone();
+        drop(first);
+        let mut again = if attached {
+            let mut again = rig.get(Some(&id)).await;
+            again.nothing().await;
+            Some(again)
+        } else {
+            None
+        };
+        exchange.response().set_ended_unanswered();
+        rig.release();
+        drop(source);
+        tokio::time::sleep(MOMENT).await;
+        let mut again = match again.take() {
+            Some(again) => again,
+            None => rig.get(Some(&id)).await,
+        };
+        let (error_id, data) = again.next().await.expect("an event");
+        assert!(
+            error_id.is_some() && data.contains(r#""id":"q","error""#),
+            "{data}"
+        );
+        assert_eq!(again.next().await, None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_without_the_answer_is_told_the_client_that_asked_by_rescue_alone() {
+    let rig = Rig::always();
+    let (mut first, source) = rig.call().await;
+    source.try_send(Ok("data: 1\n\n")).expect("read");
+    let id = first.event("1").await;
+    first.exchange.response().set_ended_unanswered();
+    rig.release();
+    drop(source);
+    assert_eq!(first.next().await, None);
+    drop(first);
+    let (_, data) = rig.get(Some(&id)).await.next().await.expect("an event");
+    assert!(data.contains("\"error\""), "{data}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_the_upstream_is_a_failure_like_any_other() {
+    for attached in [false, true] {
+        let rig = Rig::new();
+        let (mut first, source) = rig.call().await;
+        source.try_send(Ok("data: 1\n\n")).expect("read");
+        let id = first.event("1").await;
+        source.try_send(Err(PANIC)).expect("read");
+        if attached {
+            let (_, failed) = first.next().await.expect("an error");
+            assert_eq!(failed, "failed: a layer panicked");
+        }
+        drop(first);
+        tokio::time::sleep(MOMENT).await;
+        assert!(source.is_closed(), "{attached}");
+        let mut again = rig.get(Some(&id)).await;
+        let (_, data) = again.next().await.expect("an event");
+        assert!(data.contains("\"error\""), "{data}");
+        assert_eq!(again.next().await, None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failure_comes_as_an_error_to_the_client_that_asked() {
     let rig = Rig::new();
     let (mut first, source) = rig.call().await;
@@ -156,6 +231,7 @@ async fn a_standing_stream_goes_on_with_a_new_one_of_the_upstream() {
     source.try_send(Ok("data: 1\n\ndata: 2\n\n")).expect("read");
     let id = first.event("1").await;
     drop(first);
+    tokio::time::sleep(rig.settings.grace + MOMENT).await;
     assert!(source.is_closed(), "what comes waits at its source");
     let mut again = rig.get(Some(&id)).await;
     assert_eq!(rig.asked(), 2);
@@ -185,8 +261,13 @@ async fn a_client_without_an_id_gets_what_no_client_has_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_standing_stream_whose_source_keeps_nothing_is_read_on_for_a_while() {
-    let rig = Rig::always();
+async fn a_standing_stream_is_read_on_for_a_while() {
+    for rig in [Rig::always(), Rig::new()] {
+        read_on_for_a_while(rig).await;
+    }
+}
+
+async fn read_on_for_a_while(rig: Rig) {
     let mut first = rig.get(None).await;
     let source = rig.source();
     source.try_send(Ok("data: 1\n\n")).expect("read");

@@ -140,6 +140,45 @@ async fn what_was_given_up_and_what_is_torn_is_not_resumed() {
     assert_eq!(whole(&server, request).await.1, Ended::Cut);
     assert_eq!(server.seen().len(), 1);
     assert!(!exchange.response().at_boundary());
+
+    // Nor if it just ends there: the half that passed stays a half.
+    for rest in ["", "xx"] {
+        let acts = [Act::End(vec![ONE, long, rest]), Act::End(vec![ANSWER])];
+        let server = Server::new(acts);
+        let request = call("2025-06-18");
+        let exchange = Exchange::get(&request).expect("one").clone();
+        let (text, ended) = whole(&server, request).await;
+        assert!(text == [ONE, long, rest].concat() && ended == Ended::Well);
+        assert_eq!(server.seen().len(), 1);
+        assert!(!exchange.response().at_boundary() && exchange.is_left_unanswered());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_half_that_was_left_out_is_no_half_for_who_speaks_meanwhile() {
+    let half = "id: 2\ndata: {\"jso";
+    let later = "id: 1\nretry: 5000\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"one\"}\n\n";
+    let server = Server::new([Act::End(vec![later, half]), Act::End(vec![ANSWER])]);
+    let request = call("2025-06-18");
+    let exchange = Exchange::get(&request).expect("one").clone();
+    let mut body = open(&server, request).await;
+    let _first = body.frame().await.expect("a frame").expect("no error");
+    let pause = tokio::time::timeout(Duration::from_secs(1), body.frame());
+    assert!(pause.await.is_err());
+    assert!(exchange.response().at_boundary(), "a heartbeat may pass");
+    assert_eq!(read(body).await, (ANSWER.into(), Ended::Well));
+    // Where there is no time for a try, the error may be an event.
+    let server = Server::new([Act::End(vec![later, half])]);
+    let request = call("2025-06-18");
+    let exchange = Exchange::get(&request).expect("one").clone();
+    let service = server.behind(ResumeSettings {
+        limit: Duration::from_secs(1),
+        ..ResumeSettings::default()
+    });
+    let response = service.oneshot(request).await.expect("a head");
+    let (text, ended) = read(response.into_body()).await;
+    assert_eq!((&*text, ended), (later, Ended::Well));
+    assert!(exchange.is_left_unanswered() && exchange.response().at_boundary());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,18 @@
+use std::{
+    future::poll_fn,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use http_body::Body as _;
+use tower::ServiceBuilder;
+
 use super::*;
-use crate::{exchange::GiveUp, mcp::peek::Answer};
+use crate::{
+    exchange::GiveUp,
+    mcp::peek::Answer,
+    observe::ObserveLayer,
+    resume::{ResumeLayer, ResumeSettings},
+};
 
 const CALL: &str = r#"{"jsonrpc":"2.0","id":"a1","method":"tools/call","params":{"name":"slow"}}"#;
 
@@ -89,6 +102,64 @@ async fn a_call_that_is_given_up_in_its_stream_is_cancelled_too() {
     let (closed, (_, seen)) = tokio::join!(upstream.close(), peer.serve(OK));
     assert!(seen.body.contains("\"drain\""), "{}", seen.body);
     let () = closed;
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_while_its_stream_is_away_is_cancelled_too() {
+    let peer = Peer::start().await;
+    let upstream = peer.upstream();
+    let broke = Arc::new(AtomicBool::new(false));
+    let breaks = broke.clone();
+    let service = ServiceBuilder::new()
+        .layer(ResumeLayer::new("u", Some(ResumeSettings::default())))
+        .layer(ObserveLayer::new("u"))
+        .map_response(move |response: Response<HttpBody>| {
+            let breaks = breaks.clone();
+            let broken = move |error| {
+                breaks.store(true, Ordering::Relaxed);
+                error
+            };
+            response.map(|body| body.map_err(broken))
+        })
+        .service(upstream.clone());
+    let cut = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 99\r\n\r\nid: 1\nretry: 20000\ndata:\n\n";
+    for (answered, gave_up) in [(false, true), (true, true), (false, false)] {
+        let (request, exchange) = mcp(CALL);
+        let (response, conn) = tokio::join!(service.clone().oneshot(request), peer.serve(cut));
+        drop(conn);
+        let mut body = Box::pin(response.expect("a head").into_body());
+        body.frame().await.expect("a frame").expect("an event");
+        poll_fn(|cx| {
+            assert!(
+                body.as_mut().poll_frame(cx).is_pending(),
+                "the pause is long"
+            );
+            let broke = broke.swap(false, Ordering::Relaxed);
+            if broke {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+        if answered {
+            exchange.response().saw_answer(Answer::Result);
+        }
+        if gave_up {
+            exchange.give_up(GiveUp::Timeout);
+        }
+        drop(body);
+        if gave_up && !answered {
+            let accepted =
+                "HTTP/1.1 202 Accepted\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+            let (_conn, seen) = peer.serve(accepted).await;
+            assert_eq!(seen.line, "POST /mcp HTTP/1.1");
+            let cancelled = r#""params":{"requestId":"a1","reason":"timeout"}"#;
+            assert!(seen.body.contains(cancelled), "{}", seen.body);
+        }
+    }
+    upstream.close().await;
+    assert!(peer.is_left_alone().await);
 }
 
 #[tokio::test]
