@@ -52,7 +52,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 use pin_project::pin_project;
 use tower::{Layer, Service};
@@ -73,6 +73,7 @@ use crate::{
     mcp::{
         CallFacts, Era, LEGACY_VERSION, Verb,
         headers::{self, LAST_EVENT_ID},
+        wire,
     },
     observe::Media,
     waits::Waits,
@@ -283,7 +284,9 @@ impl Shared {
         };
         match call.verb {
             Verb::Post if call.requests().next().is_some() => Plan::Keep(origin(&exchange)),
-            Verb::Get if accepts_events(request) => self.get(request, origin(&exchange)),
+            Verb::Get if headers::accepts_events(request.headers()) => {
+                self.get(request, origin(&exchange))
+            }
             Verb::Delete => Plan::Delete(self.clone(), member.serial),
             Verb::Get | Verb::Post | Verb::Other => Plan::Pass,
         }
@@ -342,14 +345,6 @@ impl Shared {
             waits,
         }
     }
-}
-
-fn accepts_events<B>(request: &Request<B>) -> bool {
-    let mut values = request.headers().get_all(header::ACCEPT).iter();
-    values.any(|value| {
-        let value = value.to_str().unwrap_or_default().to_ascii_lowercase();
-        value.contains("text/event-stream") || value.contains("*/*")
-    })
 }
 
 // === impl Origin ===
@@ -534,17 +529,7 @@ impl Answer {
                 return response;
             }
         };
-        let mut response = Response::new(body);
-        for (name, value) in [
-            ("content-type", "text/event-stream"),
-            ("cache-control", "no-cache, no-transform"),
-            ("x-accel-buffering", "no"),
-        ] {
-            response
-                .headers_mut()
-                .insert(name, HeaderValue::from_static(value));
-        }
-        response
+        wire::event_stream(body)
     }
 }
 
