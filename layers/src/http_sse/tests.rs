@@ -1,7 +1,15 @@
-use std::{future::pending, sync::Mutex, time::Duration};
+use std::{
+    collections::VecDeque,
+    future::pending,
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
-use http::{HeaderName, Method};
+use http::{HeaderName, HeaderValue, Method, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use serde_json::{Value, json};
@@ -25,6 +33,7 @@ struct Seen {
     uri: String,
     session: String,
     version: String,
+    last_event: String,
     body: Value,
 }
 
@@ -32,10 +41,24 @@ struct Seen {
 #[derive(Clone, Default)]
 struct Server {
     seen: Arc<Mutex<Vec<Seen>>>,
-    /// What is sent on the GET stream of the session.
-    stream: Arc<Mutex<Option<mpsc::Receiver<String>>>>,
+    /// What becomes of the GETs in a session, one after the other; then there is no stream.
+    standing: Arc<Mutex<VecDeque<Standing>>>,
+    /// How many sessions were begun.
+    begun: Arc<AtomicU32>,
     /// A GET without a session is answered with this status.
     lonely: u16,
+}
+
+/// What becomes of a GET in a session.
+enum Standing {
+    /// What is sent comes on it.
+    Open(mpsc::Receiver<String>),
+    /// One event comes, then it breaks.
+    Breaks,
+    /// Nothing comes, and after this time it ends.
+    Quiet(Duration),
+    /// It is answered with this status.
+    Status(u16),
 }
 
 /// A route with old clients on it.
@@ -50,7 +73,7 @@ struct Client {
     stack: Stack,
     body: Body,
     reader: crate::mcp::events::EventReader,
-    events: std::collections::VecDeque<crate::mcp::events::DataEvent>,
+    events: VecDeque<crate::mcp::events::DataEvent>,
     endpoint: String,
 }
 
@@ -65,6 +88,7 @@ impl Server {
             uri: request.uri().to_string(),
             session: header(&request, &SESSION_ID),
             version: header(&request, &PROTOCOL_VERSION),
+            last_event: header(&request, &LAST_EVENT_ID),
             body: serde_json::Value::Null,
         };
         let body = request.into_body().collect().await?.to_bytes();
@@ -80,19 +104,14 @@ impl Server {
             body["method"].as_str().unwrap_or_default(),
         ) {
             ("GET", _) if seen.session.is_empty() => Ok(status(self.lonely)),
-            ("GET", _) => match self.stream.lock().expect("not poisoned").take() {
-                Some(messages) => Ok(events(stream::unfold(messages, async |mut messages| {
-                    Some((messages.recv().await?, messages))
-                }))),
-                None => Ok(status(405)),
-            },
+            ("GET", _) => Ok(self.stand()),
             ("DELETE", _) => Ok(status(200)),
             (_, "initialize") => {
                 let result = json!({"jsonrpc": "2.0", "id": id, "result": {"protocolVersion": "2024-11-05"}});
                 let mut response = answer(&serde_json::to_string_pretty(&result)?);
-                response
-                    .headers_mut()
-                    .insert(SESSION_ID, HeaderValue::from_static("s1"));
+                let session = format!("s{}", self.begun.fetch_add(1, Ordering::SeqCst) + 1);
+                let session = HeaderValue::try_from(session)?;
+                response.headers_mut().insert(SESSION_ID, session);
                 Ok(response)
             }
             (_, "hang") => pending().await,
@@ -116,6 +135,15 @@ impl Server {
                 ];
                 Ok(events(stream::iter(messages.map(|m| m.to_string()))))
             }
+            (_, "break after the answer" | "stay after the answer") => {
+                let done = json!({"jsonrpc": "2.0", "id": id, "result": {}}).to_string();
+                let done = stream::iter([Ok(done)]);
+                Ok(if body["method"] == "stay after the answer" {
+                    frames(done.chain(stream::pending()))
+                } else {
+                    frames(done.chain(stream::iter([Err("reset".into())])))
+                })
+            }
             (_, "big") => {
                 let text = "x".repeat(1000);
                 Ok(answer(
@@ -126,6 +154,27 @@ impl Server {
             _ => Ok(answer(
                 &json!({"jsonrpc": "2.0", "id": id, "result": {}}).to_string(),
             )),
+        }
+    }
+}
+
+impl Server {
+    /// Answers a GET in a session.
+    fn stand(&self) -> Response<Body> {
+        let standing = self.standing.lock().expect("not poisoned").pop_front();
+        match standing.unwrap_or(Standing::Status(405)) {
+            Standing::Open(messages) => events(stream::unfold(messages, async |mut messages| {
+                Some((messages.recv().await?, messages))
+            })),
+            Standing::Breaks => {
+                let tick = json!({"jsonrpc": "2.0", "method": "tick"}).to_string();
+                frames(stream::iter([Ok(tick), Err("reset".into())]))
+            }
+            Standing::Quiet(time) => {
+                let silence = stream::once(sleep(time));
+                events(silence.filter_map(|()| std::future::ready(None)))
+            }
+            Standing::Status(code) => status(code),
         }
     }
 }
@@ -149,8 +198,15 @@ fn answer(text: &str) -> Response<Body> {
 }
 
 fn events(messages: impl futures_util::Stream<Item = String> + Send + 'static) -> Response<Body> {
+    frames(messages.map(Ok))
+}
+
+fn frames<M>(messages: M) -> Response<Body>
+where
+    M: futures_util::Stream<Item = std::result::Result<String, BoxError>> + Send + 'static,
+{
     let frames = messages.map(|m| {
-        let event = format!("id: 7\nevent: message\ndata: {m}\n\n");
+        let event = format!("id: 7\nevent: message\ndata: {}\n\n", m?);
         Ok::<_, BoxError>(Frame::data(Bytes::from(event)))
     });
     let mut response = Response::new(Body::new(StreamBody::new(frames)));
@@ -186,6 +242,13 @@ fn lonely(lonely: u16) -> Server {
     Server {
         lonely,
         ..Server::default()
+    }
+}
+
+fn standing(lonely: u16, standing: impl IntoIterator<Item = Standing>) -> Server {
+    Server {
+        standing: Arc::new(Mutex::new(standing.into_iter().collect())),
+        ..self::lonely(lonely)
     }
 }
 
@@ -305,10 +368,7 @@ async fn an_old_client_speaks_streamable_http_inside() {
 #[tokio::test(start_paused = true)]
 async fn the_sessions_stream_comes_over_the_channel_and_counts_once() {
     let (send, messages) = mpsc::channel(64);
-    let server = Server {
-        stream: Arc::new(Mutex::new(Some(messages))),
-        ..lonely(400)
-    };
+    let server = standing(400, [Standing::Open(messages)]);
     let rig = rig(HttpSseSettings::default(), server);
     let mut client = rig.open().await;
     client.greet().await;
@@ -322,6 +382,72 @@ async fn the_sessions_stream_comes_over_the_channel_and_counts_once() {
     let _second = rig.open().await;
     let third = rig.send(get(&[])).await.expect_err("over the cap");
     assert!(crate::error::find::<Shed>(&*third).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_is_over_with_its_answer_whatever_becomes_of_its_stream() {
+    let settings = HttpSseSettings {
+        calls: NonZeroUsize::MIN,
+        ..HttpSseSettings::default()
+    };
+    let rig = rig(settings, lonely(405));
+    let mut client = rig.open().await;
+    client.greet().await;
+    for (id, method) in [
+        (1, "break after the answer"),
+        (2, "stay after the answer"),
+        (3, "ping"),
+    ] {
+        assert_eq!(client.post(request(id, method)).await, 202);
+        let done = json!({"jsonrpc": "2.0", "id": id, "result": {}});
+        assert_eq!(client.message().await, done);
+        sleep(Duration::from_secs(2)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sessions_stream_is_opened_again_whatever_becomes_of_it() {
+    let (send, messages) = mpsc::channel(64);
+    let mut standing: VecDeque<_> = (0..10).map(|_| Standing::Breaks).collect();
+    standing.extend((0..10).map(|_| Standing::Quiet(Duration::from_secs(60))));
+    standing.extend((0..20).map(|_| Standing::Status(503)));
+    standing.extend([429, 400].map(Standing::Status));
+    standing.push_back(Standing::Open(messages));
+    let rig = rig(HttpSseSettings::default(), self::standing(405, standing));
+    let mut client = rig.open().await;
+    client.greet().await;
+    for _ in 0..10 {
+        assert_eq!(client.message().await["method"], "tick");
+    }
+    send.try_send(json!({"jsonrpc": "2.0", "id": 9, "method": "roots/list"}).to_string())
+        .expect("open");
+    assert_eq!(client.message().await["method"], "roots/list");
+    let seen = rig.server.seen().into_iter();
+    let gets: Vec<_> = seen
+        .filter(|s| s.method == Method::GET && !s.session.is_empty())
+        .map(|s| s.last_event)
+        .collect();
+    // A server that will not go on from there is asked for a stream from now on.
+    assert_eq!(gets[40..], ["7", "7", ""]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_replaced_is_ended_with_its_stream() {
+    let (first, messages) = mpsc::channel(64);
+    let (second, others) = mpsc::channel(64);
+    let server = standing(405, [messages, others].map(Standing::Open));
+    let rig = rig(HttpSseSettings::default(), server);
+    let mut client = rig.open().await;
+    client.greet().await;
+    sleep(Duration::from_secs(1)).await;
+    client.greet().await;
+    sleep(Duration::from_secs(1)).await;
+    assert!(first.is_closed() && !second.is_closed());
+    drop(client);
+    rig.channels.close().await;
+    let ended = |s: &Seen| s.method == Method::DELETE;
+    let seen = rig.server.seen().into_iter().filter(ended);
+    assert_eq!(seen.map(|s| s.session).collect::<Vec<_>>(), ["s1", "s2"]);
 }
 
 #[tokio::test(start_paused = true)]
