@@ -5,7 +5,7 @@
 //! - An answer that comes first is JSON; if something else comes first, or nothing for [`SseSettings::silence`], it is an event stream.
 //! - Progress goes by its token. What else may be about a call goes to the only call, to the session's GET stream, or to the newest call; the rest to the GET
 //!   stream, where it waits (bounded) for one. One client has the connection, so ids need no mapping; an id that is in flight is refused.
-//! - A DELETE closes the connection. When the server closes it, the calls in flight fail (their outcome is unknown) and the session is gone (404).
+//! - A DELETE closes the connection, once no call is in hand. When the server closes it, the calls in flight fail (their outcome is unknown) and the session is gone (404).
 //! - A client that goes away does not cancel its call; one that was given up for a reason ([`GiveUp`](crate::exchange::GiveUp)) is cancelled.
 //! - Modern requests are refused as a legacy server's ([`SseError::LegacyServer`]).
 //!
@@ -13,7 +13,7 @@
 //!
 //! With [`Transport::Auto`] it is found out which transport the endpoint speaks, as a client would (2025-11-25, transports, "Backwards Compatibility"):
 //! an `initialize` goes there as it is, and if that is answered with 400, 404 or 405, a GET is tried that must begin with the event `endpoint`. A GET without a
-//! session is looked into as well: one that begins with that event is no stream of Streamable HTTP. The verdict is remembered for [`SseSettings::remember`]. An endpoint that speaks
+//! session is looked into as well: one that begins with that event is no stream of Streamable HTTP. The verdict is remembered for [`SseSettings::remember`], or until an old server has no event stream any more. An endpoint that speaks
 //! Streamable HTTP gets all requests as they are.
 //!
 //! Place: the leaf of an endpoint, over the HTTP service. Readiness: the HTTP service's. Errors: [`SseError`], and the HTTP service's. Bodies: forwarded; of an old server, out of
@@ -52,7 +52,12 @@ use bytes::Bytes;
 use http::{Request, Response, Uri};
 use http_body::Body as HttpBody;
 use pin_project::pin_project;
-use tokio::{runtime::Handle, task::JoinSet, time::Instant};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::Instant,
+};
 use tower::Service;
 
 pub use self::{body::SseBody, error::SseError};
@@ -124,6 +129,8 @@ struct Shared {
     settings: SseSettings,
     verdict: Mutex<Option<(Verdict, Instant)>>,
     links: Mutex<HashMap<Box<str>, Arc<Link>>>,
+    /// As many as there may be sessions, those counted that are about to begin.
+    places: Arc<Semaphore>,
     /// Cancellations on their way; aborted with the last clone.
     notices: Mutex<JoinSet<()>>,
 }
@@ -172,9 +179,11 @@ impl SseSettings {
 impl<S> SseUpstream<S> {
     /// An endpoint that this service reaches.
     pub fn new(inner: S, settings: SseSettings) -> Self {
+        let most = settings.max_sessions.get();
         Self {
             inner,
             shared: Arc::new(Shared {
+                places: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
                 settings,
                 verdict: Mutex::default(),
                 links: Mutex::default(),
@@ -281,6 +290,11 @@ impl Shared {
         *lock(&self.verdict) = Some((verdict, Instant::now()));
     }
 
+    /// The endpoint no more answers as it did: what it speaks is to be found out again.
+    fn unlearn(&self) {
+        *lock(&self.verdict) = None;
+    }
+
     fn links(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Link>>> {
         lock(&self.links)
     }
@@ -294,21 +308,16 @@ impl Shared {
         drop(link);
     }
 
-    /// Whether there may be another session.
-    fn room(&self) -> Result<(), SseError> {
+    /// A place for another session, if there may be one.
+    fn place(&self) -> Result<OwnedSemaphorePermit, SseError> {
         let limit = self.settings.max_sessions.get();
         let what = "sessions";
-        if self.links().len() < limit {
-            Ok(())
-        } else {
-            Err(SseError::Full { limit, what })
-        }
+        let place = self.places.clone().try_acquire_owned();
+        place.map_err(|_| SseError::Full { limit, what })
     }
 
-    fn insert(&self, link: &Arc<Link>) -> Result<(), SseError> {
-        self.room()?;
+    fn insert(&self, link: &Arc<Link>) {
         self.links().insert(link.id.clone(), link.clone());
-        Ok(())
     }
 
     /// Tells the server something, in its own time.

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header, uri::
 use http_body::Body as HttpBody;
 use http_body_util::{BodyExt, Limited};
 use tokio::{
+    sync::OwnedSemaphorePermit,
     task::JoinSet,
     time::{sleep_until, timeout},
 };
@@ -39,6 +40,7 @@ pub(super) struct Origin {
 pub(super) struct Opened {
     pub(super) post: PathAndQuery,
     stream: Stream,
+    place: OwnedSemaphorePermit,
 }
 
 /// An event stream that is read event by event.
@@ -57,6 +59,8 @@ pub(super) struct Link {
     pub(super) post: PathAndQuery,
     /// The reader of the stream; aborted with the link.
     _reader: JoinSet<()>,
+    /// Among the sessions that there may be.
+    _place: OwnedSemaphorePermit,
 }
 
 /// The most bytes of the answer to a POST that are read, so that its connection can be used again, and for how long.
@@ -69,6 +73,7 @@ pub(super) async fn open<S, B>(
     inner: S,
     origin: &Origin,
     settings: &SseSettings,
+    place: OwnedSemaphorePermit,
 ) -> Result<Opened, BoxError>
 where
     S: Service<Request<Body>, Response = Response<B>>,
@@ -80,7 +85,7 @@ where
     let opened = async {
         let request = origin.get()?;
         let response = inner.oneshot(request).await.map_err(Into::into)?;
-        endpoint(response, settings).await
+        endpoint(response, settings, place).await
     };
     match timeout(limit, opened).await {
         Ok(opened) => opened,
@@ -89,7 +94,11 @@ where
 }
 
 /// Reads a response as far as its endpoint.
-async fn endpoint<B>(response: Response<B>, settings: &SseSettings) -> Result<Opened, BoxError>
+async fn endpoint<B>(
+    response: Response<B>,
+    settings: &SseSettings,
+    place: OwnedSemaphorePermit,
+) -> Result<Opened, BoxError>
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -124,6 +133,7 @@ where
     Ok(Opened {
         post: resolve(&settings.url, text)?,
         stream,
+        place,
     })
 }
 
@@ -244,7 +254,7 @@ where
 
 impl Link {
     /// A session over an opened stream, which ends with that.
-    pub(super) fn begin(shared: &Arc<Shared>, opened: Opened) -> Result<Arc<Self>, SseError> {
+    pub(super) fn begin(shared: &Arc<Shared>, opened: Opened) -> Arc<Self> {
         let desk = Arc::new(Desk::new(&shared.settings));
         let id = random_id();
         let mut reader = JoinSet::new();
@@ -262,9 +272,10 @@ impl Link {
             desk,
             post: opened.post,
             _reader: reader,
+            _place: opened.place,
         });
-        shared.insert(&link)?;
-        Ok(link)
+        shared.insert(&link);
+        link
     }
 }
 

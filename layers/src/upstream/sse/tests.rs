@@ -9,7 +9,9 @@ use tokio::sync::mpsc;
 use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 
 use super::*;
-use crate::{exchange::GiveUp, mcp::headers::SESSION_ID, upstream::http::Exact};
+use crate::{
+    attempt::Unresumable, exchange::GiveUp, mcp::headers::SESSION_ID, upstream::http::Exact,
+};
 
 type Inner = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
 
@@ -20,7 +22,9 @@ struct Server {
     gets: Arc<AtomicUsize>,
     /// The streams, the newest last: events as they go out.
     streams: Arc<Mutex<Vec<mpsc::Sender<String>>>>,
-    kind: Kind,
+    kind: Arc<Mutex<Kind>>,
+    /// How many POSTs were answered with 202.
+    taken: Arc<AtomicUsize>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq)]
@@ -29,13 +33,28 @@ enum Kind {
     Old,
     /// It has a stream for a GET without a session.
     Streamable,
+    /// It has none.
+    Streamable405,
     /// It has nothing for anybody.
     Nothing,
     /// It never says where to post.
     Mute,
+    /// It says so only after three seconds.
+    Slow,
+    /// Its first stream breaks at once.
+    Broken,
 }
 
 impl Server {
+    fn kind(&self) -> Kind {
+        *self.kind.lock().expect("not poisoned")
+    }
+
+    /// From now on it is of this kind.
+    fn now(&self, kind: Kind) {
+        *self.kind.lock().expect("not poisoned") = kind;
+    }
+
     fn say(&self, message: &Value) {
         let streams = self.streams.lock().expect("not poisoned");
         let event = format!("event: message\ndata: {message}\n\n");
@@ -59,17 +78,31 @@ impl Server {
             .lock()
             .expect("not poisoned")
             .push((method.clone(), uri, body.clone()));
-        match (self.kind, method, exact.as_deref()) {
-            (Kind::Old | Kind::Mute, Method::GET, None) => Ok(self.open()),
-            (Kind::Old, Method::POST, Some("/messages?s=1")) => {
+        match (self.kind(), method, exact.as_deref()) {
+            (Kind::Broken, Method::GET, None) if self.gets.load(Ordering::SeqCst) == 0 => {
+                self.gets.fetch_add(1, Ordering::SeqCst);
+                let broken = stream::iter([Err::<Frame<Bytes>, BoxError>("reset".into())]);
+                Ok(events(Body::new(StreamBody::new(broken))))
+            }
+            (Kind::Old | Kind::Mute | Kind::Slow | Kind::Broken, Method::GET, None) => {
+                Ok(self.open())
+            }
+            (Kind::Old | Kind::Slow | Kind::Broken, Method::POST, Some("/messages?s=1")) => {
+                if body["method"] == "404" {
+                    return Ok(status(404));
+                }
                 self.react(&body);
+                if body["method"] == "late 202" {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                self.taken.fetch_add(1, Ordering::SeqCst);
                 Ok(status(202))
             }
             (Kind::Streamable, Method::GET, None) => {
                 let silence = stream::pending::<Result<Frame<Bytes>, BoxError>>();
                 Ok(events(Body::new(StreamBody::new(silence))))
             }
-            (Kind::Streamable, Method::POST, None) => Ok(status(200)),
+            (Kind::Streamable | Kind::Streamable405, Method::POST, None) => Ok(status(200)),
             _ => Ok(status(405)),
         }
     }
@@ -77,9 +110,17 @@ impl Server {
     fn open(&self) -> Response<Body> {
         self.gets.fetch_add(1, Ordering::SeqCst);
         let (send, messages) = mpsc::channel(64);
-        if self.kind == Kind::Old {
-            let endpoint = "event: endpoint\ndata: /messages?s=1\n\n";
-            send.try_send(endpoint.to_owned()).expect("open");
+        let endpoint = "event: endpoint\ndata: /messages?s=1\n\n".to_owned();
+        match self.kind() {
+            Kind::Mute => {}
+            Kind::Slow => {
+                let send = send.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_secs(3)).await;
+                    let _gone = send.try_send(endpoint);
+                });
+            }
+            _ => send.try_send(endpoint).expect("open"),
         }
         self.streams.lock().expect("not poisoned").push(send);
         let frames = stream::unfold(messages, async |mut messages| {
@@ -127,10 +168,9 @@ fn upstream(server: &Server, change: impl FnOnce(&mut SseSettings)) -> SseUpstre
 }
 
 fn server(kind: Kind) -> Server {
-    Server {
-        kind,
-        ..Server::default()
-    }
+    let server = Server::default();
+    server.now(kind);
+    server
 }
 
 fn request(method: Method, session: Option<&str>, message: &Value) -> Request<Body> {
@@ -223,8 +263,8 @@ async fn an_old_server_is_found_out_once_and_remembered() {
 async fn a_streamable_server_gets_everything_as_it_is() {
     let server = server(Kind::Streamable);
     let upstream = upstream(&server, |_| {});
-    // What comes first is a GET: it is looked into for a moment, once.
-    for wait in [2, 0] {
+    // What comes first is a GET: it is looked into for a moment. That nothing comes says nothing.
+    for wait in [2, 2] {
         let begun = Instant::now();
         let get = request(Method::GET, None, &Value::Null);
         let response = upstream.clone().oneshot(get).await.expect("a stream");
@@ -259,6 +299,18 @@ async fn a_stream_of_an_old_server_is_no_stream_for_everybody() {
             .iter()
             .all(|(m, uri, _)| m == Method::GET || uri == "/messages?s=1")
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_says_nothing_or_breaks_shows_no_transport() {
+    for kind in [Kind::Slow, Kind::Broken] {
+        let server = server(kind);
+        let upstream = upstream(&server, |_| {});
+        let get = request(Method::GET, None, &Value::Null);
+        let looked = upstream.clone().oneshot(get).await;
+        assert_eq!(looked.is_ok(), kind == Kind::Slow, "what broke is told");
+        begin(&upstream).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -297,10 +349,8 @@ async fn a_session_ends_with_delete_with_its_stream_and_when_it_is_idle() {
             .status(),
         200
     );
-    assert_eq!(
-        refusal(post(&upstream, Some(&id), &message(1, "ping")).await),
-        SseError::SessionGone
-    );
+    let gone = post(&upstream, Some(&id), &message(1, "ping")).await;
+    assert_eq!(gone.expect("the server's word").status(), 404);
 
     let id = begin(&upstream).await;
     let hang = message(1, "hang");
@@ -320,6 +370,134 @@ async fn a_session_ends_with_delete_with_its_stream_and_when_it_is_idle() {
     drop(stream);
     tokio::time::sleep(Duration::from_secs(121)).await;
     assert_eq!(upstream.sessions(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_was_upgraded_is_found_out_again() {
+    let old = server(Kind::Old);
+    let upstream = upstream(&old, |_| {});
+    begin(&upstream).await;
+    old.now(Kind::Streamable405);
+    let refused = post(&upstream, None, &message(0, "initialize")).await;
+    let status = StatusCode::METHOD_NOT_ALLOWED;
+    assert_eq!(refusal(refused), SseError::NoStream { status });
+    let answer = post(&upstream, None, &message(0, "initialize")).await;
+    assert_eq!(answer.expect("an answer").status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn handshakes_on_their_way_count_as_sessions() {
+    let server = server(Kind::Mute);
+    let upstream = upstream(&server, |s| {
+        s.transport = Transport::Sse;
+        s.max_sessions = NonZeroUsize::MIN;
+    });
+    let hello = message(0, "initialize");
+    let greet = async || refusal(post(&upstream, None, &hello).await);
+    let (first, second) = tokio::join!(greet(), greet());
+    let limit = Duration::from_secs(30);
+    assert_eq!(first, SseError::NoEndpoint { limit });
+    assert!(matches!(second, SseError::Full { limit: 1, .. }));
+    // What was in vain has given its place back.
+    assert_eq!(greet().await, SseError::NoEndpoint { limit });
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_overtakes_its_202_does_not_cost_the_connection() {
+    let server = server(Kind::Old);
+    let upstream = upstream(&server, |s| s.transport = Transport::Sse);
+    let id = begin(&upstream).await;
+    let begun = Instant::now();
+    let answer = post(&upstream, Some(&id), &message(1, "late 202")).await;
+    assert_eq!(answer.expect("an answer").status(), 200);
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    assert_eq!(server.taken.load(Ordering::SeqCst), 1);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(server.taken.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_was_sent_in_part_is_not_said_to_be_unsent() {
+    let server = server(Kind::Old);
+    let upstream = upstream(&server, |s| s.transport = Transport::Sse);
+    let id = begin(&upstream).await;
+    let batch = json!([message(1, "hang"), message(2, "404")]);
+    let torn = post(&upstream, Some(&id), &batch).await;
+    assert_eq!(refusal(torn), SseError::Gone { sent: true });
+    let id = begin(&upstream).await;
+    let lost = post(&upstream, Some(&id), &message(3, "404")).await;
+    assert_eq!(lost.expect("the server's word").status(), 404);
+    assert_eq!(upstream.sessions(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_vanished_in_a_call_keeps_no_session() {
+    let server = server(Kind::Old);
+    let upstream = upstream(&server, |s| {
+        s.transport = Transport::Sse;
+        s.idle = Duration::from_secs(60);
+    });
+    let id = begin(&upstream).await;
+    let response = post(&upstream, Some(&id), &message(1, "hang")).await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(upstream.sessions(), 1, "somebody waits");
+    drop(response);
+    tokio::time::sleep(Duration::from_secs(121)).await;
+    assert_eq!(upstream.sessions(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_reader_left_behind_comes_on_the_next_stream() {
+    let server = server(Kind::Old);
+    let upstream = upstream(&server, |s| s.transport = Transport::Sse);
+    let id = begin(&upstream).await;
+    let open = async || {
+        let get = request(Method::GET, Some(&id), &Value::Null);
+        let response = upstream.clone().oneshot(get).await.expect("a stream");
+        assert!(response.extensions().get::<Unresumable>().is_some());
+        response
+    };
+    let left = open().await;
+    for n in 0..3 {
+        server.say(&json!({"jsonrpc": "2.0", "method": "tick", "params": {"n": n}}));
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut body = left.into_body();
+    for expected in [":\n\n", "\"n\":0"] {
+        let frame = body.frame().await.expect("a frame").expect("no error");
+        let data = frame.into_data().expect("data");
+        assert!(
+            data.windows(expected.len())
+                .any(|w| w == expected.as_bytes())
+        );
+    }
+    drop(body);
+    let again = open().await;
+    upstream.close();
+    let all = text(again).await;
+    let at = |n: u32| all.find(&format!("\"n\":{n}"));
+    assert!(at(0).is_none() && at(1) < at(2) && at(1).is_some(), "{all}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_who_takes_json_alone_is_answered_with_an_array() {
+    let server = server(Kind::Old);
+    let upstream = upstream(&server, |s| s.transport = Transport::Sse);
+    let id = begin(&upstream).await;
+    let batch = json!([message(1, "ping"), message(2, "bad")]);
+    let mut request = request(Method::POST, Some(&id), &batch);
+    let json = HeaderValue::from_static("application/json");
+    request.headers_mut().insert(header::ACCEPT, json);
+    let response = upstream.clone().oneshot(request).await.expect("an answer");
+    assert_eq!(response.status(), 200);
+    let all: Value = serde_json::from_str(&text(response).await).expect("JSON");
+    let ids: Vec<_> = all
+        .as_array()
+        .expect("an array")
+        .iter()
+        .map(|a| &a["id"])
+        .collect();
+    assert_eq!(ids, [1, 2]);
 }
 
 #[tokio::test(start_paused = true)]
