@@ -53,9 +53,7 @@ use http::{Request, Response, Uri};
 use http_body::Body as HttpBody;
 use pin_project::pin_project;
 use tokio::{
-    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
     time::Instant,
 };
 use tower::Service;
@@ -67,6 +65,7 @@ use crate::{
     error::BoxError,
     exchange::Exchange,
     mcp::{CallFacts, Verb, headers},
+    notices::Notices,
 };
 
 /// What an [`SseUpstream`] is told.
@@ -132,7 +131,7 @@ struct Shared {
     /// As many as there may be sessions, those counted that are about to begin.
     places: Arc<Semaphore>,
     /// Cancellations on their way; aborted with the last clone.
-    notices: Mutex<JoinSet<()>>,
+    notices: Notices,
 }
 
 type Answer<B> = Result<Response<SseBody<B>>, BoxError>;
@@ -144,12 +143,6 @@ enum State<F, B> {
     /// For the old transport, or to find out.
     Going(Pin<Box<dyn Future<Output = Answer<B>> + Send>>),
 }
-
-/// The most cancellations on their way at once; more are not sent.
-const MOST_NOTICES: usize = 256;
-
-/// How long a cancellation may take.
-const NOTICE: Duration = Duration::from_secs(5);
 
 // === impl SseSettings ===
 
@@ -187,7 +180,7 @@ impl<S> SseUpstream<S> {
                 settings,
                 verdict: Mutex::default(),
                 links: Mutex::default(),
-                notices: Mutex::default(),
+                notices: Notices::default(),
             }),
         }
     }
@@ -318,22 +311,6 @@ impl Shared {
 
     fn insert(&self, link: &Arc<Link>) {
         self.links().insert(link.id.clone(), link.clone());
-    }
-
-    /// Tells the server something, in its own time.
-    fn notice(&self, notice: impl Future<Output = ()> + Send + 'static) {
-        // A call may be dropped after its runtime; then there is nobody to tell.
-        let Ok(runtime) = Handle::try_current() else {
-            return;
-        };
-        let mut notices = lock(&self.notices);
-        while notices.try_join_next().is_some() {}
-        if notices.len() < MOST_NOTICES {
-            let notice = async move {
-                let _late = tokio::time::timeout(NOTICE, notice).await;
-            };
-            notices.spawn_on(notice, &runtime);
-        }
     }
 }
 

@@ -200,7 +200,7 @@ where
                     first = Some(item);
                     if over {
                         // The head that it has overtaken comes yet; a POST that is dropped before takes its connection along.
-                        self.shared.notice(async move {
+                        self.shared.notices.tell(async move {
                             let _late = timeout(HEAD, sending).await;
                         });
                         break;
@@ -293,7 +293,7 @@ where
             let (inner, origin, to) = (inner.clone(), origin.clone(), to.clone());
             let message = wire::cancelled(&id, reason);
             if let Some(shared) = shared.upgrade() {
-                shared.notice(async move {
+                shared.notices.tell(async move {
                     let told = link::post(inner, &origin, &to, message).await;
                     tracing::debug!(told = told.is_ok(), "a cancellation was sent on");
                 });
