@@ -33,6 +33,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "session")]
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request};
 use tokio::time::Instant;
 use tower::{Layer, Service};
@@ -190,6 +192,20 @@ impl Exchange {
             other.set_principal(principal.clone());
         }
         Arc::new(other)
+    }
+
+    /// Gives a request that is made on behalf of this one an exchange of its own, in which is filed what it says; its body is this message.
+    #[cfg(feature = "session")]
+    pub(crate) fn file_beside<B>(
+        &self,
+        request: &mut Request<B>,
+        message: &Bytes,
+    ) -> Result<Arc<Self>, crate::mcp::EnvelopeError> {
+        let facts = CallFacts::read(request.method(), request.headers(), message)?;
+        let other = self.beside();
+        other.set_call(facts);
+        request.extensions_mut().insert(other.clone());
+        Ok(other)
     }
 
     /// The operation goes on in another exchange, which logs and metrics see in place of this one.

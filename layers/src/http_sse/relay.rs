@@ -6,7 +6,6 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
-use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 use tower::{Service, ServiceExt};
 
@@ -24,6 +23,7 @@ use crate::{
         CallFacts, INITIALIZED,
         events::{DataEvent, EventReader, EventTooLong},
         headers::{PROTOCOL_VERSION, SESSION_ID},
+        messages::revision,
         peek::{Peek, Seen},
         wire,
     },
@@ -95,11 +95,8 @@ impl Origin {
         let events = HeaderValue::from_static("text/event-stream");
         headers.insert(header::ACCEPT, events);
         session.apply(headers);
-        let facts = CallFacts::read(request.method(), request.headers(), &Bytes::new()).ok()?;
-        let exchange = self.exchange.beside();
-        exchange.set_call(facts);
-        request.extensions_mut().insert(exchange);
-        Some(request)
+        let filed = self.exchange.file_beside(&mut request, &Bytes::new());
+        filed.is_ok().then_some(request)
     }
 }
 
@@ -136,11 +133,9 @@ impl Relay {
             self.channel.session().apply(&mut parts.headers);
         }
         let bytes = body.bytes().cloned().unwrap_or_default();
-        let facts = CallFacts::read(&parts.method, &parts.headers, &bytes)?;
-        let own = exchange.beside();
-        own.set_call(facts);
-        parts.extensions.insert(own);
-        Ok(Request::from_parts(parts, body))
+        let mut request = Request::from_parts(parts, body);
+        exchange.file_beside(&mut request, &bytes)?;
+        Ok(request)
     }
 
     /// Sends a message that has no answer, and waits until the server has it.
@@ -316,7 +311,8 @@ impl Relay {
             return;
         }
         if read.initialize
-            && let Some(version) = version(message)
+            && let Some(version) = revision(message)
+            && let Ok(version) = HeaderValue::try_from(version)
         {
             self.channel.negotiated(version);
         }
@@ -336,19 +332,4 @@ impl Read {
 fn is_taken_back(exchange: &Exchange, media: Media) -> bool {
     let response = exchange.response();
     media == Media::Events && response.is_observed() && !response.ended_unanswered()
-}
-
-/// The revision in the result of an `initialize`.
-fn version(message: &[u8]) -> Option<HeaderValue> {
-    #[derive(Deserialize)]
-    struct Answer {
-        result: Initialized,
-    }
-    #[derive(Deserialize)]
-    struct Initialized {
-        #[serde(rename = "protocolVersion")]
-        version: String,
-    }
-    let answer: Answer = serde_json::from_slice(message).ok()?;
-    HeaderValue::try_from(answer.result.version).ok()
 }

@@ -20,7 +20,6 @@ use crate::{
     error::BoxError,
     exchange::Exchange,
     mcp::{
-        CallFacts,
         events::{DataEvent, EventReader},
         headers::{LAST_EVENT_ID, SESSION_ID},
     },
@@ -183,7 +182,7 @@ impl Origin {
         let mut request = Request::new(Body::empty());
         *request.uri_mut() = self.uri.clone();
         self.furnish(&mut request, "text/event-stream");
-        self.file(&mut request, &Bytes::new())?;
+        self.exchange.file_beside(&mut request, &Bytes::new())?;
         Ok(request)
     }
 
@@ -199,7 +198,7 @@ impl Origin {
         let length = HeaderValue::from(message.len());
         headers.insert(header::CONTENT_LENGTH, length);
         request.extensions_mut().insert(Exact(post.clone()));
-        self.file(&mut request, &message)?;
+        self.exchange.file_beside(&mut request, &message)?;
         Ok(request)
     }
 
@@ -215,14 +214,6 @@ impl Origin {
             headers.remove(name);
         }
         headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
-    }
-
-    fn file(&self, request: &mut Request<Body>, message: &Bytes) -> Result<(), BoxError> {
-        let facts = CallFacts::read(request.method(), request.headers(), message)?;
-        let exchange = self.exchange.beside();
-        exchange.set_call(facts);
-        request.extensions_mut().insert(exchange);
-        Ok(())
     }
 }
 
