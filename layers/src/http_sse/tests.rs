@@ -14,7 +14,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::sleep};
-use tower::{ServiceExt, util::BoxCloneService};
+use tower::{ServiceExt, service_fn, util::BoxCloneService};
 
 use super::*;
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
     inspect::{InspectLayer, InspectSettings},
     limit::{LimitSettings, Shed},
     mcp::headers::PROTOCOL_VERSION,
+    observe::{ObserveBody, ObserveLayer},
 };
 
 type Stack = BoxCloneService<Request<Body>, Response<Body>, BoxError>;
@@ -128,6 +129,7 @@ impl Server {
             }
             (_, "lost") => Ok(status(404)),
             (_, "silent") => Ok(events(stream::empty())),
+            (_, "ends later") => Ok(self.ends_after(Duration::from_secs(5))),
             (_, "progress") => {
                 let messages = [
                     json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {}}),
@@ -170,12 +172,15 @@ impl Server {
                 let tick = json!({"jsonrpc": "2.0", "method": "tick"}).to_string();
                 frames(stream::iter([Ok(tick), Err("reset".into())]))
             }
-            Standing::Quiet(time) => {
-                let silence = stream::once(sleep(time));
-                events(silence.filter_map(|()| std::future::ready(None)))
-            }
+            Standing::Quiet(time) => self.ends_after(time),
             Standing::Status(code) => status(code),
         }
+    }
+
+    /// A stream without an event.
+    fn ends_after(&self, time: Duration) -> Response<Body> {
+        let silence = stream::once(sleep(time));
+        events(silence.filter_map(|()| std::future::ready(None)))
     }
 }
 
@@ -216,21 +221,34 @@ where
 }
 
 fn rig(settings: HttpSseSettings, server: Server) -> Rig {
+    let inner = server.clone();
+    let leaf = service_fn(move |request| inner.clone().answer(request));
+    rig_over(settings, server, Stack::new(leaf))
+}
+
+/// One whose channels see what an observer says.
+fn observed(server: Server) -> Rig {
+    let inner = server.clone();
+    let leaf = tower::ServiceBuilder::new()
+        .map_response(|response: Response<ObserveBody<_>>| response.map(Body::new))
+        .layer(ObserveLayer::new("test"))
+        .service_fn(move |request| inner.clone().answer(request));
+    rig_over(HttpSseSettings::default(), server, Stack::new(leaf))
+}
+
+fn rig_over(settings: HttpSseSettings, server: Server, leaf: Stack) -> Rig {
     let channels = Channels::default();
     let limit = LimitLayer::new(LimitSettings {
         calls: None,
         streams: NonZeroUsize::new(2),
     });
     let layer = HttpSseLayer::new(settings, channels.clone()).limit(limit.clone());
-    let inner = server.clone();
     let service = tower::ServiceBuilder::new()
+        .map_response(|response: Response<HttpSseBody<_>>| response.map(Body::new))
         .layer(InspectLayer::new(InspectSettings::mcp()))
         .layer(layer)
         .layer(limit)
-        .service_fn(move |request| inner.clone().answer(request));
-    let service = tower::util::MapResponse::new(service, |response: Response<HttpSseBody<_>>| {
-        response.map(Body::new)
-    });
+        .service(leaf);
     Rig {
         server,
         channels,
@@ -493,6 +511,49 @@ async fn a_failed_call_is_an_error_on_the_stream() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_was_cancelled_has_no_answer() {
+    let rig = observed(lonely(405));
+    let mut client = rig.open().await;
+    client.greet().await;
+    assert_eq!(client.post(request(1, "ends later")).await, 202);
+    let cancel = json!({
+        "jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1},
+    });
+    assert_eq!(client.post(cancel).await, 202);
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(client.post(request(2, "ping")).await, 202);
+    assert_eq!(client.message().await["id"], 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_comes_too_late_is_ended() {
+    let (channels, told) = (Channels::default(), Arc::new(Mutex::new(Vec::new())));
+    let opened = channels.open(&Exchange::new("x"), &HttpSseSettings::default());
+    let (token, channel) = opened.expect("a channel");
+    let notes = told.clone();
+    channel.on_close(Leave {
+        channels: channels.clone(),
+        token,
+        farewell: Box::new(move |session| {
+            notes.lock().expect("not poisoned").push(session.id);
+            Box::pin(std::future::ready(()))
+        }),
+    });
+    let id = HeaderValue::from_static;
+    let session = |name| self::channel::Session {
+        id: Some(id(name)),
+        version: None,
+    };
+    channel.begin_session(session("s1"));
+    // The same again is no other.
+    channel.begin_session(session("s1"));
+    channel.close();
+    channel.begin_session(session("s2"));
+    let told = told.lock().expect("not poisoned");
+    assert_eq!(*told, ["s1", "s2"].map(|name| Some(id(name))));
+}
+
+#[tokio::test(start_paused = true)]
 async fn calls_over_the_bound_fail_and_a_slow_reader_loses_its_stream() {
     let settings = HttpSseSettings {
         calls: NonZeroUsize::MIN,
@@ -505,11 +566,16 @@ async fn calls_over_the_bound_fail_and_a_slow_reader_loses_its_stream() {
     assert_eq!(client.post(request(1, "big")).await, 202);
     assert_eq!(client.message().await["id"], 1);
     assert_eq!(client.post(request(2, "hang")).await, 202);
-    assert_eq!(client.post(request(3, "ping")).await, 202);
+    let mut over = post(&client.endpoint, &request(3, "ping"));
+    let exchange = Exchange::of(&mut over);
+    assert_eq!(rig.send(over).await.expect("an answer").status(), 202);
     assert_eq!(
         client.message().await["error"]["data"]["kind"],
         "overloaded"
     );
+    // It never got an exchange of its own, so this one accounts for it.
+    assert!(!exchange.is_handed_over());
+    assert_eq!(exchange.fault(), Some("overloaded"));
 
     let mut slow = rig.open().await;
     for id in 1..3 {
