@@ -440,6 +440,17 @@ impl Exchange {
         }
     }
 
+    /// The client took a request of the call back not long ago, so that no answer need come.
+    pub fn is_taken_back(&self) -> bool {
+        let (waits, call) = (self.response.waits.get(), self.call());
+        let Some((waits, call)) = waits.zip(call) else {
+            return false;
+        };
+        let session = call.session.as_deref();
+        let taken_back = |id| session.is_some_and(|s| waits.is_cancelled(s, id));
+        call.requests().filter_map(|m| m.id()).any(taken_back)
+    }
+
     /// Whether a request of the server waits for the client's answer: then no clock of the call runs.
     pub fn wait(&self) -> Wait {
         match (self.response.waits.get(), self.call()) {

@@ -14,7 +14,7 @@
 //! a JSON-RPC error ([`EventsLost`], `outcome: unknown`), which the event's id has the request's id for; a standing stream goes on with a gap, which is logged. Of an
 //! answer that the client has all of there is nothing more: 204, after which event sources stop asking.
 //!
-//! Which streams: of stdio servers ([`Unresumable`] says so), and with [`Scope::Always`] all whose first event has no id; a stream with ids of the server's own passes
+//! Which streams: of stdio servers and of those of HTTP+SSE ([`Unresumable`] says so), and with [`Scope::Always`] all whose first event has no id; a stream with ids of the server's own passes
 //! as it is, since that server can resume it. Only within a session ([`InSession`], which a session layer puts in): a stream is never found from another
 //! one. Modern calls, plain HTTP, and answers in JSON pass untouched.
 //!

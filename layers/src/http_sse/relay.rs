@@ -217,7 +217,6 @@ impl Relay {
                 version: None,
             });
         }
-        let media = Media::of(response.headers());
         let mut read = Read {
             wanted,
             initialize,
@@ -230,7 +229,7 @@ impl Relay {
             _ if read.is_answered() => {}
             Err(error) => self.fail(&error, &exchange),
             // A call that was cancelled has no answer.
-            Ok(()) if status == StatusCode::ACCEPTED || is_taken_back(&exchange, media) => {}
+            Ok(()) if status == StatusCode::ACCEPTED || exchange.is_taken_back() => {}
             Ok(()) if status.is_success() => self.fail(&NoAnswer.into(), &exchange),
             Ok(()) => self.fail(&UpstreamStatus { status }.into(), &exchange),
         }
@@ -326,10 +325,4 @@ impl Read {
     fn is_answered(&self) -> bool {
         self.wanted > 0 && self.answers >= self.wanted
     }
-}
-
-/// The event stream of a call has ended well, and an observer knows that its client has cancelled it.
-fn is_taken_back(exchange: &Exchange, media: Media) -> bool {
-    let response = exchange.response();
-    media == Media::Events && response.is_observed() && !response.ended_unanswered()
 }

@@ -36,7 +36,7 @@ type Answer<B> = Result<Response<SseBody<B>>, BoxError>;
 pub(super) struct Incoming<S> {
     pub(super) shared: Arc<Shared>,
     pub(super) inner: S,
-    pub(super) origin: Origin,
+    pub(super) origin: Arc<Origin>,
     pub(super) body: Bytes,
 }
 
@@ -67,11 +67,11 @@ where
         Some(Self {
             shared,
             inner,
-            origin: Origin {
+            origin: Arc::new(Origin {
                 uri: parts.uri,
                 headers: parts.headers,
                 exchange,
-            },
+            }),
             body: body.bytes().cloned().unwrap_or_default(),
         })
     }

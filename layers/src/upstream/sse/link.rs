@@ -28,7 +28,6 @@ use crate::{
 };
 
 /// What a request brings that others are made after.
-#[derive(Clone)]
 pub(super) struct Origin {
     pub(super) uri: Uri,
     pub(super) headers: HeaderMap,
