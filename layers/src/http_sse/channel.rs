@@ -162,6 +162,10 @@ impl Channel {
 
     /// It has a session now. The one before is ended, with its GET stream; or the new one, if the channel is at its end already.
     pub(super) fn begin_session(&self, session: Session) {
+        // An `initialize` that failed, or a server that has no sessions.
+        if session.id.is_none() {
+            return;
+        }
         let mut state = self.state();
         let over = if state.ended {
             session

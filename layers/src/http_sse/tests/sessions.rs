@@ -86,8 +86,10 @@ async fn a_session_that_comes_too_late_is_ended() {
         version: None,
     };
     channel.begin_session(session("s1"));
-    // The same again is no other.
+    // The same again is no other, and an answer without one begins none.
     channel.begin_session(session("s1"));
+    channel.begin_session(Default::default());
+    assert!(told.lock().expect("not poisoned").is_empty());
     channel.close();
     channel.begin_session(session("s2"));
     let told = told.lock().expect("not poisoned");
