@@ -1,8 +1,8 @@
 //! What a request counts as under a cap.
 
-use http::{Method, Request, header};
+use http::{Method, Request};
 
-use crate::exchange::Exchange;
+use crate::{exchange::Exchange, mcp::headers::asks_for_events};
 
 /// What a request counts as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,10 +29,5 @@ impl Class {
 }
 
 fn wants_stream<B>(request: &Request<B>) -> bool {
-    request.method() == Method::GET
-        && request
-            .headers()
-            .get(header::ACCEPT)
-            .and_then(|v| v.to_str().ok())
-            .is_some_and(|v| v.contains("text/event-stream"))
+    request.method() == Method::GET && asks_for_events(request.headers())
 }

@@ -33,6 +33,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "session")]
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request};
 use tokio::time::Instant;
 
@@ -184,6 +186,20 @@ impl Exchange {
             other.set_principal(principal.clone());
         }
         Arc::new(other)
+    }
+
+    /// Gives a request that is made on behalf of this one an exchange of its own, in which is filed what it says; its body is this message.
+    #[cfg(feature = "session")]
+    pub(crate) fn file_beside<B>(
+        &self,
+        request: &mut Request<B>,
+        message: &Bytes,
+    ) -> Result<Arc<Self>, crate::mcp::EnvelopeError> {
+        let facts = CallFacts::read(request.method(), request.headers(), message)?;
+        let other = self.beside();
+        other.set_call(facts);
+        request.extensions_mut().insert(other.clone());
+        Ok(other)
     }
 
     /// The operation goes on in another exchange, which logs and metrics see in place of this one.
@@ -421,6 +437,17 @@ impl Exchange {
             0 => None,
             offset => Some(self.started + Duration::from_nanos(offset)),
         }
+    }
+
+    /// The client took a request of the call back not long ago, so that no answer need come.
+    pub fn is_taken_back(&self) -> bool {
+        let (waits, call) = (self.response.waits.get(), self.call());
+        let Some((waits, call)) = waits.zip(call) else {
+            return false;
+        };
+        let session = call.session.as_deref();
+        let taken_back = |id| session.is_some_and(|s| waits.is_cancelled(s, id));
+        call.requests().filter_map(|m| m.id()).any(taken_back)
     }
 
     /// Whether a request of the server waits for the client's answer: then no clock of the call runs.

@@ -5,7 +5,7 @@
 //! in the query, good for that route and principal alone. What is posted there becomes ordinary Streamable HTTP inside: requests of their own, each with an exchange of its
 //! own, in the session that the answer to `initialize` began. A request is answered with 202 at once, and whatever its response holds goes to the stream; a
 //! notification or a client's answer waits for the server's own 202, so that their order stays. After `notifications/initialized` the session's GET stream is opened inside,
-//! if the server has one, and opened again when it breaks. When the client goes away its calls are dropped and its session is ended (DELETE).
+//! if the server has one, and opened again whenever it ends. Another `initialize` ends the session before. When the client goes away its calls are dropped and its session is ended (DELETE).
 //!
 //! With [`Serve::Auto`] a GET that could be an old client's (it accepts an event stream, and names neither a session nor a revision since 2025-03-26) goes to the
 //! upstream as it is; where that says that there is no such stream (400, 404, 405, 406), the old transport takes over. So servers that have a stream for everybody
@@ -35,6 +35,7 @@ mod body;
 mod channel;
 mod channels;
 mod relay;
+mod standing;
 
 use std::{
     mem,
@@ -46,7 +47,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::{Request, Response, StatusCode, Uri};
 use http_body::Body as HttpBody;
 use pin_project::pin_project;
 use tokio_util::sync::CancellationToken;
@@ -67,7 +68,8 @@ use crate::{
     limit::LimitLayer,
     mcp::{
         CallFacts, Verb,
-        headers::{LAST_EVENT_ID, SESSION_ID},
+        headers::{LAST_EVENT_ID, SESSION_ID, asks_for_events},
+        wire,
     },
     rescue::RescueLayer,
 };
@@ -312,10 +314,7 @@ fn is_old(call: &CallFacts, request: &Request<Body>) -> bool {
     call.version.as_deref().is_none_or(|v| v < STREAMABLE)
         && !headers.contains_key(SESSION_ID)
         && !headers.contains_key(LAST_EVENT_ID)
-        && headers
-            .get_all(header::ACCEPT)
-            .iter()
-            .any(|accept| memchr::memmem::find(accept.as_bytes(), b"text/event-stream").is_some())
+        && asks_for_events(headers)
 }
 
 /// The token in a query.
@@ -392,13 +391,8 @@ where
         farewell: relay::farewell(own, origin),
     });
     let body = ChannelBody::new(channel, &shared.settings, permit);
-    let mut response = Response::new(HttpSseBody::channel(body));
+    let mut response = wire::event_stream(HttpSseBody::channel(body));
     response.extensions_mut().insert(EndsByItself);
-    let headers = response.headers_mut();
-    let text = HeaderValue::from_static;
-    headers.insert(header::CONTENT_TYPE, text("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, text("no-cache, no-transform"));
-    headers.insert("x-accel-buffering", text("no"));
     Ok(response)
 }
 
@@ -437,17 +431,23 @@ where
         message_limit: shared.settings.message_limit,
     };
     let request = relay.request(request, &exchange)?;
-    // From here on the operation has an exchange of its own.
-    exchange.hand_over();
     let is_call = exchange
         .call()
         .is_some_and(|c| c.requests().next().is_some());
     if is_call {
-        relay.start(own, request);
+        match relay.channel.begin() {
+            // From here on the operation has an exchange of its own.
+            Ok(held) => {
+                exchange.hand_over();
+                relay.start(own, request, held);
+            }
+            Err(shed) => relay.fail(&shed.into(), &exchange),
+        }
         let mut accepted = Response::new(HttpSseBody::own(Body::empty()));
         *accepted.status_mut() = StatusCode::ACCEPTED;
         return Ok(accepted);
     }
+    exchange.hand_over();
     let response = relay.tell(own, request).await?;
     Ok(response.map(|body| HttpSseBody::own(Body::new(body))))
 }

@@ -70,6 +70,8 @@ pub mod intercept;
 pub mod limit;
 pub mod mcp;
 pub mod metrics;
+#[cfg(feature = "session")]
+mod notices;
 pub mod observe;
 pub mod pattern;
 pub mod rate_limit;

@@ -14,7 +14,7 @@
 //! a JSON-RPC error ([`EventsLost`], `outcome: unknown`), which the event's id has the request's id for; a standing stream goes on with a gap, which is logged. Of an
 //! answer that the client has all of there is nothing more: 204, after which event sources stop asking.
 //!
-//! Which streams: of stdio servers ([`Unresumable`](crate::attempt::Unresumable) says so), and with [`Scope::Always`] all whose first event has no id; a stream with ids of the server's own passes
+//! Which streams: of stdio servers and of those of HTTP+SSE ([`Unresumable`](crate::attempt::Unresumable) says so), and with [`Scope::Always`] all whose first event has no id; a stream with ids of the server's own passes
 //! as it is, since that server can resume it. Only within a session ([`InSession`], which a session layer puts in): a stream is never found from another
 //! one. Modern calls, plain HTTP, and answers in JSON pass untouched.
 //!
@@ -55,7 +55,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 use pin_project::pin_project;
 use tower::{Layer, Service};
@@ -76,6 +76,7 @@ use crate::{
     mcp::{
         Era, Verb,
         headers::{self, LAST_EVENT_ID},
+        wire,
     },
 };
 
@@ -277,7 +278,9 @@ impl Shared {
         };
         match call.verb {
             Verb::Post if call.requests().next().is_some() => Plan::Keep(origin(&exchange)),
-            Verb::Get if accepts_events(request) => self.get(request, origin(&exchange)),
+            Verb::Get if headers::accepts_events(request.headers()) => {
+                self.get(request, origin(&exchange))
+            }
             Verb::Delete => Plan::Delete(self.clone(), member.serial),
             Verb::Get | Verb::Post | Verb::Other => Plan::Pass,
         }
@@ -340,14 +343,6 @@ impl Shared {
     }
 }
 
-fn accepts_events<B>(request: &Request<B>) -> bool {
-    let mut values = request.headers().get_all(header::ACCEPT).iter();
-    values.any(|value| {
-        let value = value.to_str().unwrap_or_default().to_ascii_lowercase();
-        value.contains("text/event-stream") || value.contains("*/*")
-    })
-}
-
 // === impl Plan ===
 
 impl Plan {
@@ -385,17 +380,7 @@ impl Answer {
                 return response;
             }
         };
-        let mut response = Response::new(body);
-        for (name, value) in [
-            ("content-type", "text/event-stream"),
-            ("cache-control", "no-cache, no-transform"),
-            ("x-accel-buffering", "no"),
-        ] {
-            response
-                .headers_mut()
-                .insert(name, HeaderValue::from_static(value));
-        }
-        response
+        wire::event_stream(body)
     }
 }
 

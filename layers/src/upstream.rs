@@ -8,6 +8,8 @@
 pub mod http;
 #[cfg(any(feature = "stdio", all(feature = "http", feature = "session")))]
 mod mailbox;
+#[cfg(any(feature = "stdio", all(feature = "http", feature = "session")))]
+mod outbox;
 #[cfg(all(feature = "http", feature = "session"))]
 pub mod sse;
 #[cfg(feature = "stdio")]

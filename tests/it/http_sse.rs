@@ -471,6 +471,22 @@ async fn the_end_of_an_old_servers_stream_fails_its_calls_and_ends_the_session()
 }
 
 #[tokio::test]
+async fn a_session_goes_on_with_an_old_server_that_restarted() {
+    let (server, upstream) = OldServer::start("/messages").await;
+    let z = Ziggurat::yaml(&http(&upstream.url("/sse"))).await;
+    let session = z.target().session_at("/mcp", OLD).await;
+    assert_eq!(session.ask(1, "ping", json!({})).await.status, 200);
+    server.streams.lock().unwrap().clear();
+    until("the session was begun anew", async || {
+        let answer = session.ask(2, "ping", json!({})).await;
+        assert_eq!(answer.status, 200);
+        answer.last().await["result"].is_object()
+    })
+    .await;
+    assert_eq!(server.begun.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
 async fn a_call_to_an_old_server_that_is_given_up_is_cancelled_there() {
     let (_server, upstream) = OldServer::start("/messages").await;
     let z = Ziggurat::yaml(&config(

@@ -30,9 +30,11 @@ enum Kind<B> {
     Channel(Box<ChannelBody>),
 }
 
-/// Ends the session of a channel.
-pub(super) type Farewell =
-    Box<dyn FnOnce(Session) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+/// Ends a session of a channel.
+pub(super) type Farewell = Box<dyn FnMut(Session) -> Told + Send>;
+
+/// That it is being told so.
+pub(super) type Told = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The stream of a channel; its end, or its drop, closes the channel.
 pub(super) struct ChannelBody {

@@ -11,9 +11,16 @@ use std::{
 
 use bytes::Bytes;
 use http::HeaderValue;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    task::{AbortHandle, JoinSet},
+    time::Instant,
+};
 
-use super::{HttpSseSettings, SlowReader, body::Farewell, channels::Channels};
+use super::{
+    HttpSseSettings, SlowReader,
+    body::{Farewell, Told},
+    channels::Channels,
+};
 use crate::{exchange::Exchange, limit::Shed};
 
 /// What is between an old client and its upstream.
@@ -42,14 +49,14 @@ struct State {
     used: Option<Instant>,
     calls: usize,
     session: Session,
-    /// The session's GET stream was opened, or is being opened.
-    standing: bool,
+    /// What keeps the session's GET stream open.
+    standing: Option<AbortHandle>,
     /// Calls, and the standing stream; aborted when the channel closes.
     tasks: JoinSet<()>,
     leave: Option<Leave>,
 }
 
-/// What is to be done when a channel closes. The session's end is the client's, so it does not wait for a client that reads.
+/// What is to be done when a channel closes, or begins another session. A session's end is the client's, so it does not wait for a client that reads.
 pub(super) struct Leave {
     pub(super) channels: Channels,
     pub(super) token: Box<str>,
@@ -153,11 +160,29 @@ impl Channel {
         self.state().session.clone()
     }
 
-    /// It has a session now; returns the one before.
-    pub(super) fn begin_session(&self, session: Session) -> Session {
+    /// It has a session now. The one before is ended, with its GET stream; or the new one, if the channel is at its end already.
+    pub(super) fn begin_session(&self, session: Session) {
+        // An `initialize` that failed, or a server that has no sessions.
+        if session.id.is_none() {
+            return;
+        }
         let mut state = self.state();
-        state.standing = false;
-        std::mem::replace(&mut state.session, session)
+        let over = if state.ended {
+            session
+        } else {
+            if let Some(standing) = state.standing.take() {
+                standing.abort();
+            }
+            let same = state.session.id == session.id;
+            let before = std::mem::replace(&mut state.session, session);
+            if same {
+                return;
+            }
+            before
+        };
+        let farewell = state.farewell(over);
+        drop(state);
+        say(farewell);
     }
 
     /// The revision that was negotiated.
@@ -183,10 +208,12 @@ impl Channel {
         self.state().used = Some(Instant::now());
     }
 
-    /// Whether somebody should open the session's GET stream now; says so once for each session.
-    pub(super) fn wants_standing(&self) -> bool {
+    /// Runs what keeps the session's GET stream open, if there is a session; once for each.
+    pub(super) fn stand(&self, task: impl Future<Output = ()> + Send + 'static) {
         let mut state = self.state();
-        state.session.id.is_some() && !std::mem::replace(&mut state.standing, true)
+        if !state.ended && state.session.id.is_some() && state.standing.is_none() {
+            state.standing = Some(state.tasks.spawn(task));
+        }
     }
 
     /// Runs something for as long as the channel is open.
@@ -205,20 +232,35 @@ impl Channel {
         state.queue.clear();
         let tasks = std::mem::take(&mut state.tasks);
         let session = std::mem::take(&mut state.session);
-        let leave = state.leave.take();
+        let farewell = state.farewell(session);
+        let leave = state.leave.as_ref();
+        let place = leave.map(|leave| (leave.channels.clone(), leave.token.clone()));
         drop(state);
         // Aborts them.
         drop(tasks);
-        if let Some(leave) = leave {
-            leave.channels.remove(&leave.token);
-            if session.id.is_some() {
-                leave.channels.say_farewell((leave.farewell)(session));
-            }
+        if let Some((channels, token)) = place {
+            channels.remove(&token);
         }
+        say(farewell);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// How a session is ended, if it is one.
+    fn farewell(&mut self, session: Session) -> Option<(Channels, Told)> {
+        let leave = self.leave.as_mut().filter(|_| session.id.is_some())?;
+        Some((leave.channels.clone(), (leave.farewell)(session)))
+    }
+}
+
+/// Ends a session, outside the lock.
+fn say(farewell: Option<(Channels, Told)>) {
+    if let Some((channels, told)) = farewell {
+        channels.say_farewell(told);
     }
 }
 

@@ -4,15 +4,13 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use aws_lc_rs::rand;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use tokio::{runtime::Handle, task::JoinSet};
 
 use super::{HttpSseSettings, channel::Channel};
-use crate::{exchange::Exchange, session::NoRandomness};
+use crate::{exchange::Exchange, notices::Notices, session::NoRandomness};
 
 /// The channels of old clients. Clones share them; they may outlive the layers that use them.
 #[derive(Clone, Default)]
@@ -24,14 +22,8 @@ pub struct Channels {
 struct Shared {
     open: Mutex<HashMap<Box<str>, Arc<Channel>>>,
     /// Sessions that are being ended; aborted with the last clone.
-    farewells: Mutex<JoinSet<()>>,
+    farewells: Notices,
 }
-
-/// How long it may take to end a session.
-const FAREWELL: Duration = Duration::from_secs(5);
-
-/// The most sessions that are being ended at a time; others are left to their expiry.
-const MOST_FAREWELLS: usize = 256;
 
 /// Without the tokens.
 impl fmt::Debug for Channels {
@@ -53,8 +45,7 @@ impl Channels {
 
     /// Waits until the sessions of closed channels are ended, 5 s at most.
     pub async fn close(&self) {
-        let mut farewells = std::mem::take(&mut *self.farewells());
-        while farewells.join_next().await.is_some() {}
+        self.shared.farewells.close().await;
     }
 
     pub(super) fn open(
@@ -80,29 +71,13 @@ impl Channels {
         self.open_ones().remove(token);
     }
 
-    /// Ends a session in its own time.
+    /// Ends a session in its own time; beyond what may be told at a time it is left to its expiry.
     pub(super) fn say_farewell(&self, farewell: impl Future<Output = ()> + Send + 'static) {
-        // A body may be dropped after its runtime; then there is nobody to tell.
-        let Ok(runtime) = Handle::try_current() else {
-            return;
-        };
-        let mut farewells = self.farewells();
-        while farewells.try_join_next().is_some() {}
-        if farewells.len() < MOST_FAREWELLS {
-            let farewell = async move {
-                let _late = tokio::time::timeout(FAREWELL, farewell).await;
-            };
-            farewells.spawn_on(farewell, &runtime);
-        }
+        self.shared.farewells.tell(farewell);
     }
 
     fn open_ones(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Channel>>> {
         let open = &self.shared.open;
         open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn farewells(&self) -> MutexGuard<'_, JoinSet<()>> {
-        let farewells = &self.shared.farewells;
-        farewells.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

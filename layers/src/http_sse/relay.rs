@@ -1,4 +1,4 @@
-//! What a channel sends inside: the messages of its client, the GET stream of its session, and the DELETE at its end.
+//! What a channel sends inside: the messages of its client, and the DELETE at the end of its session.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
-use serde::Deserialize;
+use tokio::time::{Instant, timeout_at};
 use tower::{Service, ServiceExt};
 
 use super::{
@@ -19,11 +19,11 @@ use crate::{
     Body,
     error::BoxError,
     exchange::Exchange,
-    limit::Counted,
     mcp::{
         CallFacts, INITIALIZED,
         events::{DataEvent, EventReader, EventTooLong},
-        headers::{LAST_EVENT_ID, PROTOCOL_VERSION, SESSION_ID},
+        headers::{PROTOCOL_VERSION, SESSION_ID},
+        messages::revision,
         peek::{Peek, Seen},
         wire,
     },
@@ -49,27 +49,29 @@ pub(super) struct Origin {
 
 /// What was read of a response.
 #[derive(Default)]
-struct Read {
+pub(super) struct Read {
+    /// The answers that are waited for; none of a stream that stands.
+    wanted: usize,
+    /// It answers an `initialize`.
+    initialize: bool,
     /// The answers in it.
     answers: usize,
-    /// Anything.
-    events: usize,
+    /// Events, of whatever kind.
+    pub(super) events: usize,
 }
 
-/// The pauses before a GET stream is opened again: from the first to the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-
-/// How often in a row a GET stream may break without an event before it is given up.
-const TRIES: u32 = 5;
+/// How long the end of a response is waited for once all answers are there. A server is to end it then, but need not.
+const END: Duration = Duration::from_secs(1);
 
 /// Ends a session, with the headers of the request that opened its channel.
 pub(super) fn farewell<O, Own>(own: O, origin: Origin) -> Farewell
 where
-    O: Service<Request<Body>, Response = Response<Own>> + Send + 'static,
+    O: Service<Request<Body>, Response = Response<Own>> + Clone + Send + 'static,
     O::Future: Send,
     Own: Send,
 {
     Box::new(move |session| {
+        let (own, origin) = (own.clone(), origin.clone());
         Box::pin(async move {
             // Whether the server allows it (405 is allowed), or is there at all, changes nothing.
             if let Some(request) = origin.request(Method::DELETE, &session) {
@@ -81,7 +83,7 @@ where
 
 impl Origin {
     /// A request without a body in this session.
-    fn request(&self, method: Method, session: &Session) -> Option<Request<Body>> {
+    pub(super) fn request(&self, method: Method, session: &Session) -> Option<Request<Body>> {
         let mut request = Request::new(Body::empty());
         *request.method_mut() = method;
         *request.uri_mut() = self.uri.clone();
@@ -93,11 +95,8 @@ impl Origin {
         let events = HeaderValue::from_static("text/event-stream");
         headers.insert(header::ACCEPT, events);
         session.apply(headers);
-        let facts = CallFacts::read(request.method(), request.headers(), &Bytes::new()).ok()?;
-        let exchange = self.exchange.beside();
-        exchange.set_call(facts);
-        request.extensions_mut().insert(exchange);
-        Some(request)
+        let filed = self.exchange.file_beside(&mut request, &Bytes::new());
+        filed.is_ok().then_some(request)
     }
 }
 
@@ -134,11 +133,9 @@ impl Relay {
             self.channel.session().apply(&mut parts.headers);
         }
         let bytes = body.bytes().cloned().unwrap_or_default();
-        let facts = CallFacts::read(&parts.method, &parts.headers, &bytes)?;
-        let own = exchange.beside();
-        own.set_call(facts);
-        parts.extensions.insert(own);
-        Ok(Request::from_parts(parts, body))
+        let mut request = Request::from_parts(parts, body);
+        exchange.file_beside(&mut request, &bytes)?;
+        Ok(request)
     }
 
     /// Sends a message that has no answer, and waits until the server has it.
@@ -169,17 +166,15 @@ impl Relay {
         let sent = own.clone().oneshot(request).await;
         let response = sent.map_err(Into::into)?;
         self.look(response.status(), in_session);
-        if let Some(origin) = origin.filter(|_| ready && response.status().is_success())
-            && self.channel.wants_standing()
-        {
+        if let Some(origin) = origin.filter(|_| ready && response.status().is_success()) {
             let channel = self.channel.clone();
-            channel.spawn(self.stand(own, origin));
+            channel.stand(self.stand(own, origin));
         }
         Ok(response)
     }
 
     /// Sends a call, whose answer goes to the stream.
-    pub(super) fn start<O, Own>(self, own: O, request: Request<Body>)
+    pub(super) fn start<O, Own>(self, own: O, request: Request<Body>, held: InFlight)
     where
         O: Service<Request<Body>, Response = Response<Own>> + Clone + Send + 'static,
         O::Error: Into<BoxError>,
@@ -190,13 +185,8 @@ impl Relay {
         let Some(exchange) = Exchange::get(&request).cloned() else {
             return;
         };
-        match self.channel.begin() {
-            Ok(held) => {
-                let channel = self.channel.clone();
-                channel.spawn(self.call(own, request, exchange, held));
-            }
-            Err(shed) => self.fail(&shed.into(), &exchange),
-        }
+        let channel = self.channel.clone();
+        channel.spawn(self.call(own, request, exchange, held));
     }
 
     /// Follows a call to its answer.
@@ -227,101 +217,70 @@ impl Relay {
                 version: None,
             });
         }
+        let mut read = Read {
+            wanted,
+            initialize,
+            ..Read::default()
+        };
         let mut reader = EventReader::new(self.message_limit);
-        match self.read(response, &mut reader, initialize).await {
+        let end = self.read(response, &mut reader, &mut read).await;
+        match end {
+            // What became of the response then is nothing to the client.
+            _ if read.is_answered() => {}
             Err(error) => self.fail(&error, &exchange),
             // A call that was cancelled has no answer.
-            Ok(read) if read.answers >= wanted || status == StatusCode::ACCEPTED => {}
-            Ok(_) if status.is_success() => self.fail(&NoAnswer.into(), &exchange),
-            Ok(_) => self.fail(&UpstreamStatus { status }.into(), &exchange),
+            Ok(()) if status == StatusCode::ACCEPTED || exchange.is_taken_back() => {}
+            Ok(()) if status.is_success() => self.fail(&NoAnswer.into(), &exchange),
+            Ok(()) => self.fail(&UpstreamStatus { status }.into(), &exchange),
         }
         self.look(status, in_session);
         drop(held);
     }
 
     /// Tells the client of a failure.
-    fn fail(&self, error: &BoxError, exchange: &Exchange) {
+    pub(super) fn fail(&self, error: &BoxError, exchange: &Exchange) {
         if let Some(event) = self.rescue.event(error, exchange) {
             self.channel.push(event);
         }
     }
 
     /// A session that is gone takes its channel with it: the client is to begin anew.
-    fn look(&self, status: StatusCode, in_session: bool) {
+    pub(super) fn look(&self, status: StatusCode, in_session: bool) {
         if status == StatusCode::NOT_FOUND && in_session {
             self.channel.end();
         }
     }
 
-    /// Keeps the session's GET stream open, if the server has one.
-    async fn stand<O, Own>(self, own: O, origin: Origin)
-    where
-        O: Service<Request<Body>, Response = Response<Own>> + Clone,
-        O::Error: Into<BoxError>,
-        Own: HttpBody<Data = Bytes>,
-        Own::Error: Into<BoxError>,
-    {
-        let mut reader = EventReader::new(self.message_limit);
-        let (mut fruitless, mut streamed) = (0, false);
-        while fruitless < TRIES {
-            let session = self.channel.session();
-            let Some(mut request) = origin.request(Method::GET, &session) else {
-                return;
-            };
-            request.extensions_mut().insert(Counted);
-            if let Ok(last) = HeaderValue::from_bytes(reader.last_id())
-                && !last.is_empty()
-            {
-                request.headers_mut().insert(LAST_EVENT_ID, last);
-            }
-            let sent: Result<_, BoxError> = own.clone().oneshot(request).await.map_err(Into::into);
-            if let Ok(response) = sent {
-                let status = response.status();
-                if streamed {
-                    self.look(status, true);
-                }
-                if status.is_success() && Media::of(response.headers()) == Media::Events {
-                    streamed = true;
-                    reader.begin();
-                    let read = self.read(response, &mut reader, false).await;
-                    if read.is_ok_and(|read| read.events > 0) {
-                        fruitless = 0;
-                    }
-                } else if !status.is_server_error() {
-                    // The server has none: 405, as the specification has it.
-                    return;
-                }
-            }
-            let told = reader.retry().map(Duration::from_millis);
-            let pause = told.unwrap_or(PAUSES.0 * 2_u32.pow(fruitless));
-            let pause = pause.clamp(Duration::from_millis(100), PAUSES.1);
-            tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-            fruitless += 1;
-        }
-    }
-
-    /// Hands what a response holds to the channel.
-    async fn read<B>(
+    /// Hands what a response holds to the channel, up to its end; once all answers are there, that is waited for no longer than [`END`].
+    pub(super) async fn read<B>(
         &self,
         response: Response<B>,
         reader: &mut EventReader,
-        initialize: bool,
-    ) -> Result<Read, BoxError>
+        read: &mut Read,
+    ) -> Result<(), BoxError>
     where
         B: HttpBody<Data = Bytes>,
         B::Error: Into<BoxError>,
     {
         let media = Media::of(response.headers());
         let mut body = pin!(response.into_body());
-        let (mut read, mut json) = (Read::default(), BytesMut::new());
-        while let Some(frame) = body.frame().await {
+        let (mut json, mut last) = (BytesMut::new(), None);
+        loop {
+            let frame = if read.is_answered() {
+                let last = *last.get_or_insert_with(|| Instant::now() + END);
+                timeout_at(last, body.frame()).await.unwrap_or_default()
+            } else {
+                body.frame().await
+            };
+            let Some(frame) = frame else { break };
             let Ok(data) = frame.map_err(Into::into)?.into_data() else {
                 continue;
             };
             match media {
                 Media::Events => reader.feed(&data, |event: DataEvent| {
+                    read.events += 1;
                     if &*event.name == "message" && !event.data.is_empty() {
-                        self.message(&event.data, &mut read, initialize);
+                        self.message(&event.data, read);
                     }
                 })?,
                 Media::Json if json.len() + data.len() > self.message_limit => {
@@ -333,13 +292,13 @@ impl Relay {
             }
         }
         if !json.is_empty() {
-            self.message(&json, &mut read, initialize);
+            self.message(&json, read);
         }
-        Ok(read)
+        Ok(())
     }
 
     /// One message, or a batch, for the client. What answers nobody is dropped: an upstream that refuses a request may send that.
-    fn message(&self, message: &[u8], read: &mut Read, initialize: bool) {
+    fn message(&self, message: &[u8], read: &mut Read) {
         let mut peek = Peek::default();
         let (mut answers, mut others) = (0, 0);
         peek.feed(message, |seen| match seen {
@@ -350,26 +309,20 @@ impl Relay {
         if nobody || answers + others == 0 {
             return;
         }
-        if initialize && let Some(version) = version(message) {
+        if read.initialize
+            && let Some(version) = revision(message)
+            && let Ok(version) = HeaderValue::try_from(version)
+        {
             self.channel.negotiated(version);
         }
         read.answers += answers;
-        read.events += 1;
         self.channel.push(wire::event(message));
     }
 }
 
-/// The revision in the result of an `initialize`.
-fn version(message: &[u8]) -> Option<HeaderValue> {
-    #[derive(Deserialize)]
-    struct Answer {
-        result: Initialized,
+impl Read {
+    /// All that is waited for has come.
+    fn is_answered(&self) -> bool {
+        self.wanted > 0 && self.answers >= self.wanted
     }
-    #[derive(Deserialize)]
-    struct Initialized {
-        #[serde(rename = "protocolVersion")]
-        version: String,
-    }
-    let answer: Answer = serde_json::from_slice(message).ok()?;
-    HeaderValue::try_from(answer.result.version).ok()
 }

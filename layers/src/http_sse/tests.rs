@@ -1,12 +1,20 @@
-use std::{future::pending, sync::Mutex, time::Duration};
+use std::{
+    collections::VecDeque,
+    future::pending,
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
-use http::{HeaderName, Method};
+use http::{HeaderName, HeaderValue, Method, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::sleep};
-use tower::{ServiceExt, util::BoxCloneService};
+use tower::{ServiceExt, service_fn, util::BoxCloneService};
 
 use super::*;
 use crate::{
@@ -14,7 +22,12 @@ use crate::{
     inspect::{InspectLayer, InspectSettings},
     limit::{LimitSettings, Shed},
     mcp::headers::PROTOCOL_VERSION,
+    observe::{ObserveBody, ObserveLayer},
 };
+
+mod calls;
+mod channels;
+mod sessions;
 
 type Stack = BoxCloneService<Request<Body>, Response<Body>, BoxError>;
 
@@ -25,6 +38,7 @@ struct Seen {
     uri: String,
     session: String,
     version: String,
+    last_event: String,
     body: Value,
 }
 
@@ -32,10 +46,24 @@ struct Seen {
 #[derive(Clone, Default)]
 struct Server {
     seen: Arc<Mutex<Vec<Seen>>>,
-    /// What is sent on the GET stream of the session.
-    stream: Arc<Mutex<Option<mpsc::Receiver<String>>>>,
+    /// What becomes of the GETs in a session, one after the other; then there is no stream.
+    standing: Arc<Mutex<VecDeque<Standing>>>,
+    /// How many sessions were begun.
+    begun: Arc<AtomicU32>,
     /// A GET without a session is answered with this status.
     lonely: u16,
+}
+
+/// What becomes of a GET in a session.
+enum Standing {
+    /// What is sent comes on it.
+    Open(mpsc::Receiver<String>),
+    /// One event comes, then it breaks.
+    Breaks,
+    /// Nothing comes, and after this time it ends.
+    Quiet(Duration),
+    /// It is answered with this status.
+    Status(u16),
 }
 
 /// A route with old clients on it.
@@ -50,7 +78,7 @@ struct Client {
     stack: Stack,
     body: Body,
     reader: crate::mcp::events::EventReader,
-    events: std::collections::VecDeque<crate::mcp::events::DataEvent>,
+    events: VecDeque<crate::mcp::events::DataEvent>,
     endpoint: String,
 }
 
@@ -65,6 +93,7 @@ impl Server {
             uri: request.uri().to_string(),
             session: header(&request, &SESSION_ID),
             version: header(&request, &PROTOCOL_VERSION),
+            last_event: header(&request, &LAST_EVENT_ID),
             body: serde_json::Value::Null,
         };
         let body = request.into_body().collect().await?.to_bytes();
@@ -80,19 +109,14 @@ impl Server {
             body["method"].as_str().unwrap_or_default(),
         ) {
             ("GET", _) if seen.session.is_empty() => Ok(status(self.lonely)),
-            ("GET", _) => match self.stream.lock().expect("not poisoned").take() {
-                Some(messages) => Ok(events(stream::unfold(messages, async |mut messages| {
-                    Some((messages.recv().await?, messages))
-                }))),
-                None => Ok(status(405)),
-            },
+            ("GET", _) => Ok(self.stand()),
             ("DELETE", _) => Ok(status(200)),
             (_, "initialize") => {
                 let result = json!({"jsonrpc": "2.0", "id": id, "result": {"protocolVersion": "2024-11-05"}});
                 let mut response = answer(&serde_json::to_string_pretty(&result)?);
-                response
-                    .headers_mut()
-                    .insert(SESSION_ID, HeaderValue::from_static("s1"));
+                let session = format!("s{}", self.begun.fetch_add(1, Ordering::SeqCst) + 1);
+                let session = HeaderValue::try_from(session)?;
+                response.headers_mut().insert(SESSION_ID, session);
                 Ok(response)
             }
             (_, "hang") => pending().await,
@@ -109,12 +133,22 @@ impl Server {
             }
             (_, "lost") => Ok(status(404)),
             (_, "silent") => Ok(events(stream::empty())),
+            (_, "ends later") => Ok(self.ends_after(Duration::from_secs(5))),
             (_, "progress") => {
                 let messages = [
                     json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {}}),
                     json!({"jsonrpc": "2.0", "id": id, "result": {"done": true}}),
                 ];
                 Ok(events(stream::iter(messages.map(|m| m.to_string()))))
+            }
+            (_, "break after the answer" | "stay after the answer") => {
+                let done = json!({"jsonrpc": "2.0", "id": id, "result": {}}).to_string();
+                let done = stream::iter([Ok(done)]);
+                Ok(if body["method"] == "stay after the answer" {
+                    frames(done.chain(stream::pending()))
+                } else {
+                    frames(done.chain(stream::iter([Err("reset".into())])))
+                })
             }
             (_, "big") => {
                 let text = "x".repeat(1000);
@@ -127,6 +161,30 @@ impl Server {
                 &json!({"jsonrpc": "2.0", "id": id, "result": {}}).to_string(),
             )),
         }
+    }
+}
+
+impl Server {
+    /// Answers a GET in a session.
+    fn stand(&self) -> Response<Body> {
+        let standing = self.standing.lock().expect("not poisoned").pop_front();
+        match standing.unwrap_or(Standing::Status(405)) {
+            Standing::Open(messages) => events(stream::unfold(messages, async |mut messages| {
+                Some((messages.recv().await?, messages))
+            })),
+            Standing::Breaks => {
+                let tick = json!({"jsonrpc": "2.0", "method": "tick"}).to_string();
+                frames(stream::iter([Ok(tick), Err("reset".into())]))
+            }
+            Standing::Quiet(time) => self.ends_after(time),
+            Standing::Status(code) => status(code),
+        }
+    }
+
+    /// A stream without an event.
+    fn ends_after(&self, time: Duration) -> Response<Body> {
+        let silence = stream::once(sleep(time));
+        events(silence.filter_map(|()| std::future::ready(None)))
     }
 }
 
@@ -149,8 +207,15 @@ fn answer(text: &str) -> Response<Body> {
 }
 
 fn events(messages: impl futures_util::Stream<Item = String> + Send + 'static) -> Response<Body> {
+    frames(messages.map(Ok))
+}
+
+fn frames<M>(messages: M) -> Response<Body>
+where
+    M: futures_util::Stream<Item = std::result::Result<String, BoxError>> + Send + 'static,
+{
     let frames = messages.map(|m| {
-        let event = format!("id: 7\nevent: message\ndata: {m}\n\n");
+        let event = format!("id: 7\nevent: message\ndata: {}\n\n", m?);
         Ok::<_, BoxError>(Frame::data(Bytes::from(event)))
     });
     let mut response = Response::new(Body::new(StreamBody::new(frames)));
@@ -160,21 +225,34 @@ fn events(messages: impl futures_util::Stream<Item = String> + Send + 'static) -
 }
 
 fn rig(settings: HttpSseSettings, server: Server) -> Rig {
+    let inner = server.clone();
+    let leaf = service_fn(move |request| inner.clone().answer(request));
+    rig_over(settings, server, Stack::new(leaf))
+}
+
+/// One whose channels see what an observer says.
+fn observed(server: Server) -> Rig {
+    let inner = server.clone();
+    let leaf = tower::ServiceBuilder::new()
+        .map_response(|response: Response<ObserveBody<_>>| response.map(Body::new))
+        .layer(ObserveLayer::new("test"))
+        .service_fn(move |request| inner.clone().answer(request));
+    rig_over(HttpSseSettings::default(), server, Stack::new(leaf))
+}
+
+fn rig_over(settings: HttpSseSettings, server: Server, leaf: Stack) -> Rig {
     let channels = Channels::default();
     let limit = LimitLayer::new(LimitSettings {
         calls: None,
         streams: NonZeroUsize::new(2),
     });
     let layer = HttpSseLayer::new(settings, channels.clone()).limit(limit.clone());
-    let inner = server.clone();
     let service = tower::ServiceBuilder::new()
+        .map_response(|response: Response<HttpSseBody<_>>| response.map(Body::new))
         .layer(InspectLayer::new(InspectSettings::mcp()))
         .layer(layer)
         .layer(limit)
-        .service_fn(move |request| inner.clone().answer(request));
-    let service = tower::util::MapResponse::new(service, |response: Response<HttpSseBody<_>>| {
-        response.map(Body::new)
-    });
+        .service(leaf);
     Rig {
         server,
         channels,
@@ -186,6 +264,13 @@ fn lonely(lonely: u16) -> Server {
     Server {
         lonely,
         ..Server::default()
+    }
+}
+
+fn standing(lonely: u16, standing: impl IntoIterator<Item = Standing>) -> Server {
+    Server {
+        standing: Arc::new(Mutex::new(standing.into_iter().collect())),
+        ..self::lonely(lonely)
     }
 }
 
@@ -271,244 +356,4 @@ impl Client {
         let ready = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
         assert_eq!(self.post(ready).await, 202);
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_old_client_speaks_streamable_http_inside() {
-    let rig = rig(HttpSseSettings::default(), lonely(405));
-    let mut client = rig.open().await;
-    assert!(
-        client
-            .endpoint
-            .starts_with("http://h/mcp?k=v&ziggurat-channel=")
-    );
-    client.greet().await;
-    assert_eq!(client.post(request(1, "progress")).await, 202);
-    assert_eq!(client.message().await["method"], "notifications/progress");
-    assert_eq!(
-        client.message().await,
-        json!({"jsonrpc": "2.0", "id": 1, "result": {"done": true}})
-    );
-    let seen: Vec<_> = rig
-        .server
-        .seen()
-        .into_iter()
-        .filter(|s| s.method == Method::POST)
-        .collect();
-    assert_eq!((&*seen[0].session, &*seen[0].version), ("", ""));
-    for later in &seen[1..] {
-        assert_eq!((&*later.session, &*later.version), ("s1", "2024-11-05"));
-        assert_eq!(later.uri, "http://h/mcp?k=v", "the token stays here");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_sessions_stream_comes_over_the_channel_and_counts_once() {
-    let (send, messages) = mpsc::channel(64);
-    let server = Server {
-        stream: Arc::new(Mutex::new(Some(messages))),
-        ..lonely(400)
-    };
-    let rig = rig(HttpSseSettings::default(), server);
-    let mut client = rig.open().await;
-    client.greet().await;
-    send.try_send(json!({"jsonrpc": "2.0", "id": 9, "method": "roots/list"}).to_string())
-        .expect("open");
-    assert_eq!(client.message().await["method"], "roots/list");
-    let answer = json!({"jsonrpc": "2.0", "id": 9, "result": {"roots": []}});
-    assert_eq!(client.post(answer.clone()).await, 202);
-    assert_eq!(rig.server.seen().last().expect("seen").body, answer);
-    // Two may be open: this one, with the stream inside, leaves room for one more.
-    let _second = rig.open().await;
-    let third = rig.send(get(&[])).await.expect_err("over the cap");
-    assert!(crate::error::find::<Shed>(&*third).is_some());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_channel_takes_its_session_and_its_calls_with_it() {
-    let rig = rig(HttpSseSettings::default(), lonely(404));
-    let mut client = rig.open().await;
-    client.greet().await;
-    assert_eq!(client.post(request(1, "hang")).await, 202);
-    assert_eq!(rig.channels.len(), 1);
-    let gone = client.endpoint.clone();
-    drop(client);
-    assert!(rig.channels.is_empty());
-    rig.channels.close().await;
-    let last = rig.server.seen().pop().expect("seen");
-    assert_eq!((last.method, &*last.session), (Method::DELETE, "s1"));
-    let refused = rig
-        .send(post(&gone, &request(2, "ping")))
-        .await
-        .expect_err("gone");
-    assert_eq!(crate::error::find(&*refused), Some(&NoChannel));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_failed_call_is_an_error_on_the_stream() {
-    let rig = rig(HttpSseSettings::default(), lonely(406));
-    let mut client = rig.open().await;
-    client.greet().await;
-    for (id, method, kind) in [
-        (1, "fail", "overloaded"),
-        (2, "refuse", "upstream_status"),
-        (3, "silent", "upstream_broken"),
-    ] {
-        assert_eq!(client.post(request(id, method)).await, 202);
-        let message = client.message().await;
-        assert_eq!(message["id"], id);
-        assert_eq!(message["error"]["data"]["kind"], kind, "{message}");
-    }
-    // The end of the session is the end of the stream.
-    assert_eq!(client.post(request(4, "lost")).await, 202);
-    assert_eq!(client.message().await["error"]["code"], 404);
-    assert_eq!(client.event().await, None);
-    assert!(rig.channels.is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn calls_over_the_bound_fail_and_a_slow_reader_loses_its_stream() {
-    let settings = HttpSseSettings {
-        calls: NonZeroUsize::MIN,
-        buffer: 1500,
-        ..HttpSseSettings::default()
-    };
-    let rig = rig(settings, lonely(405));
-    let mut client = rig.open().await;
-    client.greet().await;
-    assert_eq!(client.post(request(1, "big")).await, 202);
-    assert_eq!(client.message().await["id"], 1);
-    assert_eq!(client.post(request(2, "hang")).await, 202);
-    assert_eq!(client.post(request(3, "ping")).await, 202);
-    assert_eq!(
-        client.message().await["error"]["data"]["kind"],
-        "overloaded"
-    );
-
-    let mut slow = rig.open().await;
-    for id in 1..3 {
-        assert_eq!(slow.post(request(id, "big")).await, 202);
-        sleep(Duration::from_millis(1)).await;
-    }
-    let end = slow
-        .body
-        .frame()
-        .await
-        .expect("an end")
-        .expect_err("an error");
-    assert_eq!(crate::error::find(&*end), Some(&SlowReader { limit: 1500 }));
-    assert_eq!(rig.channels.len(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_quiet_channel_ends_and_one_with_a_call_does_not() {
-    let settings = HttpSseSettings {
-        idle: Duration::from_secs(60),
-        ..HttpSseSettings::default()
-    };
-    let rig = rig(settings, lonely(405));
-    let begun = tokio::time::Instant::now();
-    let mut quiet = rig.open().await;
-    assert_eq!(quiet.event().await, None);
-    assert_eq!(begun.elapsed(), Duration::from_secs(60));
-    let mut busy = rig.open().await;
-    assert_eq!(busy.post(request(1, "hang")).await, 202);
-    assert!(
-        tokio::time::timeout(Duration::from_secs(3600), busy.event())
-            .await
-            .is_err()
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_drain_waits_for_the_calls_of_a_channel() {
-    let draining = CancellationToken::new();
-    let settings = HttpSseSettings {
-        draining: draining.clone(),
-        calls: NonZeroUsize::MIN,
-        ..HttpSseSettings::default()
-    };
-    let rig = rig(settings, lonely(405));
-    let (mut busy, mut idle) = (rig.open().await, rig.open().await);
-    assert_eq!(busy.post(request(1, "progress")).await, 202);
-    draining.cancel();
-    assert_eq!(idle.event().await, None);
-    assert_eq!(busy.message().await["method"], "notifications/progress");
-    assert_eq!(busy.message().await["id"], 1);
-    assert_eq!(busy.event().await, None);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stream_of_the_upstream_is_left_to_it() {
-    let rig = rig(HttpSseSettings::default(), lonely(200));
-    assert!(
-        rig.send(get(&[]))
-            .await
-            .expect("an answer")
-            .body()
-            .is_end_stream()
-    );
-    assert!(rig.channels.is_empty());
-    let rig = self::rig(
-        HttpSseSettings {
-            serve: Serve::Always,
-            ..HttpSseSettings::default()
-        },
-        lonely(200),
-    );
-    let _client = rig.open().await;
-    assert!(rig.server.seen().is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn only_old_clients_are_concerned() {
-    for mode in [Serve::Auto, Serve::Always, Serve::Off] {
-        let rig = rig(
-            HttpSseSettings {
-                serve: mode,
-                ..HttpSseSettings::default()
-            },
-            lonely(405),
-        );
-        let mut cases = vec![
-            &[("mcp-session-id", "x")][..],
-            &[("mcp-protocol-version", "2025-03-26")],
-            &[("last-event-id", "x")],
-        ];
-        if mode == Serve::Off {
-            cases.push(&[]);
-        }
-        for headers in cases {
-            let response = rig.send(get(headers)).await.expect("an answer");
-            assert_eq!(response.status(), 405, "{mode:?} {headers:?}");
-        }
-        assert!(rig.channels.is_empty());
-        let answer = rig.send(post("http://h/mcp", &request(1, "ping"))).await;
-        assert_eq!(answer.expect("an answer").status(), 200);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_token_is_good_for_one_route_and_principal() {
-    let rig = rig(HttpSseSettings::default(), lonely(405));
-    let client = rig.open().await;
-    for (route, principal) in [(Some("other"), None), (None, Some("mallory"))] {
-        let mut request = post(&client.endpoint, &request(1, "ping"));
-        let exchange = Exchange::of(&mut request);
-        if let Some(name) = route {
-            exchange.set_route(Arc::new(RouteInfo {
-                name: name.into(),
-                prefix: "/mcp".into(),
-                errors: ErrorStyle::Envelope,
-            }));
-        }
-        if let Some(principal) = principal {
-            exchange.set_principal(principal.into());
-        }
-        let refused = rig.send(request).await.expect_err("refused");
-        assert_eq!(crate::error::find(&*refused), Some(&NoChannel));
-    }
-    assert_eq!(client.post(request(1, "ping")).await, 202);
-    let guess = format!("http://h/mcp?{PARAMETER}{}", "A".repeat(43));
-    assert!(rig.send(post(&guess, &request(1, "ping"))).await.is_err());
 }

@@ -30,7 +30,9 @@ pub struct EventReader {
     name: Vec<u8>,
     data: BytesMut,
     has_data: bool,
-    /// The newest `id` of the stream; empty if there is none.
+    /// The `id` of the current event.
+    id: Option<Vec<u8>>,
+    /// The newest `id` of an event that came whole; empty if there is none.
     last_id: Vec<u8>,
     retry: Option<u64>,
 }
@@ -54,6 +56,7 @@ impl EventReader {
             name: Vec::new(),
             data: BytesMut::new(),
             has_data: false,
+            id: None,
             last_id: Vec::new(),
             retry: None,
         }
@@ -64,10 +67,11 @@ impl EventReader {
         self.line.clear();
         self.name.clear();
         self.data.clear();
+        self.id = None;
         (self.has_data, self.after_cr, self.begun) = (false, false, false);
     }
 
-    /// The newest `id` of the stream, which is what a client resumes by.
+    /// The newest `id` of an event that came whole, which is what a client resumes by.
     pub fn last_id(&self) -> &[u8] {
         &self.last_id
     }
@@ -140,7 +144,7 @@ impl EventReader {
                 self.data.extend_from_slice(value);
             }
             // An id with a NUL is ignored.
-            b"id" if !value.contains(&0) => self.last_id = value.to_vec(),
+            b"id" if !value.contains(&0) => self.id = Some(value.to_vec()),
             b"retry" if value.iter().all(u8::is_ascii_digit) => {
                 let text = std::str::from_utf8(value).ok();
                 self.retry = text.and_then(|t| t.parse().ok()).or(self.retry);
@@ -152,6 +156,10 @@ impl EventReader {
     }
 
     fn end_event(&mut self) -> Option<DataEvent> {
+        // An id counts once its event is whole: what comes after half of one is not what comes after it.
+        if let Some(id) = self.id.take() {
+            self.last_id = id;
+        }
         let name = std::mem::take(&mut self.name);
         let data = self.data.split().freeze();
         std::mem::take(&mut self.has_data).then(|| DataEvent {
@@ -212,6 +220,19 @@ mod tests {
         let mut events = Vec::new();
         let fed = reader.feed(b"data: whole\n\n", |e| events.push(e.data));
         assert_eq!((fed, &*events), (Ok(()), &[Bytes::from("whole")][..]));
+    }
+
+    #[test]
+    fn an_id_counts_once_its_event_is_whole() {
+        let mut reader = EventReader::new(100);
+        let told = reader.feed(b"id: 1\ndata: x\n\nid: 2\ndata: y", |_| ());
+        assert_eq!((told, reader.last_id()), (Ok(()), &b"1"[..]));
+        reader.begin();
+        let told = reader.feed(b"data: z\n\n", |_| ());
+        assert_eq!((told, reader.last_id()), (Ok(()), &b"1"[..]));
+        // An event without data has an id as well.
+        let told = reader.feed(b"id: 3\n\n", |_| ());
+        assert_eq!((told, reader.last_id()), (Ok(()), &b"3"[..]));
     }
 
     #[test]

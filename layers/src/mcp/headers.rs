@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde_json::Value;
 
 use super::{CallFacts, Era};
@@ -48,6 +48,29 @@ pub fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> 
         (Some(value), None) => value.to_str().ok().map(|v| v.trim_matches([' ', '\t'])),
         _ => None,
     }
+}
+
+/// Whether an event stream may be the answer.
+pub(crate) fn accepts_events(headers: &HeaderMap) -> bool {
+    accepts(headers, &["text/event-stream", "text/*", "*/*"])
+}
+
+/// Whether an event stream is asked for by its name: many accept whatever comes, and mean none.
+pub(crate) fn asks_for_events(headers: &HeaderMap) -> bool {
+    accepts(headers, &["text/event-stream"])
+}
+
+/// Whether `Accept` lists one of these; quality values are left out of account.
+fn accepts(headers: &HeaderMap, kinds: &[&str]) -> bool {
+    let values = headers.get_all(header::ACCEPT).iter();
+    let mut ranges = values.flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    ranges.any(|range| {
+        let kind = range.split(|b| *b == b';').next().unwrap_or_default();
+        let kind = kind.trim_ascii();
+        kinds
+            .iter()
+            .any(|k| kind.eq_ignore_ascii_case(k.as_bytes()))
+    })
 }
 
 /// Checks that the headers of a modern request say what its body says. Legacy requests, notifications and
@@ -244,6 +267,24 @@ mod tests {
                 passes,
                 "{headers:?}"
             );
+        }
+    }
+
+    #[test]
+    fn event_streams_are_accepted_by_name_or_by_what_stands_for_it() {
+        for (values, accepts, asks) in [
+            (&["text/event-stream"][..], true, true),
+            (&["application/json", "Text/Event-Stream;q=0.5"], true, true),
+            (&["application/json,\ttext/event-stream ; x=y"], true, true),
+            (&["text/*"], true, false),
+            (&["application/json, */*;q=0.1"], true, false),
+            (&["application/json", "text/event-streams"], false, false),
+            (&[""], false, false),
+            (&[], false, false),
+        ] {
+            let headers = with(&values.iter().map(|v| ("accept", *v)).collect::<Vec<_>>());
+            let found = (accepts_events(&headers), asks_for_events(&headers));
+            assert_eq!(found, (accepts, asks), "{values:?}");
         }
     }
 

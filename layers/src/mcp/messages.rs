@@ -110,6 +110,22 @@ where
     Ok(found)
 }
 
+/// The revision in the answer to an `initialize`, if that is a result.
+#[cfg(feature = "session")]
+pub(crate) fn revision(answer: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Answer {
+        result: Initialized,
+    }
+    #[derive(serde::Deserialize)]
+    struct Initialized {
+        #[serde(rename = "protocolVersion")]
+        version: String,
+    }
+    let answer: Answer = serde_json::from_slice(answer).ok()?;
+    Some(answer.result.version)
+}
+
 impl From<TooLong> for Unread {
     fn from(_: TooLong) -> Self {
         Self::TooLong
@@ -129,6 +145,17 @@ mod tests {
         }
         messages.finish(tell);
         Ok(all)
+    }
+
+    #[test]
+    #[cfg(feature = "session")]
+    fn the_revision_is_that_of_a_result() {
+        let json = r#"{"jsonrpc":"2.0","id":0,"result":{"protocolVersion":"2025-11-25"}}"#;
+        assert_eq!(revision(json.as_bytes()).as_deref(), Some("2025-11-25"));
+        let error = r#"{"jsonrpc":"2.0","id":0,"error":{"code":-32602,"message":"no"}}"#;
+        for text in ["", "{", error, &json[..40]] {
+            assert_eq!(revision(text.as_bytes()), None);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The few messages that a proxy writes itself.
 
 use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Response, header};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -62,6 +63,17 @@ pub fn event(message: &[u8]) -> Bytes {
     }
     event.extend_from_slice(b"\n\n");
     event.freeze()
+}
+
+/// A response whose body is an event stream, which nobody on its way may keep back.
+pub(crate) fn event_stream<B>(body: B) -> Response<B> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    let text = HeaderValue::from_static;
+    headers.insert(header::CONTENT_TYPE, text("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, text("no-cache, no-transform"));
+    headers.insert("x-accel-buffering", text("no"));
+    response
 }
 
 #[cfg(test)]

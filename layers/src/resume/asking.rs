@@ -12,7 +12,7 @@ use crate::{
     fault::{Blame, Fault},
     mcp::{
         Era, Verb,
-        headers::{LAST_EVENT_ID, SESSION_ID},
+        headers::{LAST_EVENT_ID, SESSION_ID, asks_for_events},
     },
     observe::Media,
     rescue::Row,
@@ -165,9 +165,8 @@ fn is_for_now(status: StatusCode) -> bool {
 
 fn kind<B>(request: &Request<B>, exchange: &Exchange) -> Option<Kind> {
     let Some(call) = exchange.call() else {
-        let mut accepted = request.headers().get_all(header::ACCEPT).iter();
-        let events = |v: &HeaderValue| v.to_str().is_ok_and(|v| v.contains("text/event-stream"));
-        return (request.method() == Method::GET && accepted.any(events)).then_some(Kind::Plain);
+        let plain = request.method() == Method::GET && asks_for_events(request.headers());
+        return plain.then_some(Kind::Plain);
     };
     match call.verb {
         _ if call.era == Era::Modern => None,

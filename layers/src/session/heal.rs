@@ -12,7 +12,6 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header, request::Parts};
 use http_body::Body as HttpBody;
 use http_body_util::{BodyExt, Limited};
-use serde::Deserialize;
 use tower::{Service, ServiceExt};
 
 use super::store::{History, Home, Note};
@@ -25,7 +24,7 @@ use crate::{
     mcp::{
         CallFacts, Kind, MessageFacts,
         headers::{self, LAST_EVENT_ID, PROTOCOL_VERSION, SESSION_ID},
-        messages,
+        messages::{self, revision},
     },
     observe::Media,
     rescue::Row,
@@ -266,12 +265,9 @@ where
         }
         let length = HeaderValue::from(message.len());
         request.headers_mut().insert(header::CONTENT_LENGTH, length);
-        let facts = CallFacts::read(&method, request.headers(), message)
-            .map_err(|error| NotHealed::Failed(error.into()))?;
         *request.method_mut() = method;
-        let exchange = self.exchange.beside();
-        exchange.set_call(facts);
-        request.extensions_mut().insert(exchange.clone());
+        let filed = self.exchange.file_beside(&mut request, message);
+        let exchange = filed.map_err(|error| NotHealed::Failed(error.into()))?;
         request.extensions_mut().insert(Unasked);
         let failed = |error: S::Error| NotHealed::Failed(error.into());
         let inner = self.inner.ready().await.map_err(failed)?;
@@ -287,33 +283,3 @@ where
 }
 
 const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
-
-/// The revision in the result of an `initialize`.
-fn revision(text: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Answer {
-        result: Initialized,
-    }
-    #[derive(Deserialize)]
-    struct Initialized {
-        #[serde(rename = "protocolVersion")]
-        version: String,
-    }
-    let answer: Answer = serde_json::from_slice(text).ok()?;
-    Some(answer.result.version)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_revision_is_that_of_a_result() {
-        let json = r#"{"jsonrpc":"2.0","id":0,"result":{"protocolVersion":"2025-11-25"}}"#;
-        assert_eq!(revision(json.as_bytes()).as_deref(), Some("2025-11-25"));
-        let error = r#"{"jsonrpc":"2.0","id":0,"error":{"code":-32602,"message":"no"}}"#;
-        for text in ["", "{", error, &json[..40]] {
-            assert_eq!(revision(text.as_bytes()), None);
-        }
-    }
-}

@@ -4,20 +4,25 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
 
 /// One message for a client.
-pub(super) trait Letter {
+pub(super) trait Letter: Sized {
     /// What a reader is told if the call fails.
-    type Error: From<SlowReader>;
+    type Error: From<SlowReader> + fmt::Debug;
 
     /// Its bytes.
     fn len(&self) -> usize;
 
     /// It answers a request of its call.
     fn is_answer(&self) -> bool;
+
+    /// The same with memory of its own, for when it may wait for long.
+    #[must_use]
+    fn compact(self) -> Self;
 }
 
 /// The reader has fallen too far behind.
@@ -26,6 +31,10 @@ pub(super) struct SlowReader {
     /// The most bytes that wait.
     pub(super) limit: usize,
 }
+
+/// Who is to be woken, once no lock is held.
+#[must_use]
+pub(super) struct Wake(Option<Waker>);
 
 /// The messages of one response.
 #[derive(Debug)]
@@ -65,13 +74,20 @@ impl<T: Letter> Mailbox<T> {
 
     /// Something has come. False if there is nobody to take it, or no room: the call has failed then.
     pub(super) fn push(&self, item: T) -> bool {
+        let (refused, wake) = self.put(item);
+        wake.up();
+        refused.is_none()
+    }
+
+    /// The same without waking anybody. What is not taken is given back.
+    pub(super) fn put(&self, item: T) -> (Option<T>, Wake) {
         let mut cell = self.lock();
         if item.is_answer() {
             cell.open = cell.open.saturating_sub(1);
             cell.ended |= cell.open == 0;
         }
         if cell.detached || cell.failed.is_some() {
-            return false;
+            return (Some(item), Wake::nobody());
         }
         cell.bytes += item.len();
         if cell.bytes > self.limit && !cell.queue.is_empty() {
@@ -79,12 +95,10 @@ impl<T: Letter> Mailbox<T> {
             cell.bytes = 0;
             cell.failed = Some(SlowReader { limit: self.limit }.into());
             cell.ended = true;
-            wake(cell);
-            return false;
+            return (Some(item), cell.wake());
         }
         cell.queue.push_back(item);
-        wake(cell);
-        true
+        (None, cell.wake())
     }
 
     /// Nothing more will come, for this reason.
@@ -112,6 +126,13 @@ impl<T: Letter> Mailbox<T> {
         let mut cell = self.lock();
         cell.ended = true;
         wake(cell);
+    }
+
+    /// The same without waking anybody.
+    fn end_quietly(&self) -> Wake {
+        let mut cell = self.lock();
+        cell.ended = true;
+        cell.wake()
     }
 
     /// The reader has gone; what comes from now on is dropped. Gives back what it has not taken.
@@ -162,10 +183,38 @@ impl<T: Letter> Mailbox<T> {
 
 /// Wakes the reader, outside the lock.
 fn wake<T, E>(mut cell: MutexGuard<'_, Cell<T, E>>) {
-    let waker = cell.waker.take();
+    let wake = cell.wake();
     drop(cell);
-    if let Some(waker) = waker {
-        waker.wake();
+    wake.up();
+}
+
+impl<T, E> Cell<T, E> {
+    fn wake(&mut self) -> Wake {
+        Wake(self.waker.take())
+    }
+}
+
+impl Wake {
+    /// Nobody.
+    pub(super) fn nobody() -> Self {
+        Self(None)
+    }
+
+    /// Ends this mailbox, if there is one.
+    pub(super) fn end_of<T: Letter>(mailbox: Option<Arc<Mailbox<T>>>) -> Self {
+        mailbox.map_or_else(Self::nobody, |mailbox| mailbox.end_quietly())
+    }
+
+    /// The first of both that is somebody: a mailbox has one reader.
+    pub(super) fn or(self, other: Self) -> Self {
+        Self(self.0.or(other.0))
+    }
+
+    /// Wakes them.
+    pub(super) fn up(self) {
+        if let Some(waker) = self.0 {
+            waker.wake();
+        }
     }
 }
 
@@ -188,6 +237,10 @@ mod tests {
 
         fn is_answer(&self) -> bool {
             self.1
+        }
+
+        fn compact(self) -> Self {
+            self
         }
     }
 

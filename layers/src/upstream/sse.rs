@@ -5,7 +5,7 @@
 //! - An answer that comes first is JSON; if something else comes first, or nothing for [`SseSettings::silence`], it is an event stream.
 //! - Progress goes by its token. What else may be about a call goes to the only call, to the session's GET stream, or to the newest call; the rest to the GET
 //!   stream, where it waits (bounded) for one. One client has the connection, so ids need no mapping; an id that is in flight is refused.
-//! - A DELETE closes the connection. When the server closes it, the calls in flight fail (their outcome is unknown) and the session is gone (404).
+//! - A DELETE closes the connection, once no call is in hand. When the server closes it, the calls in flight fail (their outcome is unknown) and the session is gone (404).
 //! - A client that goes away does not cancel its call; one that was given up for a reason ([`GiveUp`](crate::exchange::GiveUp)) is cancelled.
 //! - Modern requests are refused as a legacy server's ([`SseError::LegacyServer`]).
 //!
@@ -13,7 +13,7 @@
 //!
 //! With [`Transport::Auto`] it is found out which transport the endpoint speaks, as a client would (2025-11-25, transports, "Backwards Compatibility"):
 //! an `initialize` goes there as it is, and if that is answered with 400, 404 or 405, a GET is tried that must begin with the event `endpoint`. A GET without a
-//! session is looked into as well: one that begins with that event is no stream of Streamable HTTP. The verdict is remembered for [`SseSettings::remember`]. An endpoint that speaks
+//! session is looked into as well: one that begins with that event is no stream of Streamable HTTP. The verdict is remembered for [`SseSettings::remember`], or until an old server has no event stream any more. An endpoint that speaks
 //! Streamable HTTP gets all requests as they are.
 //!
 //! Place: the leaf of an endpoint, over the HTTP service. Readiness: the HTTP service's. Errors: [`SseError`], and the HTTP service's. Bodies: forwarded; of an old server, out of
@@ -52,7 +52,10 @@ use bytes::Bytes;
 use http::{Request, Response, Uri};
 use http_body::Body as HttpBody;
 use pin_project::pin_project;
-use tokio::{runtime::Handle, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tower::Service;
 
 pub use self::{body::SseBody, error::SseError};
@@ -62,6 +65,7 @@ use crate::{
     error::BoxError,
     exchange::Exchange,
     mcp::{CallFacts, Verb, headers},
+    notices::Notices,
 };
 
 /// What an [`SseUpstream`] is told.
@@ -124,8 +128,10 @@ struct Shared {
     settings: SseSettings,
     verdict: Mutex<Option<(Verdict, Instant)>>,
     links: Mutex<HashMap<Box<str>, Arc<Link>>>,
+    /// As many as there may be sessions, those counted that are about to begin.
+    places: Arc<Semaphore>,
     /// Cancellations on their way; aborted with the last clone.
-    notices: Mutex<JoinSet<()>>,
+    notices: Notices,
 }
 
 type Answer<B> = Result<Response<SseBody<B>>, BoxError>;
@@ -137,12 +143,6 @@ enum State<F, B> {
     /// For the old transport, or to find out.
     Going(Pin<Box<dyn Future<Output = Answer<B>> + Send>>),
 }
-
-/// The most cancellations on their way at once; more are not sent.
-const MOST_NOTICES: usize = 256;
-
-/// How long a cancellation may take.
-const NOTICE: Duration = Duration::from_secs(5);
 
 // === impl SseSettings ===
 
@@ -172,13 +172,15 @@ impl SseSettings {
 impl<S> SseUpstream<S> {
     /// An endpoint that this service reaches.
     pub fn new(inner: S, settings: SseSettings) -> Self {
+        let most = settings.max_sessions.get();
         Self {
             inner,
             shared: Arc::new(Shared {
+                places: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
                 settings,
                 verdict: Mutex::default(),
                 links: Mutex::default(),
-                notices: Mutex::default(),
+                notices: Notices::default(),
             }),
         }
     }
@@ -281,6 +283,11 @@ impl Shared {
         *lock(&self.verdict) = Some((verdict, Instant::now()));
     }
 
+    /// The endpoint no more answers as it did: what it speaks is to be found out again.
+    fn unlearn(&self) {
+        *lock(&self.verdict) = None;
+    }
+
     fn links(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Link>>> {
         lock(&self.links)
     }
@@ -294,37 +301,16 @@ impl Shared {
         drop(link);
     }
 
-    /// Whether there may be another session.
-    fn room(&self) -> Result<(), SseError> {
+    /// A place for another session, if there may be one.
+    fn place(&self) -> Result<OwnedSemaphorePermit, SseError> {
         let limit = self.settings.max_sessions.get();
         let what = "sessions";
-        if self.links().len() < limit {
-            Ok(())
-        } else {
-            Err(SseError::Full { limit, what })
-        }
+        let place = self.places.clone().try_acquire_owned();
+        place.map_err(|_| SseError::Full { limit, what })
     }
 
-    fn insert(&self, link: &Arc<Link>) -> Result<(), SseError> {
-        self.room()?;
+    fn insert(&self, link: &Arc<Link>) {
         self.links().insert(link.id.clone(), link.clone());
-        Ok(())
-    }
-
-    /// Tells the server something, in its own time.
-    fn notice(&self, notice: impl Future<Output = ()> + Send + 'static) {
-        // A call may be dropped after its runtime; then there is nobody to tell.
-        let Ok(runtime) = Handle::try_current() else {
-            return;
-        };
-        let mut notices = lock(&self.notices);
-        while notices.try_join_next().is_some() {}
-        if notices.len() < MOST_NOTICES {
-            let notice = async move {
-                let _late = tokio::time::timeout(NOTICE, notice).await;
-            };
-            notices.spawn_on(notice, &runtime);
-        }
     }
 }
 

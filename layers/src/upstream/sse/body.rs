@@ -59,6 +59,17 @@ impl<B> SseBody<B> {
         Self::of(None, ready, Source::None)
     }
 
+    /// Answers, as one JSON array.
+    pub(super) fn array(answers: Vec<Bytes>) -> Self {
+        let mut ready = VecDeque::new();
+        for answer in answers {
+            let before: &[u8] = if ready.is_empty() { b"[" } else { b"," };
+            ready.extend([Bytes::from_static(before), answer]);
+        }
+        ready.push_back(Bytes::from_static(b"]"));
+        Self::of(None, ready, Source::None)
+    }
+
     /// The events of a call, of which one may have been taken.
     pub(super) fn events(first: Option<Bytes>, lease: Lease) -> Self {
         let first = first.map_or_else(comment, |message| wire::event(&message));
@@ -157,7 +168,6 @@ where
 
 impl Drop for Standing {
     fn drop(&mut self) {
-        self.stream.detach();
-        self.desk.touch();
+        self.desk.leave_stream(&self.stream);
     }
 }

@@ -4,7 +4,6 @@
 //! newest call; the rest to the GET stream, where it waits (bounded) until one is opened. One client has the session, so ids and tokens are its own.
 
 use std::{
-    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -16,7 +15,10 @@ use super::{
     SseError, SseSettings,
     mailbox::{Item, Mailbox},
 };
-use crate::mcp::{Id, Kind, MessageFacts, envelope};
+use crate::{
+    mcp::{Id, Kind, MessageFacts, envelope},
+    upstream::outbox::Outbox,
+};
 
 /// What waits for messages of the server.
 #[derive(Debug)]
@@ -31,11 +33,8 @@ pub(super) struct Desk {
 struct State {
     /// In the order in which they came.
     calls: Vec<Pending>,
-    stream: Option<Arc<Mailbox>>,
-    waiting: VecDeque<Bytes>,
-    bytes: usize,
+    outbox: Outbox<Item>,
     used: Instant,
-    ended: bool,
 }
 
 #[derive(Debug)]
@@ -46,9 +45,6 @@ struct Pending {
     initialize: bool,
 }
 
-/// The most messages that wait for a stream; then the oldest is dropped.
-const WAITING: usize = 256;
-
 impl Desk {
     pub(super) fn new(settings: &SseSettings) -> Self {
         Self {
@@ -57,11 +53,8 @@ impl Desk {
             idle: settings.idle,
             state: Mutex::new(State {
                 calls: Vec::new(),
-                stream: None,
-                waiting: VecDeque::new(),
-                bytes: 0,
+                outbox: Outbox::new(),
                 used: Instant::now(),
-                ended: false,
             }),
         }
     }
@@ -69,7 +62,7 @@ impl Desk {
     /// Notes requests whose answers are to come, all or none.
     pub(super) fn expect(&self, requests: &[&MessageFacts]) -> Result<Arc<Mailbox>, SseError> {
         let mut state = self.state();
-        if state.ended {
+        if state.outbox.is_ended() {
             return Err(SseError::SessionGone);
         }
         let limit = self.most;
@@ -132,10 +125,10 @@ impl Desk {
         self.state().used = Instant::now();
     }
 
-    /// Until when it may stay as quiet as it is: a call, or a stream that is open, is use.
+    /// Until when it may stay as quiet as it is: a call that somebody waits for, or a stream that is open, is use.
     pub(super) fn quiet_until(&self) -> Instant {
         let mut state = self.state();
-        if !state.calls.is_empty() || state.has_stream() {
+        if state.calls.iter().any(|p| p.call.is_live()) || state.outbox.has_stream() {
             state.used = Instant::now();
         }
         state.used + self.idle
@@ -148,38 +141,29 @@ impl Desk {
 
     /// Opens its GET stream, in place of one that is open; what waited for it comes first.
     pub(super) fn open_stream(&self) -> Arc<Mailbox> {
-        let stream = Arc::new(Mailbox::new(0, self.buffer));
         let mut state = self.state();
         state.used = Instant::now();
-        state.bytes = 0;
-        for message in state.waiting.drain(..) {
-            let _fits = stream.push(Item {
-                message,
-                answer: false,
-                error: false,
-            });
-        }
-        if state.ended {
-            stream.end();
-        }
-        let old = state.stream.replace(stream.clone());
+        let (stream, wake) = state.outbox.open(self.buffer);
         drop(state);
-        if let Some(old) = old {
-            old.end();
-        }
+        wake.up();
         stream
+    }
+
+    /// Nobody reads this stream any more; what its reader had not taken waits for the next one.
+    pub(super) fn leave_stream(&self, stream: &Arc<Mailbox>) {
+        let mut state = self.state();
+        state.used = Instant::now();
+        let wake = state.outbox.leave(stream);
+        drop(state);
+        wake.up();
     }
 
     /// The session is over: its calls fail, its stream ends.
     pub(super) fn end(&self, error: SseError) {
         let mut state = self.state();
-        state.ended = true;
-        state.waiting.clear();
-        let (calls, stream) = (std::mem::take(&mut state.calls), state.stream.take());
+        let (calls, wake) = (std::mem::take(&mut state.calls), state.outbox.end());
         drop(state);
-        if let Some(stream) = stream {
-            stream.end();
-        }
+        wake.up();
         for pending in calls {
             pending.call.fail(error);
         }
@@ -209,11 +193,7 @@ impl Desk {
         };
         match call {
             Some(call) => {
-                let _taken = call.push(Item {
-                    message,
-                    answer: false,
-                    error: false,
-                });
+                let _taken = call.push(Item::said(message));
             }
             None => self.deliver(message),
         }
@@ -237,30 +217,11 @@ impl Desk {
 
     /// Gives a message to the GET stream, or keeps it for the next one.
     pub(super) fn deliver(&self, message: Bytes) {
-        let mut state = self.state();
-        if let Some(stream) = state.stream.as_ref().filter(|s| s.is_live()) {
-            // A stream that overflows ends, and its client comes back for a new one.
-            let message = message.clone();
-            if stream.push(Item {
-                message,
-                answer: false,
-                error: false,
-            }) {
-                return;
-            }
-        }
-        if state.ended {
-            return;
-        }
-        state.bytes += message.len();
-        state.waiting.push_back(message);
-        while state.waiting.len() > WAITING
-            || (state.bytes > self.buffer && state.waiting.len() > 1)
-        {
-            if let Some(oldest) = state.waiting.pop_front() {
-                state.bytes -= oldest.len();
-            }
-        }
+        let wake = self
+            .state()
+            .outbox
+            .deliver(Item::said(message), self.buffer);
+        wake.up();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -279,10 +240,6 @@ fn is_general(facts: &MessageFacts) -> bool {
 }
 
 impl State {
-    fn has_stream(&self) -> bool {
-        self.stream.as_ref().is_some_and(|s| s.is_live())
-    }
-
     /// The call that a message may be about, if it does not go to the GET stream.
     fn about(&self) -> Option<Arc<Mailbox>> {
         let mut live = self
@@ -291,7 +248,7 @@ impl State {
             .filter(|p| p.call.is_live() && !p.initialize);
         let newest = live.next_back()?;
         let only = live.next().is_none();
-        (only || !self.has_stream()).then(|| newest.call.clone())
+        (only || !self.outbox.has_stream()).then(|| newest.call.clone())
     }
 }
 

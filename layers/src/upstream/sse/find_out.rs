@@ -62,8 +62,8 @@ where
     let Some(incoming) = incoming.filter(|_| is_doubtful(status)) else {
         return Ok(response.map(SseBody::passing));
     };
-    shared.room()?;
-    match link::open(inner, &incoming.origin, &shared.settings).await {
+    let place = shared.place()?;
+    match link::open(inner, &incoming.origin, &shared.settings, place).await {
         Ok(opened) => {
             drop(response);
             shared.learn(Verdict::Old);
@@ -78,7 +78,7 @@ where
 }
 
 /// The statuses after which a client is to try the old transport.
-fn is_doubtful(status: StatusCode) -> bool {
+pub(super) fn is_doubtful(status: StatusCode) -> bool {
     matches!(status.as_u16(), 400 | 404 | 405)
 }
 
@@ -98,10 +98,10 @@ where
     let mut first: Option<DataEvent> = None;
     let looking = async {
         while first.is_none() && bytes < LONGEST {
-            let Some(Ok(frame)) = body.frame().await else {
-                return;
+            let Some(frame) = body.frame().await else {
+                break;
             };
-            let Ok(data) = frame.into_data() else {
+            let Ok(data) = frame?.into_data() else {
                 continue;
             };
             bytes += data.len();
@@ -110,15 +110,22 @@ where
             });
             read.push_back(data);
             if told.is_err() {
-                return;
+                break;
             }
         }
+        Ok::<_, BoxError>(())
     };
-    let _late = timeout(LOOK, looking).await;
-    if first.is_some_and(|event| &*event.name == "endpoint") {
-        shared.learn(Verdict::Old);
-        return Err(SseError::SessionRequired.into());
+    if let Ok(looked) = timeout(LOOK, looking).await {
+        looked?;
     }
-    shared.learn(Verdict::Streamable);
+    match first {
+        Some(event) if &*event.name == "endpoint" => {
+            shared.learn(Verdict::Old);
+            return Err(SseError::SessionRequired.into());
+        }
+        Some(_) => shared.learn(Verdict::Streamable),
+        // A server may have nothing to say yet, an old one just as well.
+        None => {}
+    }
     Ok(Response::from_parts(parts, SseBody::resumed(read, body)))
 }

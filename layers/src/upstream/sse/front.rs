@@ -1,10 +1,10 @@
 //! The side of Streamable HTTP: what is answered to which request.
 
-use std::{pin::pin, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::poll_fn;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body as HttpBody;
 use tokio::time::timeout;
 use tower::Service;
@@ -12,11 +12,13 @@ use tower::Service;
 use super::{
     Shared, SseBody, SseError, Verdict,
     body::Standing,
+    find_out::is_doubtful,
     link::{self, Link, Origin},
     mailbox::{Item, Mailbox},
 };
 use crate::{
     Body,
+    attempt::Unresumable,
     error::BoxError,
     exchange::Exchange,
     mcp::{CallFacts, Era, Id, Kind, Verb, headers, wire},
@@ -25,13 +27,16 @@ use crate::{
 /// What came first of a call, if it came.
 type First = Option<Option<Result<Item, SseError>>>;
 
+/// How long the head of the answer to a POST is waited for that nothing depends on any more.
+const HEAD: Duration = Duration::from_secs(1);
+
 type Answer<B> = Result<Response<SseBody<B>>, BoxError>;
 
 /// A request of a client, for the old transport.
 pub(super) struct Incoming<S> {
     pub(super) shared: Arc<Shared>,
     pub(super) inner: S,
-    pub(super) origin: Origin,
+    pub(super) origin: Arc<Origin>,
     pub(super) body: Bytes,
 }
 
@@ -62,17 +67,28 @@ where
         Some(Self {
             shared,
             inner,
-            origin: Origin {
+            origin: Arc::new(Origin {
                 uri: parts.uri,
                 headers: parts.headers,
                 exchange,
-            },
+            }),
             body: body.bytes().cloned().unwrap_or_default(),
         })
     }
 
-    /// Answers it.
+    /// Answers it. That a session is gone is said as a server of Streamable HTTP says it, so that whoever can begin it anew does.
     pub(super) async fn answer(self) -> Answer<B> {
+        let answered = self.react().await;
+        answered.or_else(|error| match error.downcast_ref() {
+            Some(SseError::SessionGone) => {
+                let nothing = SseBody::whole(Bytes::new());
+                Ok(with_status(StatusCode::NOT_FOUND, nothing))
+            }
+            _ => Err(error),
+        })
+    }
+
+    async fn react(self) -> Answer<B> {
         let exchange = self.origin.exchange.clone();
         let Some(facts) = exchange.call() else {
             return Err(SseError::NotAllowed.into());
@@ -102,15 +118,21 @@ where
     }
 
     async fn initialize(self, facts: &CallFacts) -> Answer<B> {
-        self.shared.room()?;
-        let opened = link::open(self.inner.clone(), &self.origin, &self.shared.settings).await?;
-        self.shared.learn(Verdict::Old);
+        let shared = &self.shared;
+        let place = shared.place()?;
+        let opened = link::open(self.inner.clone(), &self.origin, &shared.settings, place).await;
+        let opened = opened.inspect_err(|error| {
+            if is_other(error) {
+                shared.unlearn();
+            }
+        })?;
+        shared.learn(Verdict::Old);
         self.begin(facts, opened).await
     }
 
     /// Begins a session over a stream that was opened. An error, or no answer, begins none.
     pub(super) async fn begin(self, facts: &CallFacts, opened: link::Opened) -> Answer<B> {
-        let link = Link::begin(&self.shared, opened)?;
+        let link = Link::begin(&self.shared, opened);
         let unbegun = Unbegun(&self.shared, Some(link.clone()));
         let (lease, mut first) = self.call(facts, &link).await?;
         loop {
@@ -142,7 +164,7 @@ where
         link.desk.touch();
         for message in facts.messages().iter().filter(|m| m.kind != Kind::Request) {
             let text = self.body.slice(message.span.clone());
-            self.send(&link, text).await?;
+            self.sending(&link, vec![text]).await?;
             if let Some((id, _)) = &message.cancels {
                 link.desk.cancel(id);
             }
@@ -158,14 +180,8 @@ where
     async fn call(&self, facts: &CallFacts, link: &Arc<Link>) -> Result<(Lease, First), BoxError> {
         let requests: Vec<_> = facts.requests().collect();
         let lease = self.lease(link, link.desk.expect(&requests)?);
-        let sending = async {
-            for message in &requests {
-                let text = self.body.slice(message.span.clone());
-                self.send(link, text).await?;
-            }
-            Ok::<_, BoxError>(())
-        };
-        let mut sending = pin!(sending);
+        let texts = requests.iter().map(|m| self.body.slice(m.span.clone()));
+        let mut sending = Box::pin(self.sending(link, texts.collect()));
         let mut first = None;
         loop {
             let next = poll_fn(|cx| lease.call.poll_next(cx));
@@ -183,6 +199,10 @@ where
                     let over = requests.len() == 1 && !matches!(&item, Some(Ok(item)) if !item.answer);
                     first = Some(item);
                     if over {
+                        // The head that it has overtaken comes yet; a POST that is dropped before takes its connection along.
+                        self.shared.notices.tell(async move {
+                            let _late = timeout(HEAD, sending).await;
+                        });
                         break;
                     }
                 }
@@ -191,8 +211,42 @@ where
         Ok((lease, first))
     }
 
+    /// Posts messages, one after the other, whatever becomes of this request.
+    fn sending(
+        &self,
+        link: &Link,
+        messages: Vec<Bytes>,
+    ) -> impl Future<Output = Result<(), BoxError>> + Send + use<S, B> {
+        let (inner, origin) = (self.inner.clone(), self.origin.clone());
+        let (to, id) = (link.post.clone(), link.id.clone());
+        let shared = Arc::downgrade(&self.shared);
+        async move {
+            for (at, message) in messages.into_iter().enumerate() {
+                let sent = link::post(inner.clone(), &origin, &to, message).await;
+                // By this the server says that it does not know the session.
+                let lost = sent.as_ref().err().is_some_and(|error| {
+                    let refused = error.downcast_ref::<SseError>();
+                    matches!(refused, Some(SseError::Refused { status }) if *status == StatusCode::NOT_FOUND)
+                });
+                if lost {
+                    if let Some(shared) = shared.upgrade() {
+                        shared.remove(&id);
+                    }
+                    // What went before is not to be sent again.
+                    return Err(match at {
+                        0 => SseError::SessionGone.into(),
+                        _ => SseError::Gone { sent: true }.into(),
+                    });
+                }
+                sent?;
+            }
+            Ok(())
+        }
+    }
+
     async fn respond(&self, lease: Lease, first: First, batch: bool) -> Answer<B> {
-        let streams = accepts_events(&self.origin.headers);
+        let streams = headers::accepts_events(&self.origin.headers);
+        let (mut answers, mut bytes) = (Vec::new(), 0);
         let mut next = first;
         loop {
             let item = match next.take() {
@@ -214,28 +268,22 @@ where
                 Some(Ok(item)) if streams => {
                     return Ok(events(SseBody::events(Some(item.message), lease)));
                 }
-                // Whoever takes JSON alone gets the answer alone.
+                // Whoever takes JSON alone gets the answers alone.
+                Some(Ok(item)) if item.answer => {
+                    bytes += item.message.len();
+                    let limit = self.shared.settings.buffer;
+                    if bytes > limit && !answers.is_empty() {
+                        return Err(SseError::TooLong { limit }.into());
+                    }
+                    answers.push(item.message);
+                }
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error.into()),
                 // Cancelled: there is no answer, and there will be none.
-                None => return Ok(accepted()),
+                None if answers.is_empty() => return Ok(accepted()),
+                None => return Ok(as_json(SseBody::array(answers))),
             }
         }
-    }
-
-    async fn send(&self, link: &Link, message: Bytes) -> Result<(), BoxError> {
-        let inner = self.inner.clone();
-        let sent = link::post(inner, &self.origin, &link.post, message).await;
-        // By this the server says that it does not know the session.
-        let lost = sent.as_ref().err().is_some_and(|error| {
-            let refused = error.downcast_ref::<SseError>();
-            matches!(refused, Some(SseError::Refused { status }) if *status == StatusCode::NOT_FOUND)
-        });
-        if lost {
-            self.shared.remove(&link.id);
-            return Err(SseError::SessionGone.into());
-        }
-        sent
     }
 
     fn lease(&self, link: &Arc<Link>, call: Arc<Mailbox>) -> Lease {
@@ -245,7 +293,7 @@ where
             let (inner, origin, to) = (inner.clone(), origin.clone(), to.clone());
             let message = wire::cancelled(&id, reason);
             if let Some(shared) = shared.upgrade() {
-                shared.notice(async move {
+                shared.notices.tell(async move {
                     let told = link::post(inner, &origin, &to, message).await;
                     tracing::debug!(told = told.is_ok(), "a cancellation was sent on");
                 });
@@ -261,7 +309,7 @@ where
 
     fn stream(self) -> Answer<B> {
         let link = self.link()?;
-        if !accepts_events(&self.origin.headers) {
+        if !headers::accepts_events(&self.origin.headers) {
             return Err(SseError::NotAcceptable.into());
         }
         let stream = link.desk.open_stream();
@@ -287,6 +335,7 @@ impl Drop for Unbegun<'_> {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.call.detach();
+        self.link.desk.touch();
         // Legacy: going away is not a cancel. The server goes on, and its answer is dropped.
         let Some(why) = self.exchange.gave_up() else {
             return;
@@ -299,37 +348,37 @@ impl Drop for Lease {
 
 // === responses ===
 
-/// Whether an event stream may be the answer.
-pub(super) fn accepts_events(headers: &HeaderMap) -> bool {
-    let mut values = headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .filter_map(|v| v.to_str().ok());
-    values.any(|v| {
-        let v = v.to_ascii_lowercase();
-        v.contains("text/event-stream") || v.contains("*/*") || v.contains("text/*")
-    })
+/// The endpoint does not speak HTTP+SSE any more: a server in trouble would say something else.
+fn is_other(error: &BoxError) -> bool {
+    match error.downcast_ref() {
+        Some(SseError::NoStream { status }) => status.is_success() || is_doubtful(*status),
+        _ => false,
+    }
 }
 
 fn accepted<B>() -> Response<SseBody<B>> {
-    let mut response = Response::new(SseBody::whole(Bytes::new()));
-    *response.status_mut() = StatusCode::ACCEPTED;
+    with_status(StatusCode::ACCEPTED, SseBody::whole(Bytes::new()))
+}
+
+fn with_status<B>(status: StatusCode, body: SseBody<B>) -> Response<SseBody<B>> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
     response
 }
 
 fn json<B>(message: Bytes) -> Response<SseBody<B>> {
-    let mut response = Response::new(SseBody::whole(message));
+    as_json(SseBody::whole(message))
+}
+
+fn as_json<B>(body: SseBody<B>) -> Response<SseBody<B>> {
+    let mut response = Response::new(body);
     let kind = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
 }
 
 fn events<B>(body: SseBody<B>) -> Response<SseBody<B>> {
-    let mut response = Response::new(body);
-    let headers = response.headers_mut();
-    let text = HeaderValue::from_static;
-    headers.insert(header::CONTENT_TYPE, text("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, text("no-cache, no-transform"));
-    headers.insert("x-accel-buffering", text("no"));
+    let mut response = wire::event_stream(body);
+    response.extensions_mut().insert(Unresumable);
     response
 }

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header, uri::
 use http_body::Body as HttpBody;
 use http_body_util::{BodyExt, Limited};
 use tokio::{
+    sync::OwnedSemaphorePermit,
     task::JoinSet,
     time::{sleep_until, timeout},
 };
@@ -19,7 +20,6 @@ use crate::{
     error::BoxError,
     exchange::Exchange,
     mcp::{
-        CallFacts,
         events::{DataEvent, EventReader},
         headers::{LAST_EVENT_ID, SESSION_ID},
     },
@@ -28,7 +28,6 @@ use crate::{
 };
 
 /// What a request brings that others are made after.
-#[derive(Clone)]
 pub(super) struct Origin {
     pub(super) uri: Uri,
     pub(super) headers: HeaderMap,
@@ -39,6 +38,7 @@ pub(super) struct Origin {
 pub(super) struct Opened {
     pub(super) post: PathAndQuery,
     stream: Stream,
+    place: OwnedSemaphorePermit,
 }
 
 /// An event stream that is read event by event.
@@ -57,6 +57,8 @@ pub(super) struct Link {
     pub(super) post: PathAndQuery,
     /// The reader of the stream; aborted with the link.
     _reader: JoinSet<()>,
+    /// Among the sessions that there may be.
+    _place: OwnedSemaphorePermit,
 }
 
 /// The most bytes of the answer to a POST that are read, so that its connection can be used again, and for how long.
@@ -69,6 +71,7 @@ pub(super) async fn open<S, B>(
     inner: S,
     origin: &Origin,
     settings: &SseSettings,
+    place: OwnedSemaphorePermit,
 ) -> Result<Opened, BoxError>
 where
     S: Service<Request<Body>, Response = Response<B>>,
@@ -80,7 +83,7 @@ where
     let opened = async {
         let request = origin.get()?;
         let response = inner.oneshot(request).await.map_err(Into::into)?;
-        endpoint(response, settings).await
+        endpoint(response, settings, place).await
     };
     match timeout(limit, opened).await {
         Ok(opened) => opened,
@@ -89,7 +92,11 @@ where
 }
 
 /// Reads a response as far as its endpoint.
-async fn endpoint<B>(response: Response<B>, settings: &SseSettings) -> Result<Opened, BoxError>
+async fn endpoint<B>(
+    response: Response<B>,
+    settings: &SseSettings,
+    place: OwnedSemaphorePermit,
+) -> Result<Opened, BoxError>
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -124,6 +131,7 @@ where
     Ok(Opened {
         post: resolve(&settings.url, text)?,
         stream,
+        place,
     })
 }
 
@@ -173,7 +181,7 @@ impl Origin {
         let mut request = Request::new(Body::empty());
         *request.uri_mut() = self.uri.clone();
         self.furnish(&mut request, "text/event-stream");
-        self.file(&mut request, &Bytes::new())?;
+        self.exchange.file_beside(&mut request, &Bytes::new())?;
         Ok(request)
     }
 
@@ -189,7 +197,7 @@ impl Origin {
         let length = HeaderValue::from(message.len());
         headers.insert(header::CONTENT_LENGTH, length);
         request.extensions_mut().insert(Exact(post.clone()));
-        self.file(&mut request, &message)?;
+        self.exchange.file_beside(&mut request, &message)?;
         Ok(request)
     }
 
@@ -205,14 +213,6 @@ impl Origin {
             headers.remove(name);
         }
         headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
-    }
-
-    fn file(&self, request: &mut Request<Body>, message: &Bytes) -> Result<(), BoxError> {
-        let facts = CallFacts::read(request.method(), request.headers(), message)?;
-        let exchange = self.exchange.beside();
-        exchange.set_call(facts);
-        request.extensions_mut().insert(exchange);
-        Ok(())
     }
 }
 
@@ -244,7 +244,7 @@ where
 
 impl Link {
     /// A session over an opened stream, which ends with that.
-    pub(super) fn begin(shared: &Arc<Shared>, opened: Opened) -> Result<Arc<Self>, SseError> {
+    pub(super) fn begin(shared: &Arc<Shared>, opened: Opened) -> Arc<Self> {
         let desk = Arc::new(Desk::new(&shared.settings));
         let id = random_id();
         let mut reader = JoinSet::new();
@@ -262,9 +262,10 @@ impl Link {
             desk,
             post: opened.post,
             _reader: reader,
+            _place: opened.place,
         });
-        shared.insert(&link)?;
-        Ok(link)
+        shared.insert(&link);
+        link
     }
 }
 

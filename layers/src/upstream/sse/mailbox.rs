@@ -18,6 +18,9 @@ pub(super) struct Item {
     pub(super) error: bool,
 }
 
+/// Longer messages are kept as they are rather than copied.
+const COPY: usize = 16 * 1024;
+
 impl Letter for Item {
     type Error = SseError;
 
@@ -27,6 +30,26 @@ impl Letter for Item {
 
     fn is_answer(&self) -> bool {
         self.answer
+    }
+
+    fn compact(self) -> Self {
+        // What was cut out of a stream holds on to all that was read with it.
+        if self.message.len() > COPY {
+            return self;
+        }
+        let message = Bytes::copy_from_slice(&self.message);
+        Self { message, ..self }
+    }
+}
+
+impl Item {
+    /// One that answers nothing.
+    pub(super) fn said(message: Bytes) -> Self {
+        Self {
+            message,
+            answer: false,
+            error: false,
+        }
     }
 }
 

@@ -24,6 +24,13 @@ impl Letter for Item {
     fn is_answer(&self) -> bool {
         self.answer.is_some()
     }
+
+    fn compact(self) -> Self {
+        Self {
+            message: self.message.compact(),
+            ..self
+        }
+    }
 }
 
 impl From<SlowReader> for StdioError {

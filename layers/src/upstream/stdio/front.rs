@@ -25,7 +25,7 @@ use crate::{
     body::Gathered,
     error::BoxError,
     exchange::Exchange,
-    mcp::{CallFacts, Era, Kind, LEGACY_VERSION, MessageFacts, Verb, headers},
+    mcp::{CallFacts, Era, Kind, LEGACY_VERSION, MessageFacts, Verb, headers, wire},
 };
 
 type Answer = Result<Response<StdioBody>, BoxError>;
@@ -147,8 +147,8 @@ impl Incoming {
             .call(&self.body, &requests, call, &origin, &mut extensions)
             .map_err(ended)?;
         // What waits for a stream that this client does not open comes with its next call.
-        let waiting: Vec<Message> = if accepts(&self.headers, "text/event-stream") {
-            place.session.take_waiting().into()
+        let waiting: Vec<Message> = if headers::accepts_events(&self.headers) {
+            place.session.take_waiting()
         } else {
             Vec::new()
         };
@@ -250,7 +250,7 @@ impl Incoming {
         {
             return Err(StdioError::NotAllowed.into());
         }
-        if !accepts(&self.headers, "text/event-stream") {
+        if !headers::accepts_events(&self.headers) {
             return Err(StdioError::NotAcceptable.into());
         }
         let place = self.place()?;
@@ -303,7 +303,7 @@ async fn respond(
     waiting: Vec<Message>,
     facts: &CallFacts,
 ) -> Answer {
-    let streams = accepts(headers, "text/event-stream");
+    let streams = headers::accepts_events(headers);
     if streams && !waiting.is_empty() {
         return Ok(events(StdioBody::events(waiting, lease)));
     }
@@ -367,17 +367,6 @@ impl Answers {
     }
 }
 
-fn accepts(headers: &HeaderMap, kind: &str) -> bool {
-    let mut values = headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .filter_map(|v| v.to_str().ok());
-    values.any(|v| {
-        let v = v.to_ascii_lowercase();
-        v.contains(kind) || v.contains("*/*") || v.contains("text/*")
-    })
-}
-
 fn accepted() -> Response<StdioBody> {
     let mut response = Response::new(StdioBody::empty());
     *response.status_mut() = StatusCode::ACCEPTED;
@@ -402,17 +391,7 @@ fn as_json(body: StdioBody) -> Response<StdioBody> {
 }
 
 fn events(body: StdioBody) -> Response<StdioBody> {
-    let mut response = Response::new(body);
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/event-stream"),
-    );
-    headers.insert(
-        header::CACHE_CONTROL,
-        HeaderValue::from_static("no-cache, no-transform"),
-    );
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    let mut response = wire::event_stream(body);
     response.extensions_mut().insert(Unresumable);
     response
 }

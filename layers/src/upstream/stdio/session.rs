@@ -1,7 +1,7 @@
 //! A legacy session: its id, its standing stream, and what waits for one.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::HashSet,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -17,7 +17,7 @@ use super::{
     call::{Call, Item},
     message::Message,
 };
-use crate::metrics::UpWhile;
+use crate::{metrics::UpWhile, upstream::outbox::Outbox};
 
 /// A legacy client's session with a child.
 pub(super) struct Session {
@@ -37,18 +37,12 @@ pub(super) struct Session {
 
 #[derive(Debug)]
 struct State {
-    stream: Option<Arc<Call>>,
-    waiting: VecDeque<Message>,
-    bytes: usize,
+    outbox: Outbox<Item>,
     used: Instant,
-    ended: bool,
     /// What a client of a shared child has subscribed to and set.
     subscriptions: HashSet<Box<str>>,
     level: Option<u8>,
 }
-
-/// The most messages that wait for a stream; then the oldest is dropped.
-const WAITING: usize = 256;
 
 /// The most resources that a session may subscribe to at a shared child.
 pub(super) const SUBSCRIPTIONS: usize = 1000;
@@ -79,11 +73,8 @@ impl Session {
             up: gate,
             running: AtomicUsize::new(0),
             state: Mutex::new(State {
-                stream: None,
-                waiting: VecDeque::new(),
-                bytes: 0,
+                outbox: Outbox::new(),
                 used: now,
-                ended: false,
                 subscriptions: HashSet::new(),
                 level: None,
             }),
@@ -122,7 +113,7 @@ impl Session {
     pub(super) fn idle(&self) -> Duration {
         let state = self.state();
         let busy = self.running.load(Ordering::Relaxed) > 0
-            || state.has_stream()
+            || state.outbox.has_stream()
             || !self.up.is_cancelled();
         if busy {
             Duration::ZERO
@@ -133,111 +124,63 @@ impl Session {
 
     /// Opens its standing stream, in place of one that is open; what waited for it comes first.
     pub(super) fn open_stream(&self, limit: usize) -> Arc<Call> {
-        let call = Arc::new(Call::new(0, limit));
         let mut state = self.state();
         state.used = Instant::now();
-        state.bytes = 0;
-        for message in state.waiting.drain(..) {
-            let _fits = call.push(Item {
-                message,
-                answer: None,
-            });
-        }
-        if state.ended {
-            call.end();
-        }
-        let old = state.stream.replace(call.clone());
+        let (call, wake) = state.outbox.open(limit);
         drop(state);
-        if let Some(old) = old {
-            old.end();
-        }
+        wake.up();
         call
     }
 
     /// Ends its standing stream; the client may open another.
     pub(super) fn close_stream(&self) {
-        if let Some(stream) = self.state().stream.take() {
-            stream.end();
-        }
+        let wake = self.state().outbox.close_stream();
+        wake.up();
     }
 
     /// Nobody reads this stream any more; what its reader had not taken waits for the next one, or is in it already.
     pub(super) fn leave_stream(&self, call: &Arc<Call>) {
         let mut state = self.state();
         state.used = Instant::now();
-        // Under the lock, so that nothing comes after it before it is put back.
-        let unread = call.detach();
-        let newest = state.stream.as_ref().is_some_and(|s| Arc::ptr_eq(s, call));
-        if newest {
-            state.stream = None;
-        }
-        if state.ended {
-            return;
-        }
-        if let Some(newer) = state.stream.as_ref().filter(|s| s.is_live()) {
-            for item in unread {
-                let _fits = newer.push(item);
-            }
-            return;
-        }
-        for item in unread.into_iter().rev() {
-            let message = item.message.compact();
-            state.bytes += message.len();
-            state.waiting.push_front(message);
-        }
-        state.trim(usize::MAX);
+        let wake = state.outbox.leave(call);
+        drop(state);
+        wake.up();
     }
 
     /// Takes what waits, for a client that opens no stream.
-    pub(super) fn take_waiting(&self) -> VecDeque<Message> {
+    pub(super) fn take_waiting(&self) -> Vec<Message> {
         let mut state = self.state();
-        if state.has_stream() {
-            return VecDeque::new();
+        if state.outbox.has_stream() {
+            return Vec::new();
         }
-        state.bytes = 0;
-        std::mem::take(&mut state.waiting)
+        let waiting = state.outbox.take_waiting().into_iter();
+        waiting.map(|item| item.message).collect()
     }
 
     /// Somebody reads its standing stream.
     pub(super) fn has_stream(&self) -> bool {
-        self.state().has_stream()
+        self.state().outbox.has_stream()
     }
 
     /// Gives a message to the standing stream, or keeps it for the next one.
     pub(super) fn deliver(&self, message: Message, limit: usize) {
-        let mut state = self.state();
-        if let Some(stream) = state.stream.as_ref().filter(|s| s.is_live()) {
-            // A stream that overflows ends, and its client comes back for a new one; what finds it ended waits for that.
-            let item = Item {
-                message: message.clone(),
-                answer: None,
-            };
-            if stream.push(item) {
-                return;
-            }
-        }
-        // It may wait for long, so it holds no more than its own bytes.
-        let message = message.compact();
-        state.bytes += message.len();
-        state.waiting.push_back(message);
-        state.trim(limit);
+        let item = Item {
+            message,
+            answer: None,
+        };
+        let wake = self.state().outbox.deliver(item, limit);
+        wake.up();
     }
 
     /// Ends it: its stream closes.
     pub(super) fn end(&self) {
-        let mut state = self.state();
-        state.ended = true;
-        let stream = state.stream.take();
-        state.waiting.clear();
-        drop(state);
+        let wake = self.state().outbox.end();
         self.up.cancel();
-        if let Some(stream) = stream {
-            stream.end();
-        }
+        wake.up();
     }
 
     pub(super) fn is_ended(&self) -> bool {
-        self.state().ended
+        self.state().outbox.is_ended()
     }
 
     pub(super) fn is_subscribed(&self, uri: &str) -> bool {
@@ -272,20 +215,5 @@ impl Session {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// Drops the oldest of what waits, if it is too much.
-    fn trim(&mut self, limit: usize) {
-        while self.waiting.len() > WAITING || (self.bytes > limit && self.waiting.len() > 1) {
-            if let Some(oldest) = self.waiting.pop_front() {
-                self.bytes -= oldest.len();
-            }
-        }
-    }
-
-    fn has_stream(&self) -> bool {
-        self.stream.as_ref().is_some_and(|s| s.is_live())
     }
 }

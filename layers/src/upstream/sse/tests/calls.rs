@@ -1,0 +1,94 @@
+//! What is answered to calls.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_call_becomes_a_stream_and_an_answer_first_is_json() {
+    let server = server(Kind::Old);
+    let upstream = upstream(&server, |s| s.transport = Transport::Sse);
+    let id = begin(&upstream).await;
+    let begun = Instant::now();
+    let waiting = post(&upstream, Some(&id), &message(1, "hang")).await;
+    let waiting = waiting.expect("a head");
+    assert_eq!(begun.elapsed(), Duration::from_secs(15));
+    server.say(&json!({"jsonrpc": "2.0", "id": 1, "result": {"late": true}}));
+    let all = text(waiting).await;
+    assert!(all.starts_with(":\n\n") && all.contains("late"), "{all}");
+    let plain = post(&upstream, Some(&id), &message(2, "bad"))
+        .await
+        .expect("an answer");
+    assert_eq!(plain.headers()[header::CONTENT_TYPE], "application/json");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_who_takes_json_alone_is_answered_with_an_array() {
+    let server = server(Kind::Old);
+    let upstream = upstream(&server, |s| s.transport = Transport::Sse);
+    let id = begin(&upstream).await;
+    let batch = json!([message(1, "ping"), message(2, "bad")]);
+    let mut request = request(Method::POST, Some(&id), &batch);
+    let json = HeaderValue::from_static("application/json");
+    request.headers_mut().insert(header::ACCEPT, json);
+    let response = upstream.clone().oneshot(request).await.expect("an answer");
+    assert_eq!(response.status(), 200);
+    let all: Value = serde_json::from_str(&text(response).await).expect("JSON");
+    let ids: Vec<_> = all
+        .as_array()
+        .expect("an array")
+        .iter()
+        .map(|a| &a["id"])
+        .collect();
+    assert_eq!(ids, [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_overtakes_its_202_does_not_cost_the_connection() {
+    let server = server(Kind::Old);
+    let upstream = upstream(&server, |s| s.transport = Transport::Sse);
+    let id = begin(&upstream).await;
+    let begun = Instant::now();
+    let answer = post(&upstream, Some(&id), &message(1, "late 202")).await;
+    assert_eq!(answer.expect("an answer").status(), 200);
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    assert_eq!(server.taken.load(Ordering::SeqCst), 1);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(server.taken.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_was_sent_in_part_is_not_said_to_be_unsent() {
+    let server = server(Kind::Old);
+    let upstream = upstream(&server, |s| s.transport = Transport::Sse);
+    let id = begin(&upstream).await;
+    let batch = json!([message(1, "hang"), message(2, "404")]);
+    let torn = post(&upstream, Some(&id), &batch).await;
+    assert_eq!(refusal(torn), SseError::Gone { sent: true });
+    let id = begin(&upstream).await;
+    let lost = post(&upstream, Some(&id), &message(3, "404")).await;
+    assert_eq!(lost.expect("the server's word").status(), 404);
+    assert_eq!(upstream.sessions(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn going_away_is_no_cancel_but_giving_up_is() {
+    let server = server(Kind::Old);
+    let upstream = upstream(&server, |s| s.transport = Transport::Sse);
+    let id = begin(&upstream).await;
+    let cancelled = |server: &Server| {
+        let seen = server.seen().into_iter().map(|(_, _, body)| body);
+        let mut seen = seen.filter(|b| b["method"] == "notifications/cancelled");
+        seen.next().map(|b| b["params"]["requestId"].clone())
+    };
+    for (call, why) in [(1, None), (2, Some(GiveUp::Timeout))] {
+        let request = request(Method::POST, Some(&id), &message(call, "hang"));
+        let exchange = Exchange::get(&request).expect("one").clone();
+        let response = upstream.clone().oneshot(request).await.expect("a head");
+        if let Some(why) = why {
+            exchange.give_up(why);
+        }
+        drop(response);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(cancelled(&server), why.map(|_| json!(2)));
+    }
+    assert_eq!(upstream.pending(), 1, "the first goes on");
+}
