@@ -224,21 +224,25 @@ pub async fn run(
 }
 
 /// Waits for a signal that says stop; reloads on SIGHUP.
-async fn signals(app: Arc<App>) {
+///
+/// They are listened for from this call on, and not only when the task runs: once it is said that ziggurat serves, none may end it at once.
+fn signals(app: Arc<App>) -> impl Future<Output = ()> + Send + 'static {
     use tokio::signal::unix::{SignalKind, signal};
-    let mut listen = [
+    let mut heard = [
         SignalKind::terminate(),
         SignalKind::interrupt(),
         SignalKind::hangup(),
     ]
     .map(|kind| signal(kind).ok());
-    let [terminate, interrupt, hangup] = &mut listen;
-    loop {
-        tokio::select! {
-            () = next(terminate) => return,
-            () = next(interrupt) => return,
-            () = app.stop.cancelled() => return,
-            () = next(hangup) => app.reload(),
+    async move {
+        let [terminate, interrupt, hangup] = &mut heard;
+        loop {
+            tokio::select! {
+                () = next(terminate) => return,
+                () = next(interrupt) => return,
+                () = app.stop.cancelled() => return,
+                () = next(hangup) => app.reload(),
+            }
         }
     }
 }

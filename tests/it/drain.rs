@@ -47,6 +47,15 @@ async fn a_drain_finishes_calls_sends_streams_away_and_exits_with_0() {
 }
 
 #[tokio::test]
+async fn it_may_be_told_to_stop_as_soon_as_it_says_that_it_serves() {
+    for _ in 0..3 {
+        let mut z = Ziggurat::yaml(&config("", "", "", &demo(""))).await;
+        process::signal(z.pid(), "TERM");
+        assert_eq!(z.ended().await.code(), Some(0));
+    }
+}
+
+#[tokio::test]
 async fn a_drain_is_told_at_once_and_new_requests_are_served_through_its_delay() {
     // The delay is longer than any test, and the limit is none of it.
     let server = "drain: { delay: 1h, limit: 0s }";

@@ -1,6 +1,8 @@
 // What every TypeScript client is asked to do. `ts1.mjs` and `ts2.mjs` bring the SDK.
 // The task comes as JSON in the first argument; each item answers with one line of JSON on stdout: {item, ok, got, error}.
 import { createHash, randomUUID } from 'node:crypto';
+import { assert, pause, textOf, until } from './checks.mjs';
+import { ruled } from './ruled.mjs';
 
 const WATCHED = 'test://watched-resource';
 const FIXTURE = {
@@ -34,16 +36,6 @@ const EVERYTHING = {
   touch: { name: 'toggle-subscriber-updates', arguments: {} },
 };
 
-const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-const until = async (what, condition, ms = 20_000) => {
-  for (const end = Date.now() + ms; Date.now() < end; await pause(20)) {
-    const value = await condition();
-    if (value) return value;
-  }
-  throw new Error(`waited in vain for ${what}`);
-};
-const assert = (truth, message) => { if (!truth) throw new Error(message); };
-const textOf = (result) => { assert(!result.isError, `the tool failed: ${JSON.stringify(result.content)}`); return result.content.map((c) => c.text).join('\n'); };
 const alive = (pid) => { try { process.kill(pid, 0); return true; } catch { return false; } };
 
 /** What the client was told and asked; the adapter feeds it, the items read it. */
@@ -198,6 +190,7 @@ const items = {
     if (next !== failing) await next.close();
     return 'recovered';
   },
+  ...ruled,
 };
 
 export const run = async (connect) => {

@@ -22,6 +22,9 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import ResourceUpdated, ToolsListChanged
 
+from checks import Failed, check, text_of, until
+from ruled import Ruled
+
 warnings.simplefilter("ignore")
 TASK = json.loads(sys.argv[1])
 ERA, STDIO = TASK["era"], TASK.get("stdio", False)
@@ -64,29 +67,6 @@ else:
     }
 
 
-class Failed(Exception):
-    pass
-
-
-def check(truth, message):
-    if not truth:
-        raise Failed(message)
-
-
-async def until(what, condition, seconds=20):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := await condition():
-            return value
-        await anyio.sleep(0.02)
-    raise Failed(f"waited in vain for {what}")
-
-
-def text_of(result):
-    check(not result.is_error, f"the tool failed: {result.content}")
-    return "\n".join(part.text for part in result.content)
-
-
 def alive(pid):
     try:
         os.kill(pid, 0)
@@ -95,7 +75,7 @@ def alive(pid):
         return False
 
 
-class World:
+class World(Ruled):
     """One connection, and what came in on it."""
 
     def __init__(self):

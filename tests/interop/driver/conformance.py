@@ -149,11 +149,11 @@ async def drive(server, variant, report, gate):
         if variant == "stdio":
             # The suite opens a session for each scenario and never ends it: let the children of idle ones go early.
             endpoint = {"idle": "20s", "max": 256}
-            url = await stack.enter_async_context(ziggurat(f"suite-{name}", server.stdio(), report, endpoint=endpoint))
+            url = (await stack.enter_async_context(ziggurat(f"suite-{name}", server.stdio(), report, endpoint=endpoint))).url
         else:
             url = await stack.enter_async_context(server.http(f"suite-{name}"))
             if variant == "http":
-                url = await stack.enter_async_context(ziggurat(f"suite-{name}", url, report))
+                url = (await stack.enter_async_context(ziggurat(f"suite-{name}", url, report))).url
         for revision in FLOOR:
             await run_revision(name, url, revision, baseline.get(revision, {}), variant, report)
 

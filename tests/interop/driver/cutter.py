@@ -9,8 +9,8 @@ ALLOWANCE = 8 << 10
 
 
 class Cutter:
-    def __init__(self, host, port):
-        self.host, self.port, self.cuts, self.tasks = host, port, 0, set()
+    def __init__(self, host, port, most):
+        self.host, self.port, self.most, self.cuts, self.tasks = host, port, most, 0, set()
 
     async def serve(self, reader, writer):
         task = asyncio.current_task()
@@ -30,15 +30,18 @@ class Cutter:
                     end.close()
 
     async def forward(self, reader, writer):
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
+        try:
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass  # the client has reset its connection
         writer.close()
 
     async def back(self, reader, writer):
         left = None
         while data := await reader.read(1 << 12):
-            if left is None and b"text/event-stream" in data:
+            if left is None and self.cuts < self.most and b"text/event-stream" in data:
                 left = ALLOWANCE
             if left is not None:
                 data, left = data[:left], left - len(data)
@@ -50,10 +53,10 @@ class Cutter:
 
 
 @asynccontextmanager
-async def cutting(url):
-    """Yields the URL of the relay, and the relay, which counts."""
+async def cutting(url, most):
+    """Yields the URL of the relay, and the relay, which counts its cuts, and makes no more than `most`."""
     where = urlsplit(url)
-    cutter = Cutter(where.hostname, where.port)
+    cutter = Cutter(where.hostname, where.port, most)
     server = await asyncio.start_server(cutter.serve, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{where.path}", cutter

@@ -10,6 +10,7 @@ import subprocess
 import uuid
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".work"
@@ -19,6 +20,10 @@ MODULES = WORK / "node_modules"
 
 # Each command that this run starts, or has ziggurat start, carries the tag as its last argument: by it the run finds what is left.
 TAG = f"interop-{uuid.uuid4().hex}"
+
+
+# Who has it may use the admin API of each ziggurat that runs with a config.
+TOKEN = uuid.uuid4().hex
 
 
 class Broken(Exception):
@@ -138,14 +143,22 @@ def configured(target, tag, route=None, endpoint=None):
     """The same as a config, for what the command line does not say."""
     where = {"url": target} if isinstance(target, str) else {"command": [*map(str, target), tag], **(endpoint or {})}
     return {
+        "admin": {"address": "127.0.0.1:0", "tokens": {"interop": TOKEN}},
         "routes": [{"match": {"path": "/mcp"}, "upstream": "server", **(route or {})}],
         "upstreams": {"server": {"endpoints": [where]}},
     }
 
 
+class Proxy(NamedTuple):
+    """Where a ziggurat listens."""
+
+    url: str
+    admin: str
+
+
 @asynccontextmanager
 async def ziggurat(name, target, report, route=None, endpoint=None):
-    """ziggurat in front of a URL or a command; yields the URL of its MCP endpoint.
+    """ziggurat in front of a URL or a command; yields the URLs of its MCP endpoint and of its admin listener.
 
     At the end it must exit with 0 on SIGTERM, and leave no child behind.
     """
@@ -161,7 +174,7 @@ async def ziggurat(name, target, report, route=None, endpoint=None):
     async with spawned(f"ziggurat-{name}", argv, {"RUST_LOG": os.environ.get("RUST_LOG", "info")}) as process:
         said = await announced(f"ziggurat-{name}", process)
         try:
-            yield f"http://{said['listen']}/mcp"
+            yield Proxy(f"http://{said['listen']}/mcp", f"http://{said['admin']}")
         finally:
             alive = process.returncode is None
             if alive:

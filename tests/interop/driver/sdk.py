@@ -5,7 +5,7 @@ import json
 from contextlib import AsyncExitStack
 
 from cutter import cutting
-from processes import NODE, TAG, WORK, spawned, ziggurat
+from processes import NODE, ROOT, TAG, TOKEN, WORK, spawned, ziggurat
 from servers import EVERYTHING, FIXTURE_PY, FIXTURE_TS, LEGACY_PY
 
 SERVERS = (EVERYTHING, FIXTURE_TS, FIXTURE_PY, LEGACY_PY)
@@ -16,8 +16,10 @@ CLIENTS = {
 }
 LEGACY = "connect list call large concurrent progress logging sampling elicitation roots subscribe cancel ping delete".split()
 MODERN = "connect unlisted list headers call large concurrent progress logging sampling elicitation rounds subscribe cancel".split()
-COLUMNS = list(dict.fromkeys([*MODERN, *LEGACY, "resume", "fail", "crash"]))
-PROXY_ONLY = {"resume", "fail", "crash"}
+RULED = "blocked mocked modified streamed paused refused".split()
+RULES = {"intercept": {"rules": str(ROOT / "rules.yaml")}}
+COLUMNS = list(dict.fromkeys([*MODERN, *LEGACY, "resume", *RULED, "fail", "crash"]))
+PROXY_ONLY = {"resume", *RULED, "fail", "crash"}
 
 
 def items_of(server, era):
@@ -88,12 +90,19 @@ class Row:
             report(ok, f"{self.name}: {item}", why)
 
     def proxy_items(self):
-        return [*self.cut_items(), *self.impatient_items()]
+        return [*self.cut_items(), *self.ruled_items(), *self.impatient_items()]
 
     def cut_items(self):
         """A stream can be gone on with where it has ids: ziggurat's own over stdio, and those of a server with an event store."""
         stored = self.transport == "stdio" or self.server in (FIXTURE_TS, FIXTURE_PY)
         return ["resume"] if self.era == "legacy" and self.server.profile == "fixture" and stored else []
+
+    def most_cuts(self):
+        """The Python client asks again from the first break on when a stream that it resumed breaks, too, and at the third it gives up."""
+        return 1 if self.client == "py" else 100
+
+    def ruled_items(self):
+        return RULED if self.server.profile == "fixture" else []
 
     def impatient_items(self):
         return ["fail", "crash"] if self.transport == "stdio" and self.server.profile == "fixture" else ["fail"]
@@ -121,24 +130,31 @@ class Row:
 
 
 async def ask_cut(row, proxy):
-    async with cutting(proxy) as (url, cutter):
+    async with cutting(proxy.url, row.most_cuts()) as (url, cutter):
         answers = await ask(f"{row.file}-cut", row.client, row.task(row.cut_items(), url=url, stdio=row.transport == "stdio"))
     return answers if cutter.cuts else {item: {"ok": False, "error": "no stream was cut"} for item in row.cut_items()}
 
 
-async def drive(row, target, proxy, report):
-    """One row: directly, then through the proxy, then with streams that are cut, then through a proxy that is impatient."""
+async def ask_ruled(row, ruled):
+    admin = {"url": ruled.admin, "token": TOKEN}
+    return await ask(f"{row.file}-ruled", row.client, row.task(row.ruled_items(), url=ruled.url, admin=admin, stdio=row.transport == "stdio"))
+
+
+async def drive(row, target, proxy, ruled, report):
+    """One row: directly, then through the proxy, then with streams that are cut, then through a proxy with rules, then through one that is impatient."""
     where = {"url": target} if isinstance(target, str) else {"command": [*target, TAG]}
     direct = await ask(f"{row.file}-direct", row.client, row.task(row.items(), **where))
     through = None
     if proxy:
         stdio = row.transport == "stdio"
-        through = await ask(f"{row.file}-through", row.client, row.task(row.items(), url=proxy, stdio=stdio))
+        through = await ask(f"{row.file}-through", row.client, row.task(row.items(), url=proxy.url, stdio=stdio))
         if not (row.auto and row.era == "legacy"):
             if row.cut_items():
                 through |= await ask_cut(row, proxy)
+            if row.ruled_items():
+                through |= await ask_ruled(row, ruled)
             async with ziggurat(f"{row.file}-deadline", target, report, route={"deadline": "8s"}) as failing:
-                through |= await ask(f"{row.file}-fail", row.client, row.task(row.impatient_items(), url=failing, failing=failing, stdio=stdio))
+                through |= await ask(f"{row.file}-fail", row.client, row.task(row.impatient_items(), url=failing.url, failing=failing.url, stdio=stdio))
     row.judge(report, direct, through)
 
 
@@ -147,8 +163,11 @@ async def drive_server(server, transport, rows, through, report, gate):
         name = f"{server.name}-{transport}"
         target = await stack.enter_async_context(server.http(name)) if transport == "http" else server.stdio()
         proxy = await stack.enter_async_context(ziggurat(name, target, report)) if through else None
+        ruled = None
+        if through and any(row.ruled_items() for row in rows):
+            ruled = await stack.enter_async_context(ziggurat(f"{name}-ruled", target, report, route=RULES))
         for row in rows:
-            await drive(row, target, proxy, report)
+            await drive(row, target, proxy, ruled, report)
 
 
 def table(rows):

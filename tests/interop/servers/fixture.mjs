@@ -83,6 +83,7 @@ const tools = {
     });
     return text(`LLM response: ${answer.content?.text}`);
   },
+  test_custom_headers: (args) => text(JSON.stringify(args)),
   test_reconnection: async (_, ctx) => { ctx.http?.closeSSE?.(); await sleep(100); return text('Reconnection test completed'); },
   // The SDK itself refuses (-32021) to put a question that the client has not declared that it can answer.
   test_missing_capability: (_, ctx) => {

@@ -138,6 +138,8 @@ async def call(ctx, params):
         message = args.get("message", "Please fill in the form")
         answer = await ctx.session.elicit_form(message, CATALOG["forms"][name], related_request_id=ctx.request_id)
         return text(f"Elicitation completed: action={answer.action}, content={json.dumps(answer.content)}")
+    if name == "test_custom_headers":
+        return text(json.dumps(args))
     if name == "test_reconnection":
         if ctx.close_sse_stream:
             await ctx.close_sse_stream()
