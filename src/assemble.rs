@@ -15,7 +15,7 @@ use ziggurat_layers::{
 use crate::{
     config::{self, Config, Replica, Upstream},
     kept::Kept,
-    settings::{EndpointSettings, RouteSettings, ServerSettings, SettingsError},
+    settings::{self, EndpointSettings, RouteSettings, ServerSettings, SettingsError},
     stack::{self, Terrace, Tower},
     standing::Standing,
     upstreams::{Core, CoreService, Pool, Upstreams},
@@ -48,7 +48,7 @@ pub(crate) fn assemble(
         let retry = retries.layer(route, upstream, pool);
         let session = kept.sessions.layer(route, upstream, &keys);
         let own = (pool.switches.clone(), session, retry);
-        let settings = RouteSettings::new(config, route, &server, kept, own)?;
+        let settings = RouteSettings::new(config, route, upstream, &server, kept, own)?;
         // One for each upstream: its queue is shared.
         let balance = balances
             .entry(upstream.name.as_str())
@@ -76,7 +76,7 @@ pub(crate) fn assemble(
 
 /// The endpoints of an upstream, for its balancer.
 fn stack_endpoints(upstream: &Upstream, pool: &Pool, tools: &Tools) -> Vec<Member<Terrace>> {
-    pool.tools.set(upstream.tool_circuit.clone());
+    pool.tools.set(settings::tool_circuits(upstream));
     pool.outliers.set(upstream.outlier.clone());
     let members = upstream.endpoints.iter().zip(&pool.cores);
     let member = |(replica, core): (&Replica, &Core)| {
@@ -84,6 +84,7 @@ fn stack_endpoints(upstream: &Upstream, pool: &Pool, tools: &Tools) -> Vec<Membe
             calls: upstream.concurrency,
             streams: None,
         });
+        core.limit.set_tools(settings::tool_caps(upstream));
         core.set(upstream, replica);
         let settings = EndpointSettings::new(upstream, pool, core, tools.clone());
         let service = match core.service.clone() {

@@ -21,12 +21,14 @@ use ziggurat_layers::circuit::CircuitSettings;
 use ziggurat_layers::health::{HttpProbe, outlier::OutlierSettings};
 use ziggurat_layers::http_sse::Serve;
 use ziggurat_layers::intercept::rules::RuleSet;
+use ziggurat_layers::pattern::Pattern;
 use ziggurat_layers::rate_limit::{KeyPart, RateLimitSettings};
 use ziggurat_layers::replay::ReplaySettings;
 use ziggurat_layers::resume::ResumeSettings;
 use ziggurat_layers::retry::RetrySettings;
 use ziggurat_layers::session::SessionSettings;
 use ziggurat_layers::share::Share;
+use ziggurat_layers::timeout::TimeoutSettings;
 use ziggurat_layers::upstream::sse::Transport;
 
 pub use self::import::import;
@@ -243,6 +245,8 @@ pub struct Upstream {
     pub circuit: Option<CircuitSettings>,
     /// When a tool is left alone, on all endpoints.
     pub tool_circuit: Option<CircuitSettings>,
+    /// What is different for some tools; the first that fits a tool counts.
+    pub tools: Vec<ToolRule>,
     /// How endpoints are probed.
     pub health: Option<Health>,
     /// When an endpoint is left alone that does worse than the others.
@@ -255,6 +259,21 @@ pub struct Upstream {
     pub stateless: bool,
     /// The replicas of the server: at least one, each with a name of its own.
     pub endpoints: Vec<Replica>,
+}
+
+/// What is different for some tools: at least one thing. What is `None` is as for all others; a `None` within is off.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToolRule {
+    /// The tools; no other rule of the upstream has the same pattern.
+    pub tool: Pattern,
+    /// How long a call may take, whatever its route says.
+    pub deadline: Option<Option<Deadline>>,
+    /// The clocks of one attempt; one that the file leaves out is the upstream's.
+    pub timeouts: Option<TimeoutSettings>,
+    /// How many calls of these tools may be in flight on an endpoint.
+    pub concurrency: Option<Option<NonZeroUsize>>,
+    /// When such a tool is left alone.
+    pub circuit: Option<Option<CircuitSettings>>,
 }
 
 /// How the endpoints of an upstream are probed.

@@ -8,7 +8,8 @@ use std::{
 
 use ziggurat_layers::{
     balance,
-    circuit::CircuitLayer,
+    by_tool::ByTool,
+    circuit::{CircuitLayer, CircuitSettings},
     credentials::CredentialsSettings,
     deadline::DeadlineSettings,
     drain::DrainSignals,
@@ -21,6 +22,7 @@ use ziggurat_layers::{
     intercept::{InterceptLayer, InterceptSettings, Paused},
     limit::LimitLayer,
     metrics::Tools,
+    pattern::Pattern,
     rate_limit::RateLimitLayer,
     replay::ReplayLayer,
     resume::ResumeSettings,
@@ -39,8 +41,8 @@ use ziggurat_layers::{
 
 use crate::{
     config::{
-        Config, Endpoint, Errors, Health, HttpEndpoint, Isolation, ProbeKind, Protocol, Replica,
-        Route, StdioEndpoint, Upstream,
+        Config, Deadline, Endpoint, Errors, Health, HttpEndpoint, Isolation, ProbeKind, Protocol,
+        Replica, Route, StdioEndpoint, ToolRule, Upstream,
     },
     kept::Kept,
     upstreams::{Core, CoreService, Pool},
@@ -99,7 +101,7 @@ pub struct RouteSettings {
     /// The rules for its messages.
     pub intercept: InterceptLayer,
     /// How long a call may take.
-    pub deadline: Option<DeadlineSettings>,
+    pub deadline: ByTool<Option<DeadlineSettings>>,
     /// Another attempt for a call that failed.
     pub retry: RetryLayer,
 }
@@ -122,7 +124,7 @@ pub struct EndpointSettings {
     /// The tools that may be labels.
     pub tools: Tools,
     /// The clocks of an attempt.
-    pub timeouts: TimeoutSettings,
+    pub timeouts: ByTool<TimeoutSettings>,
     /// How its event streams are gone on with.
     pub resume: Option<ResumeSettings>,
     /// What the clients of its upstream are being asked, also on towers before this one.
@@ -202,6 +204,7 @@ impl RouteSettings {
     pub(crate) fn new(
         config: &Config,
         route: &Route,
+        upstream: &Upstream,
         server: &ServerSettings,
         kept: &Kept,
         (switches, session, retry): (Switches, SessionLayer, RetryLayer),
@@ -248,9 +251,8 @@ impl RouteSettings {
             intercept: intercept(route, &kept.paused),
             limit: kept.caps.server().clone(),
             own_limit: kept.caps.route(&route.name),
-            deadline: route.deadline.as_ref().map(|deadline| DeadlineSettings {
-                limit: deadline.limit,
-                cap: deadline.cap,
+            deadline: by_tool(upstream, route.deadline.map(deadline), |rule| {
+                rule.deadline.map(|own| own.map(deadline))
             }),
             retry,
         })
@@ -287,6 +289,10 @@ const MOST_INSPECTED: u64 = 64 << 20;
 impl EndpointSettings {
     /// The settings of an endpoint. From here on its breaker goes by the settings of this config.
     pub(crate) fn new(upstream: &Upstream, pool: &Pool, core: &Core, tools: Tools) -> Self {
+        let timeouts = TimeoutSettings {
+            head: upstream.timeouts.head,
+            idle: upstream.timeouts.idle,
+        };
         let circuit = CircuitLayer::with(&core.circuit, upstream.circuit.clone());
         Self {
             endpoint: core.endpoint.clone(),
@@ -301,10 +307,7 @@ impl EndpointSettings {
                 CoreService::Stdio(_) => "pipe",
             },
             tools,
-            timeouts: TimeoutSettings {
-                head: upstream.timeouts.head,
-                idle: upstream.timeouts.idle,
-            },
+            timeouts: by_tool(upstream, timeouts, |rule| rule.timeouts),
             resume: match core.service {
                 CoreService::Http(_) => upstream.resume,
                 // What a process had to say is gone with it.
@@ -313,6 +316,44 @@ impl EndpointSettings {
             waits: pool.waits.clone(),
         }
     }
+}
+
+/// What all calls of an upstream have, or what the first rule for their tool has instead.
+fn by_tool<T: Clone>(
+    upstream: &Upstream,
+    otherwise: T,
+    own: impl Fn(&ToolRule) -> Option<T>,
+) -> ByTool<T> {
+    let rules = &upstream.tools;
+    // Without rules it costs nothing.
+    if rules.iter().all(|rule| own(rule).is_none()) {
+        return ByTool::from(otherwise);
+    }
+    let or_as_all = |rule| own(rule).unwrap_or_else(|| otherwise.clone());
+    let rules: Vec<_> = rules
+        .iter()
+        .map(|rule| (rule.tool.clone(), or_as_all(rule)))
+        .collect();
+    ByTool::new(otherwise, rules)
+}
+
+fn deadline(Deadline { limit, cap }: Deadline) -> DeadlineSettings {
+    DeadlineSettings { limit, cap }
+}
+
+/// The breakers of the tools of an upstream.
+pub(crate) fn tool_circuits(upstream: &Upstream) -> ByTool<Option<CircuitSettings>> {
+    by_tool(upstream, upstream.tool_circuit.clone(), |rule| {
+        rule.circuit.clone()
+    })
+}
+
+/// The caps of the calls of its tools.
+pub(crate) fn tool_caps(
+    upstream: &Upstream,
+) -> impl Iterator<Item = (Pattern, Option<NonZeroUsize>)> {
+    let cap = |rule: &ToolRule| (rule.tool.clone(), rule.concurrency.flatten());
+    upstream.tools.iter().map(cap)
 }
 
 /// The settings of the transport that an HTTP endpoint speaks.

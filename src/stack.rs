@@ -91,7 +91,7 @@ pub fn route(settings: &RouteSettings, balance: Balance<Terrace>) -> Terrace {
         .layer(settings.limit.clone())
         .layer(settings.own_limit.clone())
         .layer(settings.intercept.clone())
-        .layer(DeadlineLayer::new(settings.deadline))
+        .layer(DeadlineLayer::new(settings.deadline.clone()))
         .layer(settings.retry.clone())
         .service(balance);
     Terrace::new(erase(service))
@@ -139,7 +139,7 @@ where
             settings.transport,
             &settings.tools,
         ))
-        .layer(TimeoutLayer::new(settings.timeouts))
+        .layer(TimeoutLayer::new(settings.timeouts.clone()))
         .layer(ResumeLayer::new(&settings.upstream, settings.resume))
         .layer(ObserveLayer::sharing(
             &settings.upstream,

@@ -3,7 +3,7 @@
 //! A call may take `limit`; each progress notification starts that anew, up to `cap` in all. While a request of the server
 //! waits for its client's answer no clock runs, and afterwards the call has at least `limit` again. Standing
 //! streams (GET, `subscriptions/listen`; without MCP any event stream, once it has begun) have no deadline. (MCP 2025-11-25, lifecycle, "Timeouts"; 2026-07-28, cancellation, "Timeouts":
-//! progress may reset the clock, a maximum stays.)
+//! progress may reset the clock, a maximum stays.) Tools may have their own ([`ByTool`]).
 //!
 //! Place: outside retry, so that all attempts share it. Readiness: the inner service's. Errors: [`DeadlineExceeded`], from the call
 //! or as the error of the response body; before that the exchange is told ([`GiveUp::Timeout`]), so that the upstream service can
@@ -37,6 +37,7 @@ use pin_project::pin_project;
 use tower::{Layer, Service};
 
 use crate::{
+    by_tool::ByTool,
     clock::{self, Clock, Due},
     error::BoxError,
     exchange::{Exchange, GiveUp},
@@ -53,16 +54,16 @@ pub struct DeadlineSettings {
 }
 
 /// Ends calls that take too long. `None` is off.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct DeadlineLayer {
-    settings: Option<DeadlineSettings>,
+    settings: ByTool<Option<DeadlineSettings>>,
 }
 
 /// The service of [`DeadlineLayer`].
 #[derive(Debug, Clone)]
 pub struct Deadline<S> {
     inner: S,
-    settings: Option<DeadlineSettings>,
+    settings: ByTool<Option<DeadlineSettings>>,
 }
 
 /// The future of [`Deadline`].
@@ -105,9 +106,11 @@ struct Watch {
 // === impl DeadlineLayer ===
 
 impl DeadlineLayer {
-    /// A layer with these settings; `None` turns it off.
-    pub fn new(settings: Option<DeadlineSettings>) -> Self {
-        Self { settings }
+    /// A layer with these settings, for all calls or by tool; `None` turns it off.
+    pub fn new(settings: impl Into<ByTool<Option<DeadlineSettings>>>) -> Self {
+        Self {
+            settings: settings.into(),
+        }
     }
 }
 
@@ -117,7 +120,7 @@ impl<S> Layer<S> for DeadlineLayer {
     fn layer(&self, inner: S) -> Self::Service {
         Deadline {
             inner,
-            settings: self.settings,
+            settings: self.settings.clone(),
         }
     }
 }
@@ -138,21 +141,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Req>) -> Self::Future {
-        let watch = self.settings.and_then(|settings| {
-            let exchange = Exchange::of(&mut request);
-            if exchange.call().is_some_and(|call| call.is_standing()) {
-                return None;
-            }
-            exchange.set_due(exchange.started() + settings.limit.min(settings.cap));
-            request
-                .extensions_mut()
-                .insert(ExpiresAt(exchange.started() + settings.cap));
-            Some(Watch {
-                settings,
-                exchange,
-                clock: Clock::default(),
-            })
-        });
+        let watch = Watch::begin(&self.settings, &mut request);
         DeadlineFuture {
             inner: self.inner.call(request),
             watch,
@@ -161,6 +150,29 @@ where
 }
 
 impl Watch {
+    /// The watch over a request; `None` if it has no deadline.
+    fn begin<B>(
+        settings: &ByTool<Option<DeadlineSettings>>,
+        request: &mut Request<B>,
+    ) -> Option<Self> {
+        if matches!(settings.only(), Some(None)) {
+            return None;
+        }
+        let exchange = Exchange::of(request);
+        let settings = (*settings.of_exchange(&exchange))?;
+        if exchange.call().is_some_and(|call| call.is_standing()) {
+            return None;
+        }
+        exchange.set_due(exchange.started() + settings.limit.min(settings.cap));
+        let expires = ExpiresAt(exchange.started() + settings.cap);
+        request.extensions_mut().insert(expires);
+        Some(Self {
+            settings,
+            exchange,
+            clock: Clock::default(),
+        })
+    }
+
     /// Ready with the error when the time is up.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<DeadlineExceeded> {
         let Self {

@@ -38,7 +38,7 @@
 //! | | [`upstream`] | the upstream: over HTTP, or a child process |
 //!
 //! What all of them share is the floor: [`body`], [`error`], [`fault`], [`mcp`] (facts, headers, events), [`metrics`], [`waits`], [`ready`],
-//! [`gate`] (whether an endpoint takes calls), [`share`], [`pattern`], [`secret`], [`attempt`] (where it may go) and [`verdict`] (how it went). One layer
+//! [`gate`] (whether an endpoint takes calls), [`share`], [`pattern`], [`by_tool`] (settings by tool), [`secret`], [`attempt`] (where it may go) and [`verdict`] (how it went). One layer
 //! stands in no tower by default: [`chaos`], which injects faults for tests. Beside the endpoint terrace stands [`health`], whose probers ask
 //! the endpoints by themselves.
 
@@ -47,6 +47,7 @@ pub mod attempt;
 pub mod balance;
 pub mod body;
 pub mod body_limit;
+pub mod by_tool;
 mod cap;
 pub mod chaos;
 pub mod circuit;

@@ -1,13 +1,13 @@
 //! Caps on what is in flight, with shedding: what is over a cap is refused at once.
 //!
-//! There are two caps. *Calls* counts exchanges until their response body ends; *streams* counts standing streams (GET and
+//! There are two caps for all. *Calls* counts exchanges until their response body ends; *streams* counts standing streams (GET and
 //! `subscriptions/listen`), which would eat up a cap that was meant for calls. MCP's DELETE, notifications and client
 //! responses pass freely, since calls may be waiting for just them. Without MCP facts (plain HTTP), a GET that accepts an event
-//! stream counts as a standing stream.
+//! stream counts as a standing stream. Tools may have caps of their own beside that ([`LimitLayer::set_tools`]): a call takes a place under both, and a batch one for each of its calls.
 //!
 //! Place: on the route, behind [`inspect`](crate::inspect), since only that knows what must pass; one layer that all routes share is the
 //! server's cap. Again at each endpoint, where [`LimitLayer::gate`] lets a balancer see that no place is left for a call, so that it goes
-//! elsewhere or waits. Readiness: the inner service's; permits are taken in `call`, and ride with the response body. Errors: [`Shed`]. Bodies: forwarded.
+//! elsewhere or waits; the caps of tools never shut it, since other calls have room. Readiness: the inner service's; permits are taken in `call`, and ride with the response body. Errors: [`Shed`]. Bodies: forwarded.
 //!
 //! Clones share the caps, which may be set anew while calls are in flight ([`LimitLayer::set`]): what a cap let in counts under the next. What
 //! was let in while there was none does not.
@@ -22,6 +22,8 @@
 //!     .service(service_fn(async |_: http::Request<Body>| Ok::<_, BoxError>(http::Response::new(Body::empty()))));
 //! # let _ = service;
 //! ```
+
+mod tools;
 
 use std::{
     num::NonZeroUsize,
@@ -39,11 +41,13 @@ use http_body::Body as HttpBody;
 use pin_project::pin_project;
 use tower::{Layer, Service};
 
+use self::tools::ToolCaps;
 use crate::{
     body::{Hold, Tracked},
     class::Class,
     error::BoxError,
     gate::{Gate, Reason},
+    pattern::Pattern,
 };
 
 /// The caps; `None` is none.
@@ -58,15 +62,14 @@ pub struct LimitSettings {
 /// Refuses what is over the caps. By default there are none.
 #[derive(Debug, Clone)]
 pub struct LimitLayer {
-    calls: Arc<Cap>,
-    streams: Arc<Cap>,
+    caps: Arc<Caps>,
 }
 
 /// The service of [`LimitLayer`].
 #[derive(Debug, Clone)]
 pub struct Limit<S> {
     inner: S,
-    caps: LimitLayer,
+    layer: LimitLayer,
 }
 
 /// The future of [`Limit`].
@@ -92,7 +95,7 @@ pub struct Permit(#[expect(dead_code, reason = "held for its Drop")] Option<Arc<
 #[derive(Debug, Clone, Copy)]
 pub struct Counted;
 
-/// A place, and the place under an outer cap that the same request holds.
+/// A place, and the places under other caps that the same request holds.
 #[derive(Debug)]
 struct Held {
     _place: Place,
@@ -102,6 +105,13 @@ struct Held {
 /// A place under a cap, given back when it is dropped.
 #[derive(Debug)]
 struct Place(Arc<Cap>);
+
+#[derive(Debug)]
+struct Caps {
+    calls: Arc<Cap>,
+    streams: Arc<Cap>,
+    tools: ToolCaps,
+}
 
 #[derive(Debug)]
 struct Cap {
@@ -126,8 +136,11 @@ enum LimitState<F> {
 impl Default for LimitLayer {
     fn default() -> Self {
         Self {
-            calls: Cap::new("calls in flight"),
-            streams: Cap::new("open streams"),
+            caps: Arc::new(Caps {
+                calls: Cap::new("calls in flight"),
+                streams: Cap::new("open streams"),
+                tools: ToolCaps::default(),
+            }),
         }
     }
 }
@@ -143,15 +156,21 @@ impl LimitLayer {
     /// Shuts this gate as [`Reason::Busy`] while no place is left for a call. Standing streams do not count. The first gate stays.
     #[must_use]
     pub fn gate(self, gate: Gate) -> Self {
-        let _first = self.calls.gate.set(gate);
-        self.calls.settle();
+        let _first = self.caps.calls.gate.set(gate);
+        self.caps.calls.settle();
         self
     }
 
     /// Sets the caps anew, also for what is in flight: nothing is cut, but nobody comes in until there is room.
     pub fn set(&self, settings: LimitSettings) {
-        self.calls.set(settings.calls);
-        self.streams.set(settings.streams);
+        self.caps.calls.set(settings.calls);
+        self.caps.streams.set(settings.streams);
+    }
+
+    /// Sets caps for the calls of some tools together: that of the first pattern which fits a tool counts; `None` is none. A cap of a pattern that
+    /// was there before goes on with what it let in.
+    pub fn set_tools(&self, caps: impl IntoIterator<Item = (Pattern, Option<NonZeroUsize>)>) {
+        self.caps.tools.set(caps);
     }
 
     /// A place for a standing stream that no request below this layer opens.
@@ -159,18 +178,19 @@ impl LimitLayer {
     /// # Errors
     /// When there are as many as there may be.
     pub fn stream(&self) -> Result<Permit, Shed> {
-        if self.streams.is_off() {
+        if self.caps.streams.is_off() {
             return Ok(Permit(None));
         }
-        let place = self.streams.take()?;
-        Ok(Permit(Some(Arc::new(Held {
-            _place: place,
-            _outer: None,
-        }))))
+        Ok(Permit::new(self.caps.streams.take()?, None))
     }
 
     fn admit<B>(&self, request: &mut Request<B>) -> Result<Permit, Shed> {
-        if self.calls.is_off() && self.streams.is_off() {
+        let Caps {
+            calls,
+            streams,
+            tools,
+        } = &*self.caps;
+        if calls.is_off() && streams.is_off() && tools.is_off() {
             return Ok(Permit(None));
         }
         let cap = match Class::of(request) {
@@ -178,18 +198,18 @@ impl LimitLayer {
             Class::Stream if request.extensions().get::<Counted>().is_some() => {
                 return Ok(Permit(None));
             }
-            Class::Stream => &self.streams,
-            Class::Call => &self.calls,
+            Class::Stream => streams,
+            Class::Call => calls,
         };
-        if cap.is_off() {
-            return Ok(Permit(None));
+        // Before the others: who is refused by them has not shut the gate for a moment.
+        let mut permit = if tools.is_off() {
+            Permit(None)
+        } else {
+            tools.admit(request)?
+        };
+        if !cap.is_off() {
+            permit = Permit::hold(cap.take()?, request);
         }
-        let place = cap.take()?;
-        let permit = Permit(Some(Arc::new(Held {
-            _place: place,
-            _outer: request.extensions_mut().remove(),
-        })));
-        request.extensions_mut().insert(permit.clone());
         Ok(permit)
     }
 }
@@ -200,8 +220,26 @@ impl<S> Layer<S> for LimitLayer {
     fn layer(&self, inner: S) -> Self::Service {
         Limit {
             inner,
-            caps: self.clone(),
+            layer: self.clone(),
         }
+    }
+}
+
+// === impl Permit ===
+
+impl Permit {
+    fn new(place: Place, outer: Option<Self>) -> Self {
+        Self(Some(Arc::new(Held {
+            _place: place,
+            _outer: outer,
+        })))
+    }
+
+    /// Has the request hold the place, with what it holds already.
+    fn hold<B>(place: Place, request: &mut Request<B>) -> Self {
+        let permit = Self::new(place, request.extensions_mut().remove());
+        request.extensions_mut().insert(permit.clone());
+        permit
     }
 }
 
@@ -295,7 +333,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Req>) -> Self::Future {
-        LimitFuture(match self.caps.admit(&mut request) {
+        LimitFuture(match self.layer.admit(&mut request) {
             Ok(permit) => LimitState::Admitted(self.inner.call(request), Some(permit)),
             Err(shed) => LimitState::Refused(Some(shed)),
         })
@@ -324,100 +362,4 @@ where
 }
 
 #[cfg(test)]
-mod tests {
-    use tower::{ServiceExt, service_fn};
-
-    use super::*;
-    use crate::{Body, gate::Look};
-
-    #[tokio::test]
-    async fn the_gate_shows_whether_a_place_is_left() {
-        let gate = Gate::new();
-        let service = LimitLayer::new(LimitSettings {
-            calls: NonZeroUsize::new(2),
-            streams: NonZeroUsize::new(1),
-        })
-        .gate(gate.clone())
-        .layer(service_fn(async |_: Request<Body>| {
-            Ok::<_, BoxError>(Response::new(Body::full("x")))
-        }));
-        let call = || service.clone().oneshot(Request::new(Body::empty()));
-        let first = call().await.expect("a place");
-        assert_eq!(gate.look(), Look::Open);
-        let second = call().await.expect("a place");
-        assert_eq!(gate.look(), Look::Busy);
-        let changed = gate.changed();
-        drop(first);
-        changed.await;
-        assert_eq!(gate.look(), Look::Open);
-        drop(second);
-        assert_eq!(gate.look(), Look::Open);
-        let stream = Request::get("/")
-            .header("accept", "text/event-stream")
-            .body(Body::empty())
-            .expect("valid");
-        let _stream = service.clone().oneshot(stream).await.expect("a place");
-        assert_eq!(gate.look(), Look::Open);
-    }
-
-    #[tokio::test]
-    async fn caps_are_set_anew_while_calls_are_in_flight() {
-        let gate = Gate::new();
-        let calls = |calls| LimitSettings {
-            calls: NonZeroUsize::new(calls),
-            streams: None,
-        };
-        let layer = LimitLayer::new(calls(1)).gate(gate.clone());
-        let first = layer.admit(&mut Request::new(())).expect("a place");
-        assert_eq!(gate.look(), Look::Busy);
-        layer.set(calls(2));
-        assert_eq!(gate.look(), Look::Open);
-        let second = layer.admit(&mut Request::new(())).expect("a place");
-        layer.set(calls(1));
-        assert!(layer.admit(&mut Request::new(())).is_err());
-        drop(first);
-        assert_eq!(gate.look(), Look::Busy, "the other one is still there");
-        layer.set(LimitSettings::default());
-        assert_eq!(gate.look(), Look::Open);
-        drop(second);
-        layer.set(calls(1));
-        assert!(layer.admit(&mut Request::new(())).is_ok(), "none was lost");
-    }
-
-    #[test]
-    fn without_mcp_a_delete_is_a_call_like_others() {
-        let layer = LimitLayer::new(LimitSettings {
-            calls: NonZeroUsize::new(1),
-            streams: None,
-        });
-        let _held = layer.admit(&mut Request::new(())).expect("a place");
-        let mut delete = Request::delete("/x").body(()).expect("valid");
-        assert!(layer.admit(&mut delete).is_err());
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn the_gate_is_right_after_many_at_once() {
-        let gate = Gate::new();
-        let layer = LimitLayer::new(LimitSettings {
-            calls: NonZeroUsize::new(1),
-            streams: None,
-        })
-        .gate(gate.clone());
-        let tasks: Vec<_> = (0..4)
-            .map(|_| {
-                let layer = layer.clone();
-                tokio::spawn(async move {
-                    for _ in 0..5_000 {
-                        drop(layer.admit(&mut Request::new(())));
-                    }
-                })
-            })
-            .collect();
-        for task in tasks {
-            task.await.expect("no panic");
-        }
-        assert_eq!(gate.look(), Look::Open);
-        let _permit = layer.admit(&mut Request::new(())).expect("a place");
-        assert_eq!(gate.look(), Look::Busy);
-    }
-}
+mod tests;

@@ -38,6 +38,7 @@ use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use crate::{
+    by_tool::ByTool,
     clock::{self, Clock},
     error::BoxError,
     exchange::{Exchange, GiveUp},
@@ -53,16 +54,16 @@ pub struct TimeoutSettings {
 }
 
 /// Gives up attempts that are silent for too long.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct TimeoutLayer {
-    settings: TimeoutSettings,
+    settings: ByTool<TimeoutSettings>,
 }
 
 /// The service of [`TimeoutLayer`].
 #[derive(Debug, Clone)]
 pub struct Timeout<S> {
     inner: S,
-    settings: TimeoutSettings,
+    settings: ByTool<TimeoutSettings>,
 }
 
 /// The future of [`Timeout`].
@@ -111,9 +112,11 @@ struct Idle {
 // === impl TimeoutLayer ===
 
 impl TimeoutLayer {
-    /// A layer with these settings.
-    pub fn new(settings: TimeoutSettings) -> Self {
-        Self { settings }
+    /// A layer with these settings, for all calls or by tool.
+    pub fn new(settings: impl Into<ByTool<TimeoutSettings>>) -> Self {
+        Self {
+            settings: settings.into(),
+        }
     }
 }
 
@@ -123,7 +126,7 @@ impl<S> Layer<S> for TimeoutLayer {
     fn layer(&self, inner: S) -> Self::Service {
         Timeout {
             inner,
-            settings: self.settings,
+            settings: self.settings.clone(),
         }
     }
 }
@@ -149,7 +152,7 @@ where
         let TimeoutSettings { head, idle } = if off {
             TimeoutSettings::default()
         } else {
-            self.settings
+            *self.settings.of_exchange(&exchange)
         };
         TimeoutFuture {
             inner: self.inner.call(request),
@@ -260,7 +263,7 @@ mod tests {
     use tower::{ServiceExt, service_fn};
 
     use super::*;
-    use crate::{Body, error};
+    use crate::{Body, by_tool::tests::calls, error};
 
     const SETTINGS: TimeoutSettings = TimeoutSettings {
         head: Some(Duration::from_secs(2)),
@@ -316,5 +319,27 @@ mod tests {
         };
         assert_eq!(frames, 9);
         assert!(error::find::<IdleTimeout>(&*error).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tool_may_have_clocks_of_its_own() {
+        let patient = TimeoutSettings {
+            head: Some(Duration::from_secs(600)),
+            idle: None,
+        };
+        let settings = ByTool::new(SETTINGS, [("slow_*".into(), patient)]);
+        let service = TimeoutLayer::new(settings).layer(service_fn(async |_: Request<Body>| {
+            std::future::pending::<Result<Response<Body>, BoxError>>().await
+        }));
+        for (tools, limit) in [
+            (&["slow_report"][..], 600),
+            (&["search"], 2),
+            (&["slow_report", "search"], 2),
+        ] {
+            let answer = service.clone().oneshot(calls(tools)).await;
+            let error = answer.map(|_| ()).expect_err("too late");
+            let late: &HeadTimeout = error::find(&*error).expect("its clock");
+            assert_eq!(late.limit, Duration::from_secs(limit), "{tools:?}");
+        }
     }
 }

@@ -24,6 +24,7 @@ mod rate;
 mod resilience;
 mod route;
 mod rules;
+mod tools;
 
 /// What a file is checked against.
 pub(super) struct Context<'a> {
@@ -312,11 +313,13 @@ fn upstream(
         stdio,
         several: raw.endpoints.value.len() > 1,
     };
+    let timeouts = timeouts(raw.timeouts, plain);
     Some(Upstream {
+        tools: tools::check(raw.tools, timeouts, plain, mistakes),
         health: resilience::health(raw.health, kind, mistakes),
         outlier: raw.outlier.map(resilience::outlier),
         resume: raw.resume.map(resilience::resume),
-        timeouts: timeouts(raw.timeouts, plain),
+        timeouts,
         concurrency: raw.concurrency.map(|Count(count)| count),
         balance: resilience::balance(raw.balance, mistakes),
         circuit: raw.circuit.map(resilience::circuit),

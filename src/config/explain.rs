@@ -21,7 +21,7 @@ use super::value::Worded;
 use super::yaml::Tree;
 use super::{
     Admin, Config, Deadline, Endpoint, HttpEndpoint, Listen, Origins, Route, Server, StdioEndpoint,
-    TlsFiles, Upstream,
+    TlsFiles, ToolRule, Upstream,
 };
 
 impl Config {
@@ -241,13 +241,7 @@ fn route(section: &mut Section<'_>, route: &Route) {
     section.text("upstream", &route.upstream);
     section.list("forward", &route.forward);
     rules::intercept(section, route.intercept.as_ref());
-    match route.deadline {
-        None => section.bare("deadline", "off"),
-        Some(Deadline { limit, cap }) => section.section("deadline", |section| {
-            section.clock("limit", limit);
-            section.clock("cap", cap);
-        }),
-    }
+    deadline(section, route.deadline);
     section.word("http_sse", route.http_sse);
     session(section, route.session.as_ref());
     rate::limits(section, &route.rate_limit);
@@ -255,6 +249,16 @@ fn route(section: &mut Section<'_>, route: &Route) {
     section.bare_or_off("concurrency", route.concurrency);
     resilience::retry(section, route.retry.as_ref());
     section.word("errors", route.errors);
+}
+
+fn deadline(section: &mut Section<'_>, deadline: Option<Deadline>) {
+    match deadline {
+        None => section.bare("deadline", "off"),
+        Some(Deadline { limit, cap }) => section.section("deadline", |section| {
+            section.clock("limit", limit);
+            section.clock("cap", cap);
+        }),
+    }
 }
 
 fn session(section: &mut Section<'_>, session: Option<&SessionSettings>) {
@@ -295,8 +299,7 @@ fn is_derived(section: &Section<'_>, route: &Route) -> bool {
 fn upstream(section: &mut Section<'_>, upstream: &Upstream) {
     section.section("timeouts", |section| {
         section.clock("connect", upstream.timeouts.connect);
-        section.bare_or_off("head", upstream.timeouts.head.map(duration));
-        section.bare_or_off("idle", upstream.timeouts.idle.map(duration));
+        clocks(section, upstream.timeouts.head, upstream.timeouts.idle);
     });
     section.bare_or_off("concurrency", upstream.concurrency);
     section.section("balance", |section| {
@@ -304,6 +307,7 @@ fn upstream(section: &mut Section<'_>, upstream: &Upstream) {
     });
     resilience::circuit(section, "circuit", upstream.circuit.as_ref());
     resilience::circuit(section, "tool_circuit", upstream.tool_circuit.as_ref());
+    tools(section, &upstream.tools);
     resilience::health(section, upstream.health.as_ref());
     resilience::outlier(section, upstream.outlier.as_ref());
     resilience::resume(section, upstream.resume.as_ref());
@@ -323,6 +327,34 @@ fn upstream(section: &mut Section<'_>, upstream: &Upstream) {
     });
     let endpoints = endpoints.collect();
     section.put("endpoints", Tree::List(endpoints));
+}
+
+fn tools(section: &mut Section<'_>, rules: &[ToolRule]) {
+    let path = join(&section.path, "tools");
+    let rules = rules.iter().enumerate().map(|(index, rule)| {
+        let mut section = Section::new(&format!("{path}[{index}]"), section.origins);
+        section.text("tool", rule.tool.as_ref());
+        if let Some(own) = rule.deadline {
+            deadline(&mut section, own);
+        }
+        if let Some(own) = rule.timeouts {
+            section.section("timeouts", |section| clocks(section, own.head, own.idle));
+        }
+        if let Some(own) = rule.concurrency {
+            section.bare_or_off("concurrency", own);
+        }
+        if let Some(own) = &rule.circuit {
+            resilience::circuit(&mut section, "circuit", own.as_ref());
+        }
+        section.finish()
+    });
+    let rules = rules.collect();
+    section.put("tools", Tree::List(rules));
+}
+
+fn clocks(section: &mut Section<'_>, head: Option<Duration>, idle: Option<Duration>) {
+    section.bare_or_off("head", head.map(duration));
+    section.bare_or_off("idle", idle.map(duration));
 }
 
 fn http(section: &mut Section<'_>, endpoint: &HttpEndpoint) {

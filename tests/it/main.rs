@@ -36,4 +36,5 @@ mod sessions;
 mod streams;
 mod timeouts;
 mod tls;
+mod tools;
 mod warm;

@@ -8,6 +8,7 @@ use tower::{ServiceExt, service_fn};
 use super::*;
 use crate::{
     Body,
+    by_tool::ByTool,
     error::{Outcome, find},
     exchange::GiveUp,
     fault::{Blame, Fault},
@@ -383,6 +384,41 @@ async fn one_broken_tool_is_left_alone_and_no_other() {
     tools.set(None);
     assert_eq!(send("/result", "new").await, Ok(StatusCode::OK));
     assert!(!tools.force("new", Some(Forced::Open)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tool_may_have_a_breaker_of_its_own_kind_or_none() {
+    let tools = ToolCircuits::new("up", &Tools::default());
+    let patient = CircuitSettings {
+        consecutive: NonZeroU32::new(4),
+        ..settings()
+    };
+    let rules = |own: CircuitSettings| [("flaky_*".into(), Some(own)), ("wild".into(), None)];
+    tools.set(ByTool::new(Some(settings()), rules(patient.clone())));
+    let service = service(&CircuitLayer::off().tools(&tools));
+    let send = async |path: &str, tool: &str| send(&service, tool_call(path, tool)).await;
+    // How many of these calls were let through.
+    let fail = async |tool: &str| {
+        let mut passed = 0;
+        for _ in 0..9 {
+            passed += u32::from(send("/fails", tool).await == Err(None));
+        }
+        passed
+    };
+    assert_eq!((fail("wild").await, fail("any").await), (9, 2));
+    assert_eq!(fail("flaky_one").await, 4);
+    assert_eq!(tools.look().len(), 2);
+    assert!(!tools.force("wild", Some(Forced::Open)));
+
+    // The breakers that stay keep their state, those that go forget it.
+    tools.set(ByTool::new(None, rules(settings())));
+    assert!(matches!(send("/result", "flaky_one").await, Err(Some(_))));
+    assert_eq!((fail("flaky_two").await, fail("any").await), (2, 9));
+    tools.set(ByTool::new(Some(settings()), []));
+    assert!(matches!(send("/result", "flaky_one").await, Err(Some(_))));
+    assert_eq!((fail("wild").await, fail("any").await), (2, 2));
+    tools.set(None);
+    assert!(tools.look().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@ use super::{
     handle::{Switch, Ticket},
 };
 use crate::{
+    by_tool::ByTool,
     metrics::{self, OTHER},
     verdict::Verdict,
 };
@@ -19,7 +20,7 @@ use crate::{
 /// settings.
 ///
 /// A tool gets its breaker when a call of it had a result, or failed without an answer; a client cannot make up tools,
-/// since a server answers a call of a tool that it lacks with an error. Past [`ToolCircuits::MAX`] tools, and for names of more than
+/// since a server answers a call of a tool that it lacks with an error. Some tools may have settings of their own, or none ([`ByTool`]). Past [`ToolCircuits::MAX`] tools, and for names of more than
 /// 128 bytes, there is only the breaker of the endpoint.
 #[derive(Debug, Clone)]
 pub struct ToolCircuits {
@@ -36,7 +37,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Inner {
     /// `None` is off.
-    settings: Option<Arc<CircuitSettings>>,
+    settings: ByTool<Option<Arc<CircuitSettings>>>,
     tools: HashMap<Box<str>, Arc<Switch>>,
 }
 
@@ -57,16 +58,17 @@ impl ToolCircuits {
         }
     }
 
-    /// Gives them settings: the breakers that there are keep their state. `None` turns them off, and forgets them.
-    pub fn set(&self, settings: Option<CircuitSettings>) {
-        let settings = settings.map(Arc::new);
+    /// Gives them settings, all or by tool: the breakers that there are keep their state. `None` turns them off, and forgets them.
+    pub fn set(&self, settings: impl Into<ByTool<Option<CircuitSettings>>>) {
+        let settings = settings.into().map(|own| own.clone().map(Arc::new));
         let mut inner = self.write();
-        if settings.is_none() {
-            inner.tools.clear();
-        }
-        for switch in inner.tools.values() {
-            switch.set(settings.clone());
-        }
+        inner.tools.retain(|tool, switch| {
+            let own = settings.of(Some(tool));
+            if own.is_some() {
+                switch.set(own.clone());
+            }
+            own.is_some()
+        });
         inner.settings = settings;
     }
 
@@ -83,7 +85,7 @@ impl ToolCircuits {
     }
 
     /// Forces a state on a tool's breaker, which is made if need be, or takes that back. Whether there was a breaker to force: none
-    /// while they are off, nor past the cap.
+    /// while it is off, nor past the cap.
     pub fn force(&self, tool: &str, forced: Option<Forced>) -> bool {
         let switch = match forced {
             Some(_) => self.get_or_make(tool),
@@ -138,13 +140,13 @@ impl ToolCircuits {
         }
         {
             let inner = self.read();
-            inner.settings.as_ref()?;
+            inner.settings.of(Some(tool)).as_ref()?;
             if let Some(switch) = inner.tools.get(tool) {
                 return Some(switch.clone());
             }
         }
         let mut inner = self.write();
-        let settings = inner.settings.clone()?;
+        let settings = inner.settings.of(Some(tool)).clone()?;
         if let Some(switch) = inner.tools.get(tool) {
             return Some(switch.clone());
         }

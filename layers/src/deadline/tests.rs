@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 use tower::{ServiceExt, service_fn};
 
 use super::*;
-use crate::{Body, error, waits::Waits};
+use crate::{Body, by_tool::tests::calls, error, waits::Waits};
 
 const SETTINGS: DeadlineSettings = DeadlineSettings {
     limit: Duration::from_secs(10),
@@ -161,4 +161,44 @@ async fn a_plain_event_stream_has_no_deadline_once_it_has_begun() {
     let response = service.oneshot(Request::new(Body::empty())).await;
     let body = response.expect("a head").into_body().collect().await;
     assert!(body.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tool_may_have_a_deadline_of_its_own_or_none() {
+    let patient = DeadlineSettings {
+        limit: Duration::from_secs(600),
+        cap: Duration::from_secs(900),
+    };
+    let long = Duration::from_secs(9999);
+    let rules = [
+        ("slow_forever".into(), None),
+        ("slow_*".into(), Some(patient)),
+    ];
+    let limits = ByTool::new(Some(SETTINGS), rules.clone());
+    let off_but = ByTool::new(None, rules);
+    for (settings, tools, limit) in [
+        (&limits, &["slow_report"][..], Some(600)),
+        (&limits, &["slow_forever"], None),
+        (&limits, &["search"], Some(10)),
+        (&limits, &["slow_report", "search"], Some(10)),
+        (&off_but, &["slow_report"], Some(600)),
+        (&off_but, &["search"], None),
+    ] {
+        let layer = DeadlineLayer::new(settings.clone());
+        let service = layer.layer(service_fn(move |_: Request<Body>| async move {
+            tokio::time::sleep(long).await;
+            Ok::<_, BoxError>(Response::new(Body::empty()))
+        }));
+        let mut request = calls(tools);
+        let exchange = Exchange::of(&mut request);
+        let began = tokio::time::Instant::now();
+        let answer = service.oneshot(request).await.map(|_| ());
+        let took = limit.map_or(long, Duration::from_secs);
+        assert_eq!(began.elapsed(), took, "{tools:?}");
+        assert_eq!(exchange.due(), limit.map(|_| began + took), "{tools:?}");
+        assert_eq!(
+            answer.err().map(|error| exceeded(&error).limit),
+            limit.map(|_| took)
+        );
+    }
 }

@@ -393,6 +393,7 @@ fn limit(leaf: Leaf, _: Kind) -> (<LimitLayer as Layer<Leaf>>::Service, Idle) {
         streams: places,
     })
     .gate(gate.clone());
+    layer.set_tools([("*".into(), places)]);
     let idle = move || (gate.look() != Look::Open).then(|| "its gate is shut".to_owned());
     (layer.layer(leaf), Box::new(idle))
 }

@@ -7,7 +7,7 @@ use ziggurat_layers::session::SessionSettings;
 
 use super::{Context, rate, resilience, rules};
 use crate::config::mistake::Mistakes;
-use crate::config::raw::{RawReplay, RawRoute, RawSession};
+use crate::config::raw::{RawDeadline, RawReplay, RawRoute, RawSession};
 use crate::config::read::{At, OrOff, ShortOr};
 use crate::config::value::{Clock, Count, ErrorStatus, HeaderText};
 use crate::config::{Deadline, Protocol, Route};
@@ -61,14 +61,7 @@ fn route(raw: RawRoute, context: &Context<'_>, mistakes: &mut Mistakes) -> Route
         .map_or_else(|| default_name(host.as_deref(), &path), |name| name.value.0);
     let session = raw.session.map(session);
     let without = session.is_none() || raw.protocol == Protocol::Http;
-    let deadline = match raw.deadline.value {
-        OrOff::Off => None,
-        OrOff::On(ShortOr::Short(Clock(limit))) => Some(Deadline {
-            limit,
-            cap: CAP.max(limit),
-        }),
-        OrOff::On(ShortOr::Long(raw)) => Some(deadline(raw.limit.0, raw.cap, mistakes)),
-    };
+    let deadline = deadline(raw.deadline.value, mistakes);
     let around = rules::Around {
         protocol,
         deadline: deadline.as_ref().map(|deadline| deadline.limit),
@@ -145,16 +138,21 @@ fn replay(
     Some(settings)
 }
 
-fn deadline(limit: Duration, cap: Option<At<Clock>>, mistakes: &mut Mistakes) -> Deadline {
+pub(super) fn deadline(
+    raw: OrOff<ShortOr<Clock, RawDeadline>>,
+    mistakes: &mut Mistakes,
+) -> Option<Deadline> {
+    let (Clock(limit), cap) = match raw.on()? {
+        ShortOr::Short(limit) => (limit, None),
+        ShortOr::Long(raw) => (raw.limit, raw.cap),
+    };
     let Some(At {
         value: Clock(cap),
         place,
     }) = cap
     else {
-        return Deadline {
-            limit,
-            cap: CAP.max(limit),
-        };
+        let cap = CAP.max(limit);
+        return Some(Deadline { limit, cap });
     };
     if cap < limit {
         mistakes.error(
@@ -163,7 +161,7 @@ fn deadline(limit: Duration, cap: Option<At<Clock>>, mistakes: &mut Mistakes) ->
             "make it at least as long: it is the time in all",
         );
     }
-    Deadline { limit, cap }
+    Some(Deadline { limit, cap })
 }
 
 /// Whether every request that the later route matches is matched by the earlier one already.

@@ -9,10 +9,11 @@ use ziggurat_layers::{balance::HashKey, circuit::Window, upstream::sse::Transpor
 use crate::config::endpoint::RawEndpoint;
 use crate::config::mistake::Mistakes;
 use crate::config::node::Node;
+use crate::config::raw::RawDeadline;
 use crate::config::read::{At, Dict, Keys, OrOff, Property, Read, ShortOr, object, section};
 use crate::config::value::{
-    Amount, Clock, Count, HeaderText, Part, Pause, Rank, RoutePath, SettableHeader, Size, Statuses,
-    Switch, Url, VariableName, Word,
+    Amount, Clock, Count, HeaderText, NamePattern, Part, Pause, Rank, RoutePath, SettableHeader,
+    Size, Statuses, Switch, Url, VariableName, Word,
 };
 use crate::config::{Choice, Isolation, ProbeKind};
 
@@ -29,6 +30,8 @@ section! {
         circuit: OrOff<RawCircuit> = json!({}),
         /// The same for each tool by itself, on all endpoints together.
         tool_circuit: OrOff<RawCircuit> = "off",
+        /// What is different for some tools. Of the entries that fit a tool the first counts, and what it leaves out is as for all others.
+        tools: At<Vec<At<RawTool>>> = Vec::<&str>::new(),
         /// How endpoints are probed. Left out, they are if there are several of them.
         health: Option<OrOff<RawHealth>>,
         /// When an endpoint that does worse than the others is left alone.
@@ -91,6 +94,32 @@ section! {
         rpc_errors: Switch = false,
         /// Whether a tool result with `isError` is a failure.
         tool_errors: Switch = false,
+    }
+}
+
+section! {
+    /// What is different for some tools.
+    RawTool {
+        /// The name of the tools; `*` stands for any text.
+        tool: At<NamePattern>,
+        /// How long a call may take, in place of the `deadline` of its route: a duration, or `limit` and `cap`.
+        deadline: Option<OrOff<ShortOr<Clock, RawDeadline>>>,
+        /// The clocks of one attempt.
+        timeouts: Option<RawToolTimeouts>,
+        /// How many of their calls together may be in flight on an endpoint, within its own `concurrency`; more are refused at once.
+        concurrency: Option<OrOff<Count>>,
+        /// When such a tool is left alone, in place of `tool_circuit`.
+        circuit: Option<OrOff<RawCircuit>>,
+    }
+}
+
+section! {
+    /// The clocks of one attempt to call some tools.
+    RawToolTimeouts {
+        /// How long the head of the response may take.
+        head: Option<OrOff<Clock>>,
+        /// How long a response body may be silent.
+        idle: Option<OrOff<Clock>>,
     }
 }
 

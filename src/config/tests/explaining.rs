@@ -136,6 +136,7 @@ upstreams:
       rpc_errors: false
       tool_errors: false
     tool_circuit: off
+    tools: []
     health: off
     outlier:
       consecutive: 5

@@ -1,6 +1,6 @@
 //! What a file says becomes settings.
 
-use std::num::{NonZeroU16, NonZeroUsize};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 
 use http::{HeaderName, StatusCode};
 use ziggurat_layers::balance::HashKey;
@@ -540,4 +540,36 @@ fn rate_limits_are_one_or_many_and_a_tier_says_what_it_changes() {
     };
     assert_eq!(tiers, [first, Allowance::default()]);
     assert_eq!(tiers[0].streams.map(|streams| streams.get()), Some(2));
+}
+
+#[test]
+fn what_an_entry_of_a_tool_leaves_out_is_as_for_the_others() {
+    let config = good(FIXTURES[1].1);
+    let rules = &config.upstreams[0].tools;
+    let names: Vec<&str> = rules.iter().map(|rule| rule.tool.as_ref()).collect();
+    assert_eq!(names, ["report_*", "export", "get_*"]);
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    let deadline = |limit, cap| {
+        let (limit, cap) = (minutes(limit), minutes(cap));
+        Some(Some(Deadline { limit, cap }))
+    };
+    assert_eq!(rules[0].deadline, deadline(30, 180));
+    assert_eq!(rules[1].deadline, deadline(120, 120), "the cap follows");
+    assert_eq!(rules[2].deadline, None);
+    let clocks = |head, idle| Some(TimeoutSettings { head, idle });
+    assert_eq!(rules[0].timeouts, clocks(None, Some(minutes(20))));
+    assert_eq!(rules[1].timeouts, None);
+    let idle = Some(Duration::from_secs(90));
+    assert_eq!(
+        rules[2].timeouts,
+        clocks(Some(Duration::from_secs(1)), idle)
+    );
+    assert_eq!(rules[0].concurrency, Some(NonZeroUsize::new(4)));
+    assert_eq!(rules[2].concurrency, None);
+    let circuit = rules[0].circuit.clone().flatten().unwrap();
+    assert_eq!(circuit.consecutive, NonZeroU32::new(2));
+    assert!(!circuit.judge.tool_errors, "in place of `tool_circuit`");
+    assert_eq!((&rules[1].circuit, &rules[2].circuit), (&None, &Some(None)));
+    let off = &good(FIXTURES[4].1).upstreams[0].tools[0];
+    assert_eq!((off.deadline, off.concurrency), (Some(None), Some(None)));
 }
