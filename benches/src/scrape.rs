@@ -24,7 +24,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE")]
     ziggurat: Option<PathBuf>,
     /// The most routes, each with an upstream of its own
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 50)]
     routes: u32,
     /// How often the metrics are read with each number of routes
     #[arg(long, default_value_t = 100)]
