@@ -11,7 +11,7 @@
 //!   and the spelling of numbers survive; then `Content-Length`, `Mcp-Name`, the `Mcp-Param-*` headers and the facts of the [exchange](crate::exchange)
 //!   follow. Kind, id, method, tokens and revision of a message cannot be changed. Which argument an `Mcp-Param-*` header mirrors is told by its value;
 //!   where that is not clear, the change is refused.
-//! - a JSON response is held as a whole before its head goes out; an event only until its end has come. An event that is changed keeps its id, and one whose message
+//! - a JSON response is held as a whole before its head goes out; an event only until its end has come. A batch in either is shown message by message. An event that is changed keeps its id, and one whose message
 //!   nobody changes its bytes. A blocked answer on a stream becomes a JSON-RPC error in its place; a blocked notification leaves an event without data; a blocked question of the
 //!   server ends the call, since nobody would answer it. On a stream that answers no call (a GET) what is refused is left out, but for its id: its client would
 //!   come back and get it once more.

@@ -177,6 +177,34 @@ const DIGESTS: [&str; 5] = [
     "repr-digest",
 ];
 
+/// What is left of a batch with these elements: it keeps its text around those that are changed, and is written anew if one is left out.
+fn in_batch(bytes: &Bytes, pieces: &[(Bytes, Left)], left_out: bool) -> Left {
+    if !left_out {
+        let edits = pieces.iter().filter_map(|(piece, left)| match left {
+            Left::Other(new) => {
+                let start = piece.as_ptr().addr() - bytes.as_ptr().addr();
+                Some((start..start + piece.len(), new.clone()))
+            }
+            Left::Same | Left::Nothing => None,
+        });
+        let edits: Vec<_> = edits.collect();
+        return match edits.is_empty() {
+            true => Left::Same,
+            false => Left::Other(splice(bytes, &edits)),
+        };
+    }
+    let kept = pieces.iter().filter_map(|(piece, left)| match left {
+        Left::Same => Some(&piece[..]),
+        Left::Other(new) => Some(&new[..]),
+        Left::Nothing => None,
+    });
+    let kept: Vec<_> = kept.collect();
+    match kept.is_empty() {
+        true => Left::Nothing,
+        false => Left::Other([&b"["[..], &kept.join(&b","[..]), b"]"].concat().into()),
+    }
+}
+
 /// Takes away what the headers say of a body that was changed.
 pub(super) fn drop_digests(headers: &mut HeaderMap) {
     for name in DIGESTS {
@@ -239,9 +267,8 @@ impl Show {
                 InterceptBody::whole(bytes, trailers),
             ));
         }
-        let batch = bytes.trim_ascii_start().starts_with(b"[") && self.is_mcp();
-        let left = if batch {
-            self.batch(&bytes).await?
+        let left = if self.is_batch(&bytes) {
+            self.batch(&bytes).await?.0
         } else {
             // What is refused ends as a whole, with the status that it should have: nothing of it has gone out.
             match self.told(bytes.clone(), head.status.is_success())? {
@@ -267,36 +294,46 @@ impl Show {
         ))
     }
 
-    /// The elements of a batch; one that is refused becomes an error in its place.
-    async fn batch(&self, bytes: &Bytes) -> Result<Left, BoxError> {
+    /// What an event carries; also says whether an answer was in it.
+    pub(super) async fn in_event(&self, text: Bytes) -> Result<(Left, bool), BoxError> {
+        if !self.is_batch(&text) {
+            return self.in_place(text).await;
+        }
+        match self.batch(&text).await {
+            // It cannot be cut into its messages.
+            Err(error) => Ok((self.refused(error, None)?, false)),
+            shown => shown,
+        }
+    }
+
+    /// Servers of revision 2025-03-26 may send several messages as one text, as a body or in an event.
+    fn is_batch(&self, text: &[u8]) -> bool {
+        text.trim_ascii_start().starts_with(b"[") && self.is_mcp()
+    }
+
+    /// The elements of a batch. One that is refused becomes an error in its place, or is left out of it. Also says whether an answer was among them.
+    async fn batch(&self, bytes: &Bytes) -> Result<(Left, bool), BoxError> {
         let elements: Vec<&RawValue> = match serde_json::from_slice(bytes) {
             Ok(elements) => elements,
-            Err(_) if self.is_lenient() => return Ok(Left::Same),
+            Err(_) if self.is_lenient() => return Ok((Left::Same, false)),
             Err(_) => return Err(Stage::Answering.unreadable("a batch is not JSON")),
         };
-        let mut edits = Vec::new();
+        let mut pieces = Vec::with_capacity(elements.len());
+        let (mut answered, mut left_out) = (false, false);
         for element in elements {
             let piece = bytes.slice_ref(element.get().as_bytes());
-            let start = piece.as_ptr().addr() - bytes.as_ptr().addr();
-            let span = start..start + piece.len();
-            match self.in_place(piece, true).await?.0 {
-                Left::Same => {}
-                Left::Other(new) => edits.push((span, new)),
-                Left::Nothing => {
-                    return Err(Stage::Answering.unreadable("a part of a batch is refused"));
-                }
-            }
+            let (left, answers) = self.in_place(piece.clone()).await?;
+            answered |= answers;
+            left_out |= matches!(left, Left::Nothing);
+            pieces.push((piece, left));
         }
-        Ok(match edits.is_empty() {
-            true => Left::Same,
-            false => Left::Other(splice(bytes, &edits)),
-        })
+        Ok((in_batch(bytes, &pieces, left_out), answered))
     }
 
     /// Shows a message among others: what is refused has something else in its place, unless somebody would wait for it for ever. Also says
     /// whether it was an answer.
-    pub(super) async fn in_place(&self, text: Bytes, must: bool) -> Result<(Left, bool), BoxError> {
-        let mut message = match self.told(text, must) {
+    async fn in_place(&self, text: Bytes) -> Result<(Left, bool), BoxError> {
+        let mut message = match self.told(text, true) {
             Ok(Some(message)) => message,
             Ok(None) => return Ok((Left::Same, false)),
             Err(error) => return Ok((self.refused(error, None)?, false)),

@@ -319,9 +319,9 @@ fn too_long() -> BoxError {
     Stage::Answering.unreadable("an event is too long")
 }
 
-/// Shows the message of an event; what goes out in its place.
+/// Shows what an event carries; what goes out in its place.
 async fn shown(show: Show, event: Bytes, data: Bytes, first: bool) -> Result<Shown, BoxError> {
-    let (left, answers) = show.in_place(data, true).await?;
+    let (left, answers) = show.in_event(data).await?;
     let event = match left {
         Left::Same => event,
         Left::Other(new) => with_data(&event, Some(&new), first),

@@ -6,7 +6,10 @@
 
 use memchr::memchr2;
 
-use super::peek::{Peek, Seen};
+use super::{
+    CallFacts,
+    peek::{Peek, Seen},
+};
 
 /// One whole event.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -17,8 +20,8 @@ pub struct Event {
     pub id: Option<Box<str>>,
     /// Its `retry` field, in milliseconds.
     pub retry: Option<u64>,
-    /// The message in its data.
-    pub message: Option<Seen>,
+    /// The messages in its data: one, or those of a batch, as many as a batch may have requests.
+    pub messages: Vec<Seen>,
 }
 
 /// The scanner of one stream.
@@ -174,8 +177,16 @@ impl Scanner {
 
     fn data(&mut self, piece: &[u8]) {
         if let Some(peek) = &mut self.peek {
-            let message = &mut self.event.message;
-            peek.feed(piece, |seen| *message = Some(seen));
+            let messages = &mut self.event.messages;
+            peek.feed(piece, |seen| {
+                if messages.is_empty() {
+                    // Most events carry one.
+                    messages.reserve_exact(1);
+                }
+                if messages.len() < CallFacts::MAX_BATCH {
+                    messages.push(seen);
+                }
+            });
         }
     }
 
@@ -263,7 +274,7 @@ mod tests {
                 assert!(!events[0].data);
                 assert_eq!(events[1].id.as_deref(), Some("7"));
                 assert_eq!(events[1].retry, Some(10));
-                assert_eq!(events[1].message, Some(Seen::Response(Answer::Result)));
+                assert_eq!(events[1].messages, [Seen::Response(Answer::Result)]);
                 assert_eq!(
                     events[2],
                     Event {

@@ -144,7 +144,10 @@ where
                 }
                 Look::Json(peek) => {
                     if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
-                        peek.feed(data, |seen| this.teller.message(seen));
+                        peek.feed(data, |seen| {
+                            this.teller.exchange.saw_event();
+                            this.teller.message(seen);
+                        });
                     }
                     return Poll::Ready(frame.map(Ok));
                 }
@@ -282,10 +285,12 @@ impl Teller {
         if let Some(retry) = event.retry {
             response.saw_retry(Duration::from_millis(retry));
         }
-        match event.message {
-            Some(seen) => self.message(seen),
-            None if event.data && self.exchange.call().is_none() => self.exchange.saw_event(),
-            None => {}
+        let plain = event.data && self.exchange.call().is_none();
+        if plain || !event.messages.is_empty() {
+            self.exchange.saw_event();
+        }
+        for seen in event.messages {
+            self.message(seen);
         }
     }
 
@@ -306,7 +311,6 @@ impl Teller {
     }
 
     fn message(&mut self, seen: Seen) {
-        self.exchange.saw_event();
         let session = self
             .exchange
             .call()
