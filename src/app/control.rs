@@ -80,11 +80,8 @@ impl Proxy for App {
     }
 
     fn paused(&self) -> Vec<PausedView> {
-        let paused = &self.kept.paused;
-        let waiting = paused.list().into_iter();
-        // One that was decided about meanwhile is not there any more.
+        let waiting = self.kept.paused.all().into_iter();
         waiting
-            .filter_map(|exchange| paused.inspect(exchange.id))
             .map(|(exchange, message)| PausedView {
                 id: exchange.id,
                 route: exchange.route,
@@ -234,7 +231,7 @@ impl App {
         let decided = self.kept.paused.decide(number, resolution);
         decided.map_err(|error| match error {
             NotDecided::Gone => Refusal::Unknown(error.to_string()),
-            NotDecided::Unfit(_) => Refusal::Conflict(error.to_string()),
+            NotDecided::Unfit(_) | NotDecided::Masked => Refusal::Conflict(error.to_string()),
         })?;
         Ok(Change {
             before: json!("paused"),

@@ -1,24 +1,22 @@
 //! Exchanges that wait for an operator: bounded in number and in time.
 
+mod mask;
+
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use bytes::Bytes;
 use serde_json::Value;
 use tokio::{
     sync::{Semaphore, oneshot, watch},
     time::Instant,
 };
 
-use super::{Block, Context, Direction, Message, NotChanged, PauseFull, chain::Stage, json};
-use crate::{
-    metrics::{UpWhile, gauge, names},
-    secret::{looks_like_secret, suggests_secret},
-};
+use super::{Block, Context, Direction, Message, NotChanged, PauseFull, chain::Stage};
+use crate::metrics::{UpWhile, gauge, names};
 
 /// How long an exchange may wait, and what happens then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +57,11 @@ pub enum NotDecided {
     /// It cannot go on with this message. It still waits.
     #[error("it cannot go on so, and still waits: {0}")]
     Unfit(NotChanged),
+    /// A mask stands in its message, and hides nothing there. It still waits.
+    #[error(
+        "it cannot go on so, and still waits: `***` stands where no secret was, or in a list of another length: write what belongs there"
+    )]
+    Masked,
 }
 
 /// The exchanges that wait. Clones are the same place; it outlives the layers that use it.
@@ -128,14 +131,8 @@ struct Place<'a> {
     _counted: UpWhile,
 }
 
-/// Stands in the place of a secret.
-const MASK: &str = "***";
-
 /// The longest wait, whatever is asked for.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// The longest message that an operator is shown.
-const SHOWN: usize = 64 * 1024;
 
 // === impl Paused ===
 
@@ -166,31 +163,38 @@ impl Paused {
         all.map(|(id, waiting)| waiting.shown(*id, now)).collect()
     }
 
-    /// One that waits, and its message: what looks like a secret is masked in it, and of one that is not JSON, or longer than 64 KiB, only the length is told.
-    pub fn inspect(&self, id: u64) -> Option<(PausedExchange, Option<Value>)> {
-        let (shown, message) = {
+    /// Those that wait, the oldest first, each with its message: what looks like a secret is masked in it, and of one that is not JSON, or longer than
+    /// 64 KiB, only the length is told.
+    pub fn all(&self) -> Vec<(PausedExchange, Option<Value>)> {
+        let now = Instant::now();
+        let all: Vec<_> = {
             let places = self.shared.places();
-            let waiting = places.waiting.get(&id)?;
-            let shown = waiting.shown(id, Instant::now());
-            (shown, waiting.snapshot.message.clone())
+            let all = places.waiting.iter();
+            all.map(|(id, waiting)| (waiting.shown(*id, now), waiting.snapshot.message.clone()))
+                .collect()
         };
-        Some((shown, message.map(|message| masked(message.bytes()))))
+        let show = |message: Arc<Message>| mask::masked(message.bytes());
+        all.into_iter()
+            .map(|(shown, message)| (shown, message.map(show)))
+            .collect()
     }
 
-    /// Decides about one that waits.
+    /// Decides about one that waits. In a message that it should go on with, what [`all`](Self::all) masks in its own may stand masked.
     ///
     /// # Errors
     /// When it does not wait (any more), or cannot go on with the message that it should; then it still waits.
-    pub fn decide(&self, id: u64, resolution: Resolution) -> Result<(), NotDecided> {
-        if let Resolution::ResumeWith(text) = &resolution {
+    pub fn decide(&self, id: u64, mut resolution: Resolution) -> Result<(), NotDecided> {
+        if let Resolution::ResumeWith(text) = &mut resolution {
             let message = {
                 let places = self.shared.places();
                 let waiting = places.waiting.get(&id).ok_or(NotDecided::Gone)?;
                 waiting.snapshot.message.clone()
             };
             let message = message.ok_or_else(|| NotChanged::Unreadable("it has none".to_owned()));
-            let fits = message.and_then(|message| message.check(text));
-            fits.map_err(NotDecided::Unfit)?;
+            let message = message.map_err(NotDecided::Unfit)?;
+            let back = mask::unmasked(message.bytes(), mem::take(text));
+            *text = back.map_err(|_left| NotDecided::Masked)?;
+            message.check(text).map_err(NotDecided::Unfit)?;
         }
         let waiting = self.shared.places().waiting.remove(&id);
         let decide = waiting.ok_or(NotDecided::Gone)?.decide;
@@ -202,7 +206,7 @@ impl Paused {
         let waiting = {
             let mut places = self.shared.places();
             places.closed = true;
-            std::mem::take(&mut places.waiting)
+            mem::take(&mut places.waiting)
         };
         drop(waiting);
         self.shared.closed.send_replace(true);
@@ -228,7 +232,7 @@ impl Paused {
         settings: PauseSettings,
         snapshot: Snapshot,
     ) -> Result<Resolution, PauseFull> {
-        let (decide, decision) = oneshot::channel();
+        let (decide, mut decision) = oneshot::channel();
         let (limit, since) = (settings.limit.min(LONGEST), Instant::now());
         let (rule, request_id) = (snapshot.shown.by.clone(), snapshot.shown.request_id.clone());
         let route = snapshot.shown.route.clone();
@@ -265,10 +269,23 @@ impl Paused {
             request_id,
             "an exchange waits for a decision"
         );
-        match tokio::time::timeout(limit, decision).await {
-            Ok(Ok(resolution)) => Ok(resolution),
-            Ok(Err(_closed)) => Ok(settings.then.resolution()),
-            Err(_late) => Ok(settings.then.resolution()),
+        let decided = match tokio::time::timeout(limit, &mut decision).await {
+            Ok(decided) => decided.ok(),
+            Err(_late) => self.last_word(id, decision).await,
+        };
+        Ok(decided.unwrap_or_else(|| settings.then.resolution()))
+    }
+
+    /// The time of an exchange is over. If its place was taken meanwhile, somebody is deciding in this very moment, and was told that it counts.
+    async fn last_word(
+        &self,
+        id: u64,
+        decision: oneshot::Receiver<Resolution>,
+    ) -> Option<Resolution> {
+        let place = self.shared.places().waiting.remove(&id);
+        match place {
+            Some(_nobody) => None,
+            None => decision.await.ok(),
         }
     }
 }
@@ -361,42 +378,11 @@ impl Snapshot {
     }
 }
 
-/// A message as it may be shown.
-fn masked(message: &Bytes) -> Value {
-    let short = Some(message).filter(|message| message.len() <= SHOWN);
-    let text = short.and_then(|message| std::str::from_utf8(message).ok());
-    let read = text.and_then(|text| json::parse(text).ok());
-    let Some(mut value) = read else {
-        return Value::from(format!("{} bytes that are not shown", message.len()));
-    };
-    mask(&mut value);
-    value
-}
-
-/// Nesting is bounded, since the value was read with a bound.
-fn mask(value: &mut Value) {
-    match value {
-        Value::String(text) if looks_like_secret(text) => *text = MASK.to_owned(),
-        Value::Array(all) => all.iter_mut().for_each(mask),
-        Value::Object(all) => {
-            for (key, value) in all {
-                // A token of progress is none; whatever else is under such a key may be, or hold one.
-                let progress = key == "progressToken" && (value.is_string() || value.is_number());
-                if !progress && suggests_secret(key) {
-                    *value = Value::from(MASK);
-                } else {
-                    mask(value);
-                }
-            }
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
+    use bytes::Bytes;
     use futures_util::FutureExt;
     use http::{HeaderMap, Method};
 
@@ -411,9 +397,13 @@ mod tests {
     const CALL: &str = r#"{"id":1,"method":"tools/call","params":{"name":"a","arguments":{"api_key":"hush","x":["ghp_hush",1],"token":5}}}"#;
 
     fn snapshot() -> Snapshot {
+        snapshot_of(CALL)
+    }
+
+    fn snapshot_of(text: &'static str) -> Snapshot {
         let exchange = Arc::new(Exchange::new("r-1"));
         let context = Context::new(exchange, None, Method::POST, "/mcp", HeaderMap::new());
-        let message = Message::told(Bytes::from(CALL), 1000).expect("a message");
+        let message = Message::told(Bytes::from(text), 1000).expect("a message");
         Snapshot::of("rule", &context, Some(&message), Stage::Asking)
     }
 
@@ -437,8 +427,7 @@ mod tests {
                 ("rule", "tools/call")
             );
             assert_eq!(one.left, Duration::from_secs(40));
-            let (_, message) = paused.inspect(one.id).expect("it waits");
-            let message = message.expect("a message");
+            let message = paused.all().remove(0).1.expect("a message");
             assert!(!message.to_string().contains("hush"), "{message}");
             assert_eq!(message["params"]["arguments"]["x"][1], 1);
             for unfit in ["{}", &CALL.replace(":1,", ":2,"), &" ".repeat(1001)] {
@@ -501,27 +490,49 @@ mod tests {
         );
     }
 
-    #[test]
-    fn what_is_under_the_key_of_a_secret_is_masked_whatever_it_is() {
-        for secret in [
-            r#"{"passwords":["hush"]}"#,
-            r#"{"credentials":{"value":"hush","n":[{"x":"hush"}]}}"#,
-            r#"{"privateKey":"hush","accessKey":"hush","sessionId":"hush","a":{"sshKeys":["hush"]}}"#,
-            r#"{"progressToken":["hush"],"_meta":{"progressToken":{"x":"hush"}}}"#,
-            r#"{"pin_token":4711,"apiKey":4711}"#,
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_sent_back_masked_goes_on_with_its_secrets() {
+        let answer = r#"{"id":1,"result":{"apiKey":"hush","n":1}}"#;
+        for (text, edit) in [
+            (CALL, ("\"token\":5", "\"token\":6")),
+            (answer, ("\"n\":1", "\"n\":2")),
         ] {
-            // As they come, and in a message that is shown anew.
-            for text in [secret.to_owned(), format!(r#"{{"params":[{secret}]}}"#)] {
-                let shown = masked(&Bytes::from(text)).to_string();
-                let leaks = shown.contains("hush") || shown.contains("4711");
-                assert!(!leaks && shown.contains(MASK), "{shown}");
-            }
+            let paused = Paused::default();
+            let mut waits = Box::pin(paused.wait(SETTINGS, snapshot_of(text)));
+            assert!((&mut waits).now_or_never().is_none());
+            let [(one, Some(shown))] = &paused.all()[..] else {
+                panic!("one waits with its message")
+            };
+            let edited = shown.to_string().replace("\"token\":\"***\"", edit.1);
+            let edited = edited.replace(edit.0, edit.1);
+            assert!(edited.contains("***"), "{edited}");
+            // Elsewhere a mask is none.
+            let wrong = edited.replace("\"id\":1", "\"id\":1,\"x\":\"***\"");
+            let refused = paused.decide(one.id, Resolution::ResumeWith(wrong));
+            assert_eq!(refused, Err(NotDecided::Masked));
+            let decided = paused.decide(one.id, Resolution::ResumeWith(edited));
+            assert_eq!(decided, Ok(()));
+            let Ok(Resolution::ResumeWith(goes_on)) = waits.await else {
+                panic!("it goes on with another message")
+            };
+            let expected: Value =
+                serde_json::from_str(&text.replace(edit.0, edit.1)).expect("JSON");
+            let goes_on: Value = serde_json::from_str(&goes_on).expect("JSON");
+            assert_eq!(goes_on, expected);
         }
-        let kept = r#"{"_meta":{"progressToken":7},"monkey":"a","name":"b","progressToken":"p"}"#;
-        assert_eq!(masked(&Bytes::from(kept)).to_string(), kept);
-        let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(SHOWN));
-        let shown = masked(&Bytes::from(long)).to_string();
-        assert!(shown.contains("65544 bytes"), "{shown}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_decision_in_the_last_moment_counts() {
+        let paused = Paused::default();
+        let mut waits = Box::pin(paused.wait(SETTINGS, snapshot()));
+        assert!((&mut waits).now_or_never().is_none());
+        // Another thread has taken the place, and has not told its decision yet.
+        let taken = paused.shared.places().waiting.remove(&1).expect("it waits");
+        tokio::time::advance(Duration::from_secs(61)).await;
+        assert!((&mut waits).now_or_never().is_none());
+        assert_eq!(taken.decide.send(Resolution::Resume), Ok(()));
+        assert_eq!(waits.await, Ok(Resolution::Resume));
     }
 
     #[tokio::test(start_paused = true)]
