@@ -22,7 +22,8 @@ pub fn suggests_secret(name: &str) -> bool {
     }
     let mut words = name
         .split(|letter: char| !letter.is_ascii_alphanumeric())
-        .flat_map(humps);
+        .flat_map(humps)
+        .flat_map(ends);
     words.any(|word| WORDS.iter().any(|known| word.eq_ignore_ascii_case(known)))
 }
 
@@ -37,6 +38,19 @@ fn humps(mut name: &str) -> impl Iterator<Item = &str> {
         name = rest;
         (!word.is_empty()).then_some(word)
     })
+}
+
+/// What a word may be read as: itself, and where it begins with an abbreviation, as in `SSHKey`, that and the rest. A number at its end counts for nothing.
+fn ends(word: &str) -> impl Iterator<Item = &str> {
+    let word = word.trim_end_matches(|letter: char| letter.is_ascii_digit());
+    let capitals = word.bytes().take_while(u8::is_ascii_uppercase).count();
+    let small = word
+        .as_bytes()
+        .get(capitals)
+        .is_some_and(u8::is_ascii_lowercase);
+    let last = capitals.saturating_sub(1);
+    let (head, tail) = word.split_at(if small { last } else { 0 });
+    [word, head, tail].into_iter()
 }
 
 /// Whether a text looks like a token, or like a URL with a password.
@@ -91,11 +105,34 @@ mod tests {
             "sessionId",
             "my2Auth",
             "KEY",
+            "KEYs",
+            "SSHKey",
+            "AWSKey",
+            "myHMACKey",
+            "DBPass",
+            "JWTValue",
+            "sshKey1",
+            "key2",
+            "SSHKey22",
+            "db_pass1",
         ] {
             assert!(suggests_secret(name), "{name}");
         }
         for name in [
-            "keyboard", "name", "path", "author", "aMonkey", "isAuthor", "é", "",
+            "keyboard",
+            "name",
+            "path",
+            "author",
+            "aMonkey",
+            "isAuthor",
+            "é",
+            "",
+            "MONKey1x",
+            "Keyed",
+            "SSHMonkey",
+            "12",
+            "A",
+            "SSHost",
         ] {
             assert!(!suggests_secret(name), "{name}");
         }
