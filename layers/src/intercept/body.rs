@@ -40,8 +40,6 @@ pub(super) struct Events<B> {
     show: Show,
     cutter: Cutter,
     shown: Option<Showing>,
-    /// Something of the stream has come: before that a byte order mark may stand.
-    begun: bool,
     /// An answer went out.
     answered: bool,
     /// What follows the events.
@@ -147,7 +145,6 @@ impl<B> Events<B> {
             show,
             cutter: Cutter::default(),
             shown: None,
-            begun: false,
             answered: false,
             trailers: None,
             ended: false,
@@ -227,9 +224,8 @@ where
 impl<B> EventsProj<'_, B> {
     /// What goes out of this part at once; an event with a message is shown first.
     fn part(&mut self, part: Part) -> Option<Result<Frame<Bytes>, BoxError>> {
-        let first = !mem::replace(self.begun, true);
-        let (event, id) = match part {
-            Part::Event { bytes, id } => (bytes, id),
+        let (event, id, marked) = match part {
+            Part::Event { bytes, id, marked } => (bytes, id, marked),
             Part::Other(bytes) => return passes(bytes),
         };
         if event.len() > self.show.cap() {
@@ -242,10 +238,10 @@ impl<B> EventsProj<'_, B> {
             self.show.leaves_out();
             return passes(id_alone(id));
         }
-        match data_of(&event, first) {
+        match data_of(&event, marked) {
             Some(data) => {
                 let show = self.show.clone();
-                *self.shown = Some(Box::pin(shown(show, event, data, first)));
+                *self.shown = Some(Box::pin(shown(show, event, data, marked)));
                 None
             }
             None => passes(event),
@@ -254,7 +250,6 @@ impl<B> EventsProj<'_, B> {
 
     /// An event is longer than may be held before its end has come.
     fn too_long(&mut self) -> Option<Result<Frame<Bytes>, BoxError>> {
-        *self.begun = true;
         let piece = mem::take(&mut self.cutter.held).freeze();
         if self.show.is_lenient() {
             // Its rest will follow, and is no event by itself.
@@ -320,12 +315,12 @@ fn too_long() -> BoxError {
 }
 
 /// Shows what an event carries; what goes out in its place.
-async fn shown(show: Show, event: Bytes, data: Bytes, first: bool) -> Result<Shown, BoxError> {
+async fn shown(show: Show, event: Bytes, data: Bytes, marked: bool) -> Result<Shown, BoxError> {
     let (left, answers) = show.in_event(data).await?;
     let event = match left {
         Left::Same => event,
-        Left::Other(new) => with_data(&event, Some(&new), first),
-        Left::Nothing => with_data(&event, None, first),
+        Left::Other(new) => with_data(&event, Some(&new), marked),
+        Left::Nothing => with_data(&event, None, marked),
     };
     Ok(Shown { event, answers })
 }

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, mem};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::mcp::sse::Scanner;
+use crate::mcp::sse::{MARK, Scanner, field, lines};
 
 /// Cuts an event stream into its events.
 pub(super) struct Cutter {
@@ -18,8 +18,12 @@ pub(super) struct Cutter {
 
 #[derive(Debug)]
 pub(super) enum Part {
-    /// An event, and its id.
-    Event { bytes: Bytes, id: Option<Box<str>> },
+    /// An event, its id, and whether a byte order mark stands before it.
+    Event {
+        bytes: Bytes,
+        id: Option<Box<str>>,
+        marked: bool,
+    },
     /// What goes out as it is: line ends between events, or a part of an event.
     Other(Bytes),
 }
@@ -73,6 +77,7 @@ impl Cutter {
                 Torn::Not => Part::Event {
                     bytes,
                     id: event.id,
+                    marked: event.marked,
                 },
                 Torn::GoneOn => Part::Other(bytes),
                 Torn::LeftOut => Part::Other(id_alone(event.id)),
@@ -103,89 +108,49 @@ pub(super) fn id_alone(id: Option<Box<str>>) -> Bytes {
     id.map_or_else(Bytes::new, |id| Bytes::from(format!("id: {id}\n\n")))
 }
 
-/// A byte order mark, and the rest of an event. At the beginning of a stream alone it is one; elsewhere it is a part of a field's name
-/// (WHATWG HTML, 9.2.6).
-fn unmarked(event: &[u8], first: bool) -> (&[u8], &[u8]) {
-    const MARK: &[u8] = b"\xef\xbb\xbf";
-    let marked = first && event.starts_with(MARK);
+/// The mark of an event that is `marked`, and its lines.
+fn unmarked(event: &[u8], marked: bool) -> (&[u8], &[u8]) {
+    let marked = marked && event.starts_with(MARK);
     event.split_at(if marked { MARK.len() } else { 0 })
 }
 
-/// Past the end of the first line.
-fn line_end(bytes: &[u8]) -> Option<usize> {
-    let at = memchr::memchr2(b'\n', b'\r', bytes)?;
-    let crlf = bytes[at] == b'\r' && bytes.get(at + 1) == Some(&b'\n');
-    Some(at + 1 + usize::from(crlf))
-}
-
-/// The lines of an event, each with its end.
-fn lines(mut event: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::from_fn(move || {
-        let end = line_end(event).unwrap_or(event.len());
-        let (line, rest) = event.split_at(end);
-        event = rest;
-        (!line.is_empty()).then_some(line)
-    })
-}
-
-/// The value of a field in a line (WHATWG HTML, 9.2.6).
-fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let line = line.trim_ascii_end_line();
-    let rest = line.strip_prefix(name)?;
-    match rest {
-        [] => Some(rest),
-        [b':', value @ ..] => Some(value.strip_prefix(b" ").unwrap_or(value)),
-        _ => None,
-    }
-}
-
-/// A line without its end.
-trait Line {
-    fn trim_ascii_end_line(&self) -> &Self;
-}
-
-impl Line for [u8] {
-    fn trim_ascii_end_line(&self) -> &Self {
-        let line = self.strip_suffix(b"\n").unwrap_or(self);
-        line.strip_suffix(b"\r").unwrap_or(line)
-    }
-}
-
 /// The data of a whole event that is a message: one of another type is read by no client as such.
-pub(super) fn data_of(event: &Bytes, first: bool) -> Option<Bytes> {
-    let (_, fields) = unmarked(event, first);
-    // Without the empty line at its end it is none.
-    lines(fields)
-        .last()
-        .filter(|line| line.trim_ascii_end_line().is_empty())?;
-    let kind = lines(fields)
-        .filter_map(|line| field(line, b"event"))
-        .last();
-    if kind.is_some_and(|kind| !kind.is_empty() && kind != b"message") {
-        return None;
+pub(super) fn data_of(event: &Bytes, marked: bool) -> Option<Bytes> {
+    let (mut first, mut joined) = (None, BytesMut::new());
+    let (mut message, mut ended) = (true, false);
+    for (_, line) in lines(unmarked(event, marked).1) {
+        ended = line.is_empty();
+        match (field(line), first) {
+            ((b"event", kind), _) => message = matches!(kind, b"" | b"message"),
+            ((b"data", value), None) => first = Some(value),
+            ((b"data", value), Some(before)) => {
+                if joined.is_empty() {
+                    joined.extend_from_slice(before);
+                }
+                joined.extend_from_slice(b"\n");
+                joined.extend_from_slice(value);
+            }
+            _ => {}
+        }
     }
-    let mut data = lines(fields).filter_map(|line| field(line, b"data"));
-    let first = data.next()?;
-    let Some(second) = data.next() else {
+    // Without the empty line at its end it is none.
+    let first = first.filter(|_| message && ended)?;
+    if joined.is_empty() {
         return (!first.is_empty()).then(|| event.slice_ref(first));
-    };
-    let mut joined = BytesMut::from(first);
-    for value in std::iter::once(second).chain(data) {
-        joined.extend_from_slice(b"\n");
-        joined.extend_from_slice(value);
     }
     (!joined.trim_ascii().is_empty()).then(|| joined.freeze())
 }
 
 /// The event with other data: its id, its other fields and its comments stay. Without data, only what a client must know of it stays.
-pub(super) fn with_data(event: &[u8], data: Option<&[u8]>, first: bool) -> Bytes {
-    let (mark, fields) = unmarked(event, first);
+pub(super) fn with_data(event: &[u8], data: Option<&[u8]>, marked: bool) -> Bytes {
+    let (mark, fields) = unmarked(event, marked);
     let mut out = BytesMut::with_capacity(event.len() + data.map_or(0, <[u8]>::len) + 8);
     let mut put = false;
     let mut kept = false;
     out.extend_from_slice(mark);
-    for line in lines(fields) {
-        if field(line, b"data").is_some() {
+    for (whole, line) in lines(fields) {
+        let (name, _) = field(line);
+        if name == b"data" {
             if let Some(data) = data.filter(|_| !mem::replace(&mut put, true)) {
                 kept = true;
                 for piece in data.split(|b| matches!(b, b'\n' | b'\r')) {
@@ -195,8 +160,8 @@ pub(super) fn with_data(event: &[u8], data: Option<&[u8]>, first: bool) -> Bytes
                 }
             }
         } else {
-            kept |= !line.trim_ascii_end_line().is_empty() && field(line, b"event").is_none();
-            out.extend_from_slice(line);
+            kept |= !line.is_empty() && name != b"event";
+            out.extend_from_slice(whole);
         }
     }
     if !kept {

@@ -5,7 +5,8 @@
 //! pass, [`sse::Scanner`](super::sse::Scanner) does with less.
 
 use bytes::{Bytes, BytesMut};
-use memchr::memchr2;
+
+use super::sse::{self, Lines, Piece};
 
 /// One event that has data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,12 +21,9 @@ pub struct DataEvent {
 #[derive(Debug)]
 pub struct EventReader {
     limit: usize,
+    lines: Lines,
     /// The part of the current line that has been read.
     line: Vec<u8>,
-    /// The last line end was a CR: a LF that follows belongs to it.
-    after_cr: bool,
-    /// A line has been read: before the first one a byte order mark may stand.
-    begun: bool,
     /// The type of the current event.
     name: Vec<u8>,
     data: BytesMut,
@@ -50,9 +48,8 @@ impl EventReader {
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
+            lines: Lines::default(),
             line: Vec::new(),
-            after_cr: false,
-            begun: false,
             name: Vec::new(),
             data: BytesMut::new(),
             has_data: false,
@@ -64,11 +61,12 @@ impl EventReader {
 
     /// Another response of the same stream begins: half an event of the one before is forgotten.
     pub fn begin(&mut self) {
+        self.lines = Lines::default();
         self.line.clear();
         self.name.clear();
         self.data.clear();
         self.id = None;
-        (self.has_data, self.after_cr, self.begun) = (false, false, false);
+        self.has_data = false;
     }
 
     /// The newest `id` of an event that came whole, which is what a client resumes by.
@@ -87,29 +85,23 @@ impl EventReader {
     /// When an event is too long; the stream cannot be read on then.
     pub fn feed(
         &mut self,
-        mut bytes: &[u8],
+        bytes: &[u8],
         mut tell: impl FnMut(DataEvent),
     ) -> Result<(), EventTooLong> {
-        if self.after_cr && !bytes.is_empty() {
-            self.after_cr = false;
-            bytes = bytes.strip_prefix(b"\n").unwrap_or(bytes);
-        }
-        while let Some(end) = memchr2(b'\n', b'\r', bytes) {
-            self.hold(&bytes[..end])?;
-            let rest = &bytes[end + 1..];
-            bytes = match (bytes[end], rest) {
-                (b'\r', []) => {
-                    self.after_cr = true;
-                    rest
+        let mut at = 0;
+        while let Some(piece) = self.lines.next(bytes, &mut at) {
+            match piece {
+                Piece::Part(text) => self.hold(text)?,
+                Piece::Last(text) => {
+                    self.hold(text)?;
+                    if let Some(event) = self.end_line() {
+                        tell(event);
+                    }
                 }
-                (b'\r', [b'\n', rest @ ..]) => rest,
-                _ => rest,
-            };
-            if let Some(event) = self.end_line() {
-                tell(event);
+                Piece::Feed | Piece::Marking | Piece::Marked => {}
             }
         }
-        self.hold(bytes)
+        Ok(())
     }
 
     fn hold(&mut self, piece: &[u8]) -> Result<(), EventTooLong> {
@@ -121,19 +113,10 @@ impl EventReader {
     }
 
     fn end_line(&mut self) -> Option<DataEvent> {
-        let mut line = &self.line[..];
-        if !std::mem::replace(&mut self.begun, true) {
-            line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
-        }
-        if line.is_empty() {
-            self.line.clear();
+        if self.line.is_empty() {
             return self.end_event();
         }
-        let (field, value) = match memchr::memchr(b':', line) {
-            Some(colon) => (&line[..colon], &line[colon + 1..]),
-            None => (line, &b""[..]),
-        };
-        let value = value.strip_prefix(b" ").unwrap_or(value);
+        let (field, value) = sse::field(&self.line);
         match field {
             b"event" => self.name = value.to_vec(),
             b"data" => {

@@ -198,6 +198,37 @@ async fn a_byte_order_mark_is_one_at_the_beginning_of_a_stream_only() {
 }
 
 #[tokio::test]
+async fn what_comes_first_is_read_behind_a_byte_order_mark() {
+    let text = leak(format!("\u{feff}id: 5\r\ndata: {ANSWER}\r\n\r\n"));
+    for at in 0..=8 {
+        let request = call(CALL, &[]);
+        let exchange = Exchange::get(&request).expect("an exchange").clone();
+        let service = ObserveLayer::new("one").layer(service_fn(move |_: Request<Body>| {
+            let (one, two) = text.as_bytes().split_at(at);
+            let frames = [one, two].map(|piece| Frame::data(Bytes::from_static(piece)));
+            let frames = futures_util::stream::iter(frames.map(Ok::<_, BoxError>));
+            let mut response = Response::new(Body::new(StreamBody::new(frames)));
+            let events = HeaderValue::from_static(EVENTS);
+            response.headers_mut().insert(header::CONTENT_TYPE, events);
+            async move { Ok::<_, BoxError>(response) }
+        }));
+        let response = service.oneshot(request).await.expect("a head");
+        let body = response.into_body().collect().await.expect("a body");
+        assert_eq!(body.to_bytes(), text);
+        assert!(exchange.is_answered(), "{at}");
+        assert_eq!(exchange.response().event_id().as_deref(), Some("5"));
+    }
+    // One that is left out keeps its id.
+    let settings = InterceptSettings {
+        cap: 20,
+        ..InterceptSettings::default()
+    };
+    let (layer, _) = script_with(settings, MESSAGES, |_, _| Decision::Continue);
+    let (_, body, _) = send(&layer, get(), EVENTS, vec![text]).await;
+    assert_eq!(body, "id: 5\n\n");
+}
+
+#[tokio::test]
 async fn a_layer_that_only_looks_refuses_and_holds_nothing() {
     let settings = || InterceptSettings {
         lenient: true,
