@@ -107,10 +107,12 @@ pub struct EndpointInfo {
 pub enum GiveUp {
     /// A clock ran out.
     Timeout = 1,
-    /// An operator ended it.
+    /// An operator ended it, by an order or by a rule.
     Operator,
     /// The proxy is shutting down.
     Drain,
+    /// The proxy could not pass on what came of it.
+    Proxy,
 }
 
 // === impl Exchange ===
@@ -344,7 +346,7 @@ impl Exchange {
 
     /// Why the call was given up, if somebody said so.
     pub fn gave_up(&self) -> Option<GiveUp> {
-        [GiveUp::Timeout, GiveUp::Operator, GiveUp::Drain]
+        GiveUp::ALL
             .into_iter()
             .find(|why| *why as u8 == self.gave_up.load(Ordering::Acquire))
     }
@@ -477,12 +479,15 @@ fn nanos(time: Duration) -> u64 {
 // === impl GiveUp ===
 
 impl GiveUp {
+    pub(crate) const ALL: [Self; 4] = [Self::Timeout, Self::Operator, Self::Drain, Self::Proxy];
+
     /// The word for metrics, logs and `notifications/cancelled`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Timeout => "timeout",
             Self::Operator => "operator",
             Self::Drain => "drain",
+            Self::Proxy => "proxy",
         }
     }
 }

@@ -13,7 +13,7 @@
 //! | status 5xx | failure |
 //! | a JSON-RPC error, a result with `isError` | success, or failure by setting |
 //! | given up because a clock ran out, also one outside the endpoint | failure |
-//! | given up by the client, the operator or a drain, or dropped before the end | neutral |
+//! | given up by the client, the operator, a drain or the proxy, or dropped before the end | neutral |
 //! | anything else that came to its end | success |
 //!
 //! A 501 is a success: it says what the server cannot do, and would say so again.
@@ -138,7 +138,7 @@ impl Judge {
     pub fn dropped(&self, exchange: &Exchange) -> Verdict {
         match exchange.gave_up() {
             Some(GiveUp::Timeout) => Verdict::Failure,
-            Some(GiveUp::Operator | GiveUp::Drain) | None => Verdict::Neutral,
+            Some(GiveUp::Operator | GiveUp::Drain | GiveUp::Proxy) | None => Verdict::Neutral,
         }
     }
 }
@@ -318,6 +318,7 @@ mod tests {
         for (why, verdict) in [
             (None, Verdict::Neutral),
             (Some(GiveUp::Drain), Verdict::Neutral),
+            (Some(GiveUp::Proxy), Verdict::Neutral),
             (Some(GiveUp::Timeout), Verdict::Failure),
         ] {
             let exchange = exchange();

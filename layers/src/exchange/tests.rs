@@ -26,6 +26,7 @@ fn another_attempt_takes_back_a_clock_but_no_order() {
         (GiveUp::Timeout, None),
         (GiveUp::Operator, Some(GiveUp::Operator)),
         (GiveUp::Drain, Some(GiveUp::Drain)),
+        (GiveUp::Proxy, Some(GiveUp::Proxy)),
     ] {
         let exchange = Exchange::new("x");
         exchange.give_up(why);

@@ -364,7 +364,10 @@ impl Show {
                 Ok(Left::Nothing)
             }
             Some((Kind::Request, _)) => {
-                exchange.give_up(GiveUp::Operator);
+                exchange.give_up(match find::<Blocked>(&*error) {
+                    Some(_) => GiveUp::Operator,
+                    None => GiveUp::Proxy,
+                });
                 Err(error)
             }
             None => Err(error),

@@ -83,7 +83,7 @@ metrics! {
     TIMEOUTS = Counter "ziggurat_timeouts_total" ["phase"]
         "Clocks that ran out: connect, head, idle, deadline, upload, handshake.";
     CANCELLATIONS = Counter "ziggurat_cancellations_total" ["origin"]
-        "Calls that ended before their answer, by who ended them: client, timeout, operator, drain.";
+        "Calls that ended before their answer, by who ended them: client, timeout, operator, drain, proxy (what came could not be passed on).";
     ORIGIN_REJECTED = Counter "ziggurat_origin_rejected_total" []
         "Requests that were refused for their Host or Origin.";
     LABEL_OVERFLOW = Counter "ziggurat_label_overflow_total" []

@@ -63,7 +63,7 @@ struct Meters {
     routes: HashMap<Box<str>, Route, foldhash::fast::RandomState>,
     none: Route,
     streams: Gauge,
-    cancelled: [(&'static str, Counter); 4],
+    cancelled: [(&'static str, Counter); 5],
 }
 
 #[derive(Debug)]
@@ -76,7 +76,7 @@ struct Route {
 impl ServerRecordLayer {
     /// A layer that knows the routes of these names; a request that reaches none is counted under an empty name.
     pub fn new<'a>(routes: impl IntoIterator<Item = &'a str>, tools: &Tools) -> Self {
-        let cancelled = ["client", "timeout", "operator", "drain"]
+        let cancelled = ["client", "timeout", "operator", "drain", "proxy"]
             .map(|origin| (origin, counter(names::CANCELLATIONS, &[("origin", origin)])));
         Self {
             meters: Arc::new(Meters {

@@ -181,7 +181,7 @@ impl<S: Clone> Call<S> {
         // Somebody ended the call as a whole; a clock may have been that of the attempt.
         if matches!(
             self.exchange.gave_up(),
-            Some(GiveUp::Operator | GiveUp::Drain)
+            Some(GiveUp::Operator | GiveUp::Drain | GiveUp::Proxy)
         ) {
             return None;
         }

@@ -1,7 +1,7 @@
 //! Event streams: what becomes of them where something on them is refused, or cannot be seen.
 
 use super::*;
-use crate::{mcp::peek::Answer, observe::ObserveLayer};
+use crate::{exchange::GiveUp, mcp::peek::Answer, observe::ObserveLayer};
 
 /// A client that comes back for a stream, or that listens to a standing one.
 fn get() -> Request<Body> {
@@ -46,19 +46,27 @@ async fn what_is_refused_on_a_stream_leaves_an_honest_event() {
     let (_, body, _) = send(&layer, call(CALL, &[]), EVENTS, STREAM.to_vec()).await;
     assert!(body.starts_with(": hi\n\nid: 1\n\nid: 2\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"seven\",\"error\":{\"code\":403"), "{body}");
     assert!(body.ends_with("retry: 9\n\n"), "{body}");
-    // A question of the server that nobody would answer ends the call.
+}
+
+#[tokio::test]
+async fn a_question_that_nobody_would_answer_ends_its_call_and_says_why() {
     let question = "data: {\"id\":1,\"method\":\"sampling/createMessage\"}\n\n";
-    let request = call(CALL, &[]);
-    let exchange = Exchange::get(&request).expect("an exchange").clone();
-    let given = Given::default();
-    let response = layer
-        .layer(server(EVENTS, vec![question], &given))
-        .oneshot(request)
-        .await
-        .expect("a head");
-    let error = response.into_body().collect().await.expect_err("it ends");
-    assert!(find::<Blocked>(&*error).is_some());
-    assert_eq!(exchange.gave_up(), Some(crate::exchange::GiveUp::Operator));
+    let (blocked, _) = script(MESSAGES, |_, _| block());
+    let (unreadable, _) = script(MESSAGES, |_, _| Decision::Unreadable("no".to_owned()));
+    for (layer, why) in [(blocked, GiveUp::Operator), (unreadable, GiveUp::Proxy)] {
+        let request = call(CALL, &[]);
+        let exchange = Exchange::get(&request).expect("an exchange").clone();
+        let service = layer.layer(server(EVENTS, vec![question], &Given::default()));
+        let response = service.oneshot(request).await.expect("a head");
+        // To the one who waits, what could not be shown is told in the stream.
+        let read = response.into_body().collect().await;
+        let error = read.as_ref().err().map(|error| &**error);
+        assert_eq!(
+            error.is_some_and(|error| find::<Blocked>(error).is_some()),
+            why == GiveUp::Operator
+        );
+        assert_eq!(exchange.gave_up(), Some(why));
+    }
 }
 
 #[tokio::test]
