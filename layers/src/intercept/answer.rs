@@ -205,7 +205,7 @@ fn in_batch(bytes: &Bytes, pieces: &[(Bytes, Left)], left_out: bool) -> Left {
     }
 }
 
-/// Takes away what the headers say of a body that was changed.
+/// Takes away what headers or trailers say of a body that was changed.
 pub(super) fn drop_digests(headers: &mut HeaderMap) {
     for name in DIGESTS {
         headers.remove(name);
@@ -254,7 +254,7 @@ impl Show {
         B: HttpBody<Data = Bytes> + Send,
         B::Error: Into<BoxError>,
     {
-        let (bytes, trailers) = match read(body, self.cap()).await? {
+        let (bytes, mut trailers) = match read(body, self.cap()).await? {
             Read::Whole(bytes, trailers) => (bytes, trailers),
             Read::Long(read, rest) if self.is_lenient() => {
                 return Ok(Response::from_parts(head, InterceptBody::long(read, rest)));
@@ -280,6 +280,7 @@ impl Show {
             Left::Same => bytes,
             Left::Other(new) => {
                 drop_digests(&mut head.headers);
+                trailers.iter_mut().for_each(drop_digests);
                 new
             }
             Left::Nothing => return Err(Stage::Answering.unreadable("nothing is left of it")),

@@ -169,8 +169,9 @@ impl Way {
         }
         let again = changed.then(|| bytes.clone());
         let body = match trailers {
-            Some(trailers) => {
+            Some(mut trailers) => {
                 if changed {
+                    answer::drop_digests(&mut trailers);
                     parts.headers.remove(header::CONTENT_LENGTH);
                 }
                 let frames = [Frame::data(bytes), Frame::trailers(trailers)];

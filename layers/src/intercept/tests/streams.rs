@@ -191,6 +191,50 @@ async fn a_call_that_has_its_answer_gets_no_other_one() {
 }
 
 #[tokio::test]
+async fn what_was_changed_keeps_no_digest_behind_it() {
+    let trailing = |body: &'static str| {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("repr-digest", HeaderValue::from_static("sha-256=:x:"));
+        trailers.insert("x-took", HeaderValue::from_static("5"));
+        let frames = [Frame::data(Bytes::from(body)), Frame::trailers(trailers)];
+        let frames = futures_util::stream::iter(frames.map(Ok::<_, BoxError>));
+        Body::new(StreamBody::new(frames))
+    };
+    for changes in [true, false] {
+        let (layer, _) = script(Interest::ALL, move |message, _| match message {
+            Some(message) if changes => {
+                message.replace("{\"b\":2}".to_owned()).expect("it fits");
+                Decision::Continue
+            }
+            _ => Decision::Continue,
+        });
+        let trailers = Arc::new(Mutex::new(Vec::new()));
+        let seen = trailers.clone();
+        let service = layer.layer(service_fn(move |request: Request<Body>| {
+            let seen = seen.clone();
+            async move {
+                let asked = request.into_body().collect().await?;
+                let trailers = asked.trailers().cloned().expect("trailers");
+                seen.lock().expect("not poisoned").push(trailers);
+                let mut response = Response::new(trailing("{\"c\":3}"));
+                let json = HeaderValue::from_static(JSON);
+                response.headers_mut().insert(header::CONTENT_TYPE, json);
+                Ok::<_, BoxError>(response)
+            }
+        }));
+        let response = service.oneshot(Request::new(trailing("{\"a\":1}"))).await;
+        let body = response.expect("a head").into_body().collect().await;
+        let told = body.expect("a body").trailers().cloned();
+        let mut trailers = trailers.lock().expect("not poisoned");
+        trailers.push(told.expect("trailers"));
+        for trailers in trailers.iter() {
+            assert_eq!(trailers.contains_key("repr-digest"), !changes);
+            assert_eq!(trailers["x-took"], "5");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_byte_order_mark_is_one_at_the_beginning_of_a_stream_only() {
     let (layer, seen) = script(MESSAGES, |_, _| block());
     // To a client a later one is a part of a field's name, which it does not know.
