@@ -202,49 +202,11 @@ fn warn_of_principals(when: &RawWhen, mistakes: &mut Mistakes) {
         mistakes.warning(&when.principal.place, message, "remove `principal`");
     }
     if let Some(expression) = &when.expression
-        && names_principal(expression.value.as_str())
+        && expression.value.names_principal()
     {
         let message = format!("{NOBODY}, so `principal` is always empty");
         let cure = "go by something else, such as a header";
         mistakes.warning(&expression.place, message, cure);
-    }
-}
-
-/// Whether an expression asks who the client is. What stands in quotes, and a member of something else, is another thing.
-fn names_principal(expression: &str) -> bool {
-    let mut quote = None;
-    let mut code = String::with_capacity(expression.len());
-    for letter in expression.chars() {
-        match quote {
-            Some(end) if end == letter => quote = None,
-            Some(_) => {}
-            None if letter == '"' || letter == '\'' => {
-                quote = Some(letter);
-                code.push(letter);
-            }
-            None => code.push(letter),
-        }
-    }
-    let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
-    code.match_indices("principal").any(|(at, word)| {
-        let (before, after) = (&code[..at], &code[at + word.len()..]);
-        !before.ends_with(|letter| is_name(letter) || letter == '.') && !after.starts_with(is_name)
-    })
-}
-
-/// Whether one of the texts of a template stands for who the client is.
-fn has_principal(value: &Value) -> bool {
-    match value {
-        Value::String(text) => {
-            let mut places = text
-                .split("{{")
-                .skip(1)
-                .filter_map(|rest| rest.split_once("}}"));
-            places.any(|(place, _)| place.trim() == "principal")
-        }
-        Value::Array(all) => all.iter().any(has_principal),
-        Value::Object(all) => all.values().any(has_principal),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
@@ -436,7 +398,7 @@ fn mock(raw: At<RawMock>, on: On, mistakes: &mut Mistakes) -> Option<Respond> {
     let At { value: raw, place } = raw;
     let mut template = |value: Value| match Template::new(value) {
         Ok(template) => {
-            if has_principal(template.value()) {
+            if template.uses_principal() {
                 let message = format!("{NOBODY}, so `{{{{principal}}}}` is always empty");
                 mistakes.warning(&place, message, "remove it");
             }

@@ -351,6 +351,11 @@ fn what_works_but_is_likely_not_meant_is_a_warning() {
             "when: { expression: \"'x' == principal\" }, block: no",
             "when.expression: ",
         ),
+        (
+            // A quote within quotes ends none.
+            r#"when: { expression: '"\"" != "" && principal == "a"' }, block: no"#,
+            "when.expression: ",
+        ),
         ("mock: { text: \"for {{ principal }}\" }", "mock: "),
     ] {
         let said = rule(never);
@@ -359,6 +364,7 @@ fn what_works_but_is_likely_not_meant_is_a_warning() {
     }
     for fine in [
         "when: { expression: \"args.principal == 'principal'\" }, block: principal",
+        "when: { expression: \"args.l.exists(principal, principal == 'a')\" }, block: no",
         "mock: { text: \"{{name}} principal\" }",
     ] {
         assert_eq!(rule(fine), "", "{fine}");

@@ -18,6 +18,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq)]
 pub struct Template {
     value: Value,
+    /// One of its places is for who the client is.
+    uses_principal: bool,
 }
 
 /// An answer, before what was asked is known.
@@ -80,9 +82,17 @@ impl Template {
     /// # Errors
     /// When a text has a place for something that is not known.
     pub fn new(value: Value) -> Result<Self, BadTemplate> {
-        let mut places = 0;
-        check(&value, &mut places)?;
-        Ok(Self { value })
+        let mut met = Met::default();
+        met.look(&value)?;
+        Ok(Self {
+            value,
+            uses_principal: met.principal,
+        })
+    }
+
+    /// Whether it has a place for who the client is.
+    pub fn uses_principal(&self) -> bool {
+        self.uses_principal
     }
 
     /// The value as it was written.
@@ -149,27 +159,39 @@ fn pieces(mut text: &str) -> Vec<Piece<'_>> {
     all
 }
 
-/// Nesting is bounded by whoever wrote the value.
-fn check(value: &Value, places: &mut usize) -> Result<(), BadTemplate> {
-    match value {
-        Value::String(text) => {
-            for piece in pieces(text) {
-                let Piece::Place(place) = piece else { continue };
-                let is_known = ["method", "name", "id", "principal"].contains(&place)
-                    || (place.starts_with('/') && place.parse::<Pointer>().is_ok());
-                if !is_known {
-                    return Err(BadTemplate::Unknown(place.to_owned()));
-                }
-                *places += 1;
-                if *places > Template::PLACES {
-                    return Err(BadTemplate::TooMany);
-                }
-            }
-            Ok(())
+/// The places of a template.
+#[derive(Default)]
+struct Met {
+    places: usize,
+    principal: bool,
+}
+
+impl Met {
+    /// Nesting is bounded by whoever wrote the value.
+    fn look(&mut self, value: &Value) -> Result<(), BadTemplate> {
+        match value {
+            Value::String(text) => pieces(text).iter().try_for_each(|piece| match piece {
+                Piece::Text(_) => Ok(()),
+                Piece::Place(place) => self.place(place),
+            }),
+            Value::Array(all) => all.iter().try_for_each(|value| self.look(value)),
+            Value::Object(all) => all.values().try_for_each(|value| self.look(value)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
         }
-        Value::Array(all) => all.iter().try_for_each(|value| check(value, places)),
-        Value::Object(all) => all.values().try_for_each(|value| check(value, places)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
+    }
+
+    fn place(&mut self, place: &str) -> Result<(), BadTemplate> {
+        let is_known = ["method", "name", "id", "principal"].contains(&place)
+            || (place.starts_with('/') && place.parse::<Pointer>().is_ok());
+        if !is_known {
+            return Err(BadTemplate::Unknown(place.to_owned()));
+        }
+        self.principal |= place == "principal";
+        self.places += 1;
+        if self.places > Template::PLACES {
+            return Err(BadTemplate::TooMany);
+        }
+        Ok(())
     }
 }
 
@@ -289,6 +311,19 @@ mod tests {
             (json!([null, true, 5]), json!([null, true, 5])),
         ] {
             assert_eq!(filled(template), Ok(value));
+        }
+    }
+
+    #[test]
+    fn it_is_known_who_asks_for_the_principal() {
+        for (template, asks) in [
+            (json!({"a": ["for {{ principal }}"]}), true),
+            (json!("{{id}}{{principal}}"), true),
+            (json!({"{{principal}}": "{{name}} principal"}), false),
+            (json!("{{/principal}} {{ principal"), false),
+        ] {
+            let made = Template::new(template.clone()).expect("a template");
+            assert_eq!(made.uses_principal(), asks, "{template}");
         }
     }
 

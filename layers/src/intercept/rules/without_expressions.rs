@@ -13,6 +13,11 @@ pub enum Expression {}
 pub struct BadExpression;
 
 impl Expression {
+    /// Whether it asks who the client is.
+    pub fn names_principal(&self) -> bool {
+        match *self {}
+    }
+
     pub(super) fn uses(&self, _: Sees) -> bool {
         match *self {}
     }
