@@ -147,6 +147,13 @@ enum State<'a> {
     Later(Pin<Box<dyn Future<Output = Decision> + Send + 'a>>),
 }
 
+// === impl Decision ===
+
+impl Decision {
+    /// The longest [`Delay`](Self::Delay), whatever is asked for.
+    pub const LONGEST_DELAY: Duration = Duration::from_secs(60 * 60);
+}
+
 // === impl Interest ===
 
 impl Interest {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 use serde_json::{Value, json};
 use ziggurat_layers::intercept::{
-    Direction, Edit, PatchOp, PauseSettings, Pointer,
+    Decision, Direction, Edit, PatchOp, PauseSettings, Pointer,
     rules::{Action, Change, Respond, Rule, RuleSet, Template, When},
 };
 use ziggurat_layers::pattern::Pattern;
@@ -26,10 +26,6 @@ use crate::config::{Intercept, Protocol};
 const MOST: usize = 500;
 /// The longest file.
 const LONGEST_FILE: u64 = 4 << 20;
-/// The longest delay.
-const LONGEST_DELAY: Duration = Duration::from_secs(60 * 60);
-/// The longest wait for an operator.
-const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Headers that say what a message is, or whose session it belongs to.
 const MCP: &[&str] = &[
@@ -44,7 +40,7 @@ const MCP: &[&str] = &[
 #[derive(Clone, Copy)]
 pub(super) struct Around {
     pub(super) protocol: Protocol,
-    /// The longest silence of a call.
+    /// The time that a call has; its progress begins that anew.
     pub(super) deadline: Option<Duration>,
 }
 
@@ -152,11 +148,11 @@ fn rule(raw: RawRule, place: &Place, around: Around, mistakes: &mut Mistakes) ->
     }
     let waits = Waits { direction, around };
     actions.extend(raw.delay.map(|time| {
-        let longest = (LONGEST_DELAY, "write at most 1h");
+        let longest = (Decision::LONGEST_DELAY, "write at most 1h");
         Action::Delay(waits.time(time, longest, mistakes))
     }));
     actions.extend(raw.pause.map(|raw| {
-        let longest = (LONGEST_PAUSE, "write at most 24h");
+        let longest = (PauseSettings::LONGEST, "write at most 24h");
         Action::Pause(PauseSettings {
             limit: waits.time(raw.limit, longest, mistakes),
             then: raw.then,
