@@ -128,6 +128,18 @@ pub enum Messages {
 // === impl CallFacts ===
 
 impl CallFacts {
+    /// The same call with nothing but this message.
+    pub(crate) fn with(&self, message: MessageFacts) -> Self {
+        Self {
+            era: self.era,
+            version: self.version.clone(),
+            session: self.session.clone(),
+            verb: self.verb,
+            batch: self.batch,
+            messages: Messages::One(message),
+        }
+    }
+
     /// The messages of the call.
     pub fn messages(&self) -> &[MessageFacts] {
         match &self.messages {

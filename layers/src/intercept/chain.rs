@@ -1,6 +1,6 @@
 //! The chain: asks the interceptors, one after another, and does what they decide.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use http::{HeaderMap, Request, response};
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::BoxError,
-    mcp::{CallFacts, Messages, ShortText},
+    mcp::{CallFacts, ShortText},
 };
 
 /// The interceptors of a route, in their order.
@@ -167,7 +167,7 @@ impl Chain {
         match decision {
             Decision::Continue => Ok(Verdict::Pass),
             Decision::Delay(time) => {
-                let time = time.min(LONGEST_DELAY);
+                let time = time.min(Decision::LONGEST_DELAY);
                 let waited = self.settings.paused.delay(time).await;
                 waited.map_err(|full| stage.full(full))?;
                 Ok(Verdict::Pass)
@@ -243,15 +243,9 @@ impl Named {
             return;
         }
         self.name.clone_from(&facts.name);
-        self.call = context.call().map(|call| CallFacts {
-            messages: Messages::One(facts.clone()),
-            ..call.clone()
-        });
+        self.call = context.call().map(|call| call.with(facts.clone()));
     }
 }
-
-/// The longest that a hook may have an exchange wait.
-const LONGEST_DELAY: Duration = Duration::from_secs(3600);
 
 impl Stage {
     fn sent(self) -> bool {

@@ -22,16 +22,23 @@ pub(super) fn follow(
         headers.insert(NAME, headers::encode(name));
     }
     if call.era == Era::Modern && old != new {
-        let mirrors = headers
-            .keys()
-            .filter(|name| name.as_str().starts_with(PARAM_PREFIX));
-        let mirrors: Vec<_> = mirrors.cloned().collect();
+        let mirrors: Vec<_> = mirrors(headers).cloned().collect();
         for mirror in mirrors {
             follow_argument(&mirror, headers, (old, new))?;
         }
     }
     headers::check(call, headers)?;
     headers::check_present(call, headers)
+}
+
+/// Whether a header mirrors an argument: only then the arguments of a changed request have to be known.
+pub(super) fn has_mirrors(headers: &HeaderMap) -> bool {
+    mirrors(headers).next().is_some()
+}
+
+fn mirrors(headers: &HeaderMap) -> impl Iterator<Item = &HeaderName> {
+    let mirrors = |name: &&HeaderName| name.as_str().starts_with(PARAM_PREFIX);
+    headers.keys().filter(mirrors)
 }
 
 fn follow_argument(

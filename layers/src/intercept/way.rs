@@ -233,7 +233,7 @@ impl Way {
                 mocks.push((facts.clone(), mock));
             }
             if message.is_changed() {
-                if call.era == Era::Modern {
+                if call.era == Era::Modern && consistent::has_mirrors(&parts.headers) {
                     arguments = (
                         arguments_of(text, facts, cap)?,
                         take_arguments(&mut message)?,
