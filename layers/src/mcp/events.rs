@@ -2,7 +2,7 @@
 //!
 //! [`EventReader`] is fed the bytes of an event stream in pieces of any size, and tells each event that has data. What it holds is bounded: an event
 //! over the limit is an error. Line ends may be CR, LF or CRLF. Format: WHATWG HTML, "Server-sent events", section 9.2.6. Where events only
-//! pass, [`sse::Scanner`](super::sse::Scanner) does with less.
+//! pass, [`sse::Scanner`] does with less.
 
 use bytes::{Bytes, BytesMut};
 
