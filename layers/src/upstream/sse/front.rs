@@ -19,9 +19,11 @@ use super::{
 use crate::{
     Body,
     attempt::Unresumable,
-    error::BoxError,
+    error::{BoxError, Outcome},
     exchange::Exchange,
+    fault::Fault,
     mcp::{CallFacts, Era, Id, Kind, Verb, headers, wire},
+    rescue::Row,
 };
 
 /// What came first of a call, if it came.
@@ -47,6 +49,13 @@ pub(super) struct Lease {
     exchange: Arc<Exchange>,
     /// Tells the server that a request was given up.
     cancel: Box<dyn Fn(Id, &'static str) + Send + Sync>,
+}
+
+/// A message on its way to the server.
+struct Posting {
+    text: Bytes,
+    /// The request that it takes back.
+    cancels: Option<Id>,
 }
 
 /// A session whose `initialize` has no answer yet; dropping it ends that.
@@ -134,7 +143,13 @@ where
     pub(super) async fn begin(self, facts: &CallFacts, opened: link::Opened) -> Answer<B> {
         let link = Link::begin(&self.shared, opened);
         let unbegun = Unbegun(&self.shared, Some(link.clone()));
-        let (lease, mut first) = self.call(facts, &link).await?;
+        let (lease, mut first) = self.call(facts, &link).await.map_err(|error| {
+            // There has been no session yet that could be gone.
+            match error.downcast_ref() {
+                Some(SseError::SessionGone) => SseError::Gone { sent: false }.into(),
+                _ => error,
+            }
+        })?;
         loop {
             let item = match first.take() {
                 Some(item) => item,
@@ -162,26 +177,30 @@ where
     /// Posts the messages, and answers in the form that what comes first asks for.
     async fn post(self, facts: &CallFacts, link: Arc<Link>) -> Answer<B> {
         link.desk.touch();
-        for message in facts.messages().iter().filter(|m| m.kind != Kind::Request) {
-            let text = self.body.slice(message.span.clone());
-            self.sending(&link, vec![text]).await?;
-            if let Some((id, _)) = &message.cancels {
-                link.desk.cancel(id);
+        let (lease, first) = self.call(facts, &link).await.map_err(|error| {
+            if is_lost(&error) {
+                return SseError::SessionGone.into();
             }
-        }
+            error
+        })?;
         if facts.requests().next().is_none() {
             return Ok(accepted());
         }
-        let (lease, first) = self.call(facts, &link).await?;
         self.respond(lease, first, facts.batch).await
     }
 
-    /// Posts the requests; their answers come through the lease. The first may come before the server has taken them all.
+    /// Posts the messages, the requests last; their answers come through the lease. The first may come before the server has taken them all.
+    /// What cannot be expected is refused before anything is posted.
     async fn call(&self, facts: &CallFacts, link: &Arc<Link>) -> Result<(Lease, First), BoxError> {
         let requests: Vec<_> = facts.requests().collect();
         let lease = self.lease(link, link.desk.expect(&requests)?);
-        let texts = requests.iter().map(|m| self.body.slice(m.span.clone()));
-        let mut sending = Box::pin(self.sending(link, texts.collect()));
+        let others = facts.messages().iter().filter(|m| m.kind != Kind::Request);
+        let messages = others.chain(requests.iter().copied());
+        let messages = messages.map(|message| Posting {
+            text: self.body.slice(message.span.clone()),
+            cancels: message.cancels.as_ref().map(|(id, _)| id.clone()),
+        });
+        let mut sending = Box::pin(self.sending(link, messages.collect()));
         let mut first = None;
         loop {
             let next = poll_fn(|cx| lease.call.poll_next(cx));
@@ -215,30 +234,27 @@ where
     fn sending(
         &self,
         link: &Link,
-        messages: Vec<Bytes>,
+        messages: Vec<Posting>,
     ) -> impl Future<Output = Result<(), BoxError>> + Send + use<S, B> {
         let (inner, origin) = (self.inner.clone(), self.origin.clone());
-        let (to, id) = (link.post.clone(), link.id.clone());
+        let (to, id, desk) = (link.post.clone(), link.id.clone(), link.desk.clone());
         let shared = Arc::downgrade(&self.shared);
         async move {
-            for (at, message) in messages.into_iter().enumerate() {
-                let sent = link::post(inner.clone(), &origin, &to, message).await;
-                // By this the server says that it does not know the session.
-                let lost = sent.as_ref().err().is_some_and(|error| {
-                    let refused = error.downcast_ref::<SseError>();
-                    matches!(refused, Some(SseError::Refused { status }) if *status == StatusCode::NOT_FOUND)
-                });
-                if lost {
-                    if let Some(shared) = shared.upgrade() {
+            let mut gone = false;
+            for message in messages {
+                let sent = link::post(inner.clone(), &origin, &to, message.text).await;
+                if let Err(error) = sent {
+                    if is_lost(&error)
+                        && let Some(shared) = shared.upgrade()
+                    {
                         shared.remove(&id);
                     }
-                    // What went before is not to be sent again.
-                    return Err(match at {
-                        0 => SseError::SessionGone.into(),
-                        _ => SseError::Gone { sent: true }.into(),
-                    });
+                    return Err(if gone { torn(error) } else { error });
                 }
-                sent?;
+                gone = true;
+                if let Some(id) = &message.cancels {
+                    desk.cancel(id);
+                }
             }
             Ok(())
         }
@@ -346,7 +362,7 @@ impl Drop for Lease {
     }
 }
 
-// === responses ===
+// === failures ===
 
 /// The endpoint does not speak HTTP+SSE any more: a server in trouble would say something else.
 fn is_other(error: &BoxError) -> bool {
@@ -355,6 +371,23 @@ fn is_other(error: &BoxError) -> bool {
         _ => false,
     }
 }
+
+/// By this the server says that it does not know the session.
+fn is_lost(error: &BoxError) -> bool {
+    let refused = error.downcast_ref();
+    matches!(refused, Some(SseError::Refused { status }) if *status == StatusCode::NOT_FOUND)
+}
+
+/// What is said of messages that went in part: some of them are with the server, so that they are not to be sent again.
+fn torn(error: BoxError) -> BoxError {
+    if Row::of(&Fault::of(&*error)).outcome == Outcome::Unknown {
+        return error;
+    }
+    tracing::debug!(%error, "the server took only a part of the messages");
+    SseError::Gone { sent: true }.into()
+}
+
+// === responses ===
 
 fn accepted<B>() -> Response<SseBody<B>> {
     with_status(StatusCode::ACCEPTED, SseBody::whole(Bytes::new()))

@@ -60,13 +60,36 @@ async fn a_batch_that_was_sent_in_part_is_not_said_to_be_unsent() {
     let server = server(Kind::Old);
     let upstream = upstream(&server, |s| s.transport = Transport::Sse);
     let id = begin(&upstream).await;
-    let batch = json!([message(1, "hang"), message(2, "404")]);
+    for last in ["unreachable", "400", "404"] {
+        let batch = json!([message(1, "hang"), message(2, last)]);
+        let torn = post(&upstream, Some(&id), &batch).await;
+        assert_eq!(refusal(torn), SseError::Gone { sent: true }, "{last}");
+    }
+    assert_eq!(upstream.sessions(), 0);
+    // What has no id may be executed just as well.
+    let id = begin(&upstream).await;
+    let call = json!({"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "a"}});
+    let batch = json!([call, message(1, "404")]);
     let torn = post(&upstream, Some(&id), &batch).await;
     assert_eq!(refusal(torn), SseError::Gone { sent: true });
     let id = begin(&upstream).await;
     let lost = post(&upstream, Some(&id), &message(3, "404")).await;
     assert_eq!(lost.expect("the server's word").status(), 404);
     assert_eq!(upstream.sessions(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_batch_that_cannot_be_expected_nothing_is_posted() {
+    let server = server(Kind::Old);
+    let upstream = upstream(&server, |s| s.transport = Transport::Sse);
+    let id = begin(&upstream).await;
+    let hang = post(&upstream, Some(&id), &message(1, "hang")).await;
+    let _held = hang.expect("a head");
+    let before = server.seen().len();
+    let call = json!({"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "a"}});
+    let twice = post(&upstream, Some(&id), &json!([call, message(1, "ping")])).await;
+    assert_eq!(refusal(twice), SseError::Duplicate);
+    assert_eq!(server.seen().len(), before);
 }
 
 #[tokio::test(start_paused = true)]

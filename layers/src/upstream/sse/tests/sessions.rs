@@ -154,3 +154,13 @@ async fn modern_requests_and_those_without_a_session_are_refused() {
     upstream.close();
     begin(&upstream).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_404_to_an_initialize_is_no_session_that_is_gone() {
+    let server = server(Kind::Deaf);
+    let upstream = upstream(&server, |s| s.transport = Transport::Sse);
+    let refused = post(&upstream, None, &message(0, "initialize")).await;
+    let status = StatusCode::NOT_FOUND;
+    assert_eq!(refusal(refused), SseError::Refused { status });
+    assert_eq!(upstream.sessions(), 0);
+}
