@@ -30,8 +30,9 @@ const BACKOFF: Backoff = Backoff {
     max: Duration::from_secs(30),
 };
 
-/// The shortest pause, whatever the server asks for.
+/// The shortest pause, and the most that is waited for of what a server asks for.
 const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(5 * 60);
 
 /// A stream that stood for so long was of use, though nothing came on it: somebody between here and there cuts what is quiet.
 const STOOD: Duration = Duration::from_secs(30);
@@ -98,7 +99,7 @@ impl Relay {
                     }
                 }
             }
-            tokio::time::sleep(pause(reader.retry(), fruitless)).await;
+            tokio::time::sleep(pause(reader.retry(), fruitless, fastrand::f64())).await;
         }
     }
 }
@@ -120,14 +121,33 @@ fn is_for_now(status: StatusCode) -> bool {
     )
 }
 
-/// The pause before the next stream: what the server asks for, and longer and longer for so many in a row that were in vain.
-fn pause(told: Option<u64>, fruitless: u32) -> Duration {
-    let own = BACKOFF.pause(fruitless.max(1), 1.0);
-    let pause = match told.map(Duration::from_millis) {
-        Some(told) if fruitless == 0 => told,
-        Some(told) => told.max(own),
-        None => own,
-    };
-    let pause = pause.clamp(SHORTEST, BACKOFF.max);
-    pause.mul_f64(0.5 + fastrand::f64() / 2.0)
+/// The pause before the next stream, with a random number from 0 to 1: what the server asks for, and on top of it longer and longer for so many in a row
+/// that were in vain.
+fn pause(told: Option<u64>, fruitless: u32, random: f64) -> Duration {
+    let told = told.map_or(Duration::ZERO, Duration::from_millis);
+    let pause = told.min(LONGEST) + BACKOFF.pause(fruitless.max(1), random);
+    pause.max(SHORTEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_server_asks_for_is_never_undercut() {
+        for random in [0.0, 0.5, 1.0] {
+            for fruitless in [0, 1, 2, 7, u32::MAX] {
+                for told in [0, 99, 3000, 60_000] {
+                    let pause = pause(Some(told), fruitless, random);
+                    assert!(pause >= Duration::from_millis(told), "{pause:?}");
+                    assert!(pause >= SHORTEST, "{pause:?}");
+                    assert!(pause <= Duration::from_millis(told) + BACKOFF.max);
+                }
+                assert!(pause(None, fruitless, random) >= SHORTEST);
+                // Nobody is kept away for ever.
+                assert!(pause(Some(u64::MAX), fruitless, random) <= LONGEST + BACKOFF.max);
+            }
+        }
+        assert_eq!(pause(Some(3000), 1, 0.5), Duration::from_millis(3500));
+    }
 }

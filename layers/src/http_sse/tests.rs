@@ -62,6 +62,8 @@ enum Standing {
     Breaks,
     /// Nothing comes, and after this time it ends.
     Quiet(Duration),
+    /// It asks for so many milliseconds before the next, and ends.
+    Asks(u64),
     /// It is answered with this status.
     Status(u16),
 }
@@ -177,6 +179,11 @@ impl Server {
                 frames(stream::iter([Ok(tick), Err("reset".into())]))
             }
             Standing::Quiet(time) => self.ends_after(time),
+            Standing::Asks(retry) => {
+                let mut response = events(stream::empty());
+                *response.body_mut() = Body::full(format!("retry: {retry}\ndata:\n\n"));
+                response
+            }
             Standing::Status(code) => status(code),
         }
     }
@@ -294,6 +301,13 @@ fn request(id: u32, method: &str) -> Value {
 }
 
 impl Rig {
+    /// How many GETs there were in a session.
+    fn gets(&self) -> usize {
+        let seen = self.server.seen().into_iter();
+        let gets = seen.filter(|s| s.method == Method::GET && !s.session.is_empty());
+        gets.count()
+    }
+
     async fn send(&self, request: Request<Body>) -> std::result::Result<Response<Body>, BoxError> {
         self.stack.clone().oneshot(request).await
     }
