@@ -421,10 +421,11 @@ impl CoreService {
                     while http.pending() > 0 {
                         tokio::time::sleep(LOOK).await;
                     }
-                    http.inner().close().await;
                 };
                 let _late = tokio::time::timeout(limit, idle).await;
-                http.close();
+                // Cancellations of the old transport go over the other.
+                http.close().await;
+                http.inner().close().await;
             }
             Self::Stdio(stdio) => {
                 stdio.cool_down();

@@ -12,6 +12,7 @@ use tower::Service;
 use super::{
     Shared, SseBody, SseError, Verdict,
     body::Standing,
+    desk::{Cancel, Detached},
     find_out::is_doubtful,
     link::{self, Link, Origin},
     mailbox::{Item, Mailbox},
@@ -19,6 +20,7 @@ use super::{
 use crate::{
     Body,
     attempt::Unresumable,
+    deadline::ExpiresAt,
     error::{BoxError, Outcome},
     exchange::Exchange,
     fault::Fault,
@@ -40,6 +42,7 @@ pub(super) struct Incoming<S> {
     pub(super) inner: S,
     pub(super) origin: Arc<Origin>,
     pub(super) body: Bytes,
+    expires: Option<ExpiresAt>,
 }
 
 /// A call that was posted, for as long as somebody waits for it. Going away is no cancel, unless somebody said why.
@@ -47,13 +50,15 @@ pub(super) struct Lease {
     pub(super) call: Arc<Mailbox>,
     link: Arc<Link>,
     exchange: Arc<Exchange>,
-    /// Tells the server that a request was given up.
-    cancel: Box<dyn Fn(Id, &'static str) + Send + Sync>,
+    expires: Option<ExpiresAt>,
+    cancel: Cancel,
 }
 
 /// A message on its way to the server.
 struct Posting {
     text: Bytes,
+    /// The request that it is.
+    asks: Option<Id>,
     /// The request that it takes back.
     cancels: Option<Id>,
 }
@@ -72,6 +77,7 @@ where
     /// The request, read; its body must be there.
     pub(super) fn new(shared: Arc<Shared>, inner: S, request: Request<Body>) -> Option<Self> {
         let exchange = Exchange::get(&request)?.clone();
+        let expires = request.extensions().get().copied();
         let (parts, body) = request.into_parts();
         Some(Self {
             shared,
@@ -82,6 +88,7 @@ where
                 exchange,
             }),
             body: body.bytes().cloned().unwrap_or_default(),
+            expires,
         })
     }
 
@@ -167,7 +174,7 @@ where
                     return Ok(response);
                 }
                 // What comes before the answer waits for the session's GET stream.
-                Some(Ok(item)) => link.desk.deliver(item.message),
+                Some(Ok(item)) => link.desk.deliver(item),
                 Some(Err(error)) => return Err(error.into()),
                 None => return Err(SseError::Gone { sent: true }.into()),
             }
@@ -198,9 +205,12 @@ where
         let messages = others.chain(requests.iter().copied());
         let messages = messages.map(|message| Posting {
             text: self.body.slice(message.span.clone()),
+            asks: (message.kind == Kind::Request)
+                .then(|| message.id().cloned())
+                .flatten(),
             cancels: message.cancels.as_ref().map(|(id, _)| id.clone()),
         });
-        let mut sending = Box::pin(self.sending(link, messages.collect()));
+        let mut sending = Box::pin(self.sending(link, &lease.call, messages.collect()));
         let mut first = None;
         loop {
             let next = poll_fn(|cx| lease.call.poll_next(cx));
@@ -219,7 +229,7 @@ where
                     first = Some(item);
                     if over {
                         // The head that it has overtaken comes yet; a POST that is dropped before takes its connection along.
-                        self.shared.notices.tell(async move {
+                        self.shared.tails.tell(async move {
                             let _late = timeout(HEAD, sending).await;
                         });
                         break;
@@ -234,11 +244,12 @@ where
     fn sending(
         &self,
         link: &Link,
+        call: &Arc<Mailbox>,
         messages: Vec<Posting>,
     ) -> impl Future<Output = Result<(), BoxError>> + Send + use<S, B> {
         let (inner, origin) = (self.inner.clone(), self.origin.clone());
         let (to, id, desk) = (link.post.clone(), link.id.clone(), link.desk.clone());
-        let shared = Arc::downgrade(&self.shared);
+        let (shared, call) = (Arc::downgrade(&self.shared), call.clone());
         async move {
             let mut gone = false;
             for message in messages {
@@ -252,6 +263,9 @@ where
                     return Err(if gone { torn(error) } else { error });
                 }
                 gone = true;
+                if let Some(id) = &message.asks {
+                    desk.posted(&call, id);
+                }
                 if let Some(id) = &message.cancels {
                     desk.cancel(id);
                 }
@@ -284,7 +298,7 @@ where
                 Some(Ok(item)) if streams => {
                     return Ok(events(SseBody::events(Some(item.message), lease)));
                 }
-                // Whoever takes JSON alone gets the answers alone.
+                // Whoever takes JSON alone gets the answers alone, and the rest on the session's own stream.
                 Some(Ok(item)) if item.answer => {
                     bytes += item.message.len();
                     let limit = self.shared.settings.buffer;
@@ -293,6 +307,7 @@ where
                     }
                     answers.push(item.message);
                 }
+                Some(Ok(item)) if item.is_for_session() => lease.link.desk.deliver(item),
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error.into()),
                 // Cancelled: there is no answer, and there will be none.
@@ -305,9 +320,9 @@ where
     fn lease(&self, link: &Arc<Link>, call: Arc<Mailbox>) -> Lease {
         let (inner, origin, to) = (self.inner.clone(), self.origin.clone(), link.post.clone());
         let shared = Arc::downgrade(&self.shared);
-        let cancel = move |id: Id, reason: &'static str| {
+        let cancel = move |id: &Id, reason: &'static str| {
             let (inner, origin, to) = (inner.clone(), origin.clone(), to.clone());
-            let message = wire::cancelled(&id, reason);
+            let message = wire::cancelled(id, reason);
             if let Some(shared) = shared.upgrade() {
                 shared.notices.tell(async move {
                     let told = link::post(inner, &origin, &to, message).await;
@@ -319,7 +334,8 @@ where
             call,
             link: link.clone(),
             exchange: self.origin.exchange.clone(),
-            cancel: Box::new(cancel),
+            expires: self.expires,
+            cancel: Arc::new(cancel),
         }
     }
 
@@ -350,14 +366,23 @@ impl Drop for Unbegun<'_> {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.call.detach();
-        self.link.desk.touch();
-        // Legacy: going away is not a cancel. The server goes on, and its answer is dropped.
+        let desk = &self.link.desk;
+        desk.touch();
+        // What else the server said, its client may hear on the session's own stream.
+        let unread = self.call.detach().into_iter();
+        unread
+            .filter(Item::is_for_session)
+            .for_each(|item| desk.deliver(item));
         let Some(why) = self.exchange.gave_up() else {
-            return;
+            // Legacy: going away is not a cancel. The server goes on, and its answer is dropped.
+            let detached = Detached {
+                until: ExpiresAt::of_detached(self.expires.as_ref()),
+                cancel: self.cancel.clone(),
+            };
+            return desk.leave(&self.call, &detached);
         };
-        for id in self.link.desk.give_up(&self.call) {
-            (self.cancel)(id, why.as_str());
+        for id in desk.give_up(&self.call) {
+            (self.cancel)(&id, why.as_str());
         }
     }
 }

@@ -146,10 +146,12 @@ impl Stream {
         self.early.drain(..).for_each(take);
         loop {
             let quiet_until = desk.quiet_until();
+            let next = desk.sweep().unwrap_or(quiet_until).min(quiet_until);
             let frame = tokio::select! {
                 frame = self.body.frame() => frame,
-                () = sleep_until(quiet_until) => {
-                    if desk.quiet_until() > quiet_until {
+                () = desk.left.notified() => continue,
+                () = sleep_until(next) => {
+                    if next < quiet_until || desk.quiet_until() > quiet_until {
                         continue;
                     }
                     return SseError::Gone { sent: true };

@@ -5,12 +5,13 @@ use http::{HeaderValue, Method, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 
 use super::*;
 use crate::{
     attempt::Unresumable,
+    deadline::ExpiresAt,
     exchange::GiveUp,
     mcp::headers::SESSION_ID,
     upstream::http::{ConnectTimeout, Exact},
@@ -105,6 +106,9 @@ impl Server {
                     Some("400") => return Ok(status(400)),
                     Some("unreachable") => return Err(unreachable()),
                     _ => {}
+                }
+                if body["method"] == "never 202" {
+                    return std::future::pending().await;
                 }
                 self.react(&body);
                 if body["method"] == "late 202" {
