@@ -23,6 +23,8 @@
 mod changed;
 mod client;
 mod layer;
+#[cfg(feature = "session")]
+mod origin;
 mod response;
 
 use std::{
@@ -33,13 +35,13 @@ use std::{
     time::Duration,
 };
 
-#[cfg(feature = "session")]
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request};
 use tokio::time::Instant;
 
 pub(crate) use self::changed::Changed;
 use self::changed::Judgements;
+#[cfg(feature = "session")]
+pub(crate) use self::origin::Origin;
 pub use self::{
     client::Client,
     layer::{ExchangeLayer, SetExchange},
@@ -186,20 +188,6 @@ impl Exchange {
             other.set_principal(principal.clone());
         }
         Arc::new(other)
-    }
-
-    /// Gives a request that is made on behalf of this one an exchange of its own, in which is filed what it says; its body is this message.
-    #[cfg(feature = "session")]
-    pub(crate) fn file_beside<B>(
-        &self,
-        request: &mut Request<B>,
-        message: &Bytes,
-    ) -> Result<Arc<Self>, crate::mcp::EnvelopeError> {
-        let facts = CallFacts::read(request.method(), request.headers(), message)?;
-        let other = self.beside();
-        other.set_call(facts);
-        request.extensions_mut().insert(other.clone());
-        Ok(other)
     }
 
     /// The operation goes on in another exchange, which logs and metrics see in place of this one.

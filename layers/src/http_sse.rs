@@ -53,17 +53,13 @@ use pin_project::pin_project;
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service};
 
-use self::{
-    body::ChannelBody,
-    channel::Leave,
-    relay::{Origin, Relay},
-};
+use self::{body::ChannelBody, channel::Leave, relay::Relay};
 pub use self::{body::HttpSseBody, channels::Channels};
 use crate::{
     Body,
     drain::EndsByItself,
     error::BoxError,
-    exchange::Exchange,
+    exchange::{Exchange, Origin},
     fault::Fault,
     limit::LimitLayer,
     mcp::{
@@ -365,11 +361,8 @@ where
     Own: HttpBody<Data = Bytes> + Send + 'static,
     Own::Error: Into<BoxError>,
 {
-    let origin = Origin {
-        uri: without_token(request.uri()),
-        headers: request.headers().clone(),
-        exchange: exchange.clone(),
-    };
+    let (uri, headers) = (without_token(request.uri()), request.headers().clone());
+    let origin = Origin::new(uri, headers, exchange.clone());
     if shared.settings.serve == Serve::Auto {
         let result = inner.call(request).await.map_err(Into::into);
         if !lacks_stream(&result) {

@@ -3,7 +3,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
@@ -18,11 +18,11 @@ use super::{
 use crate::{
     Body,
     error::BoxError,
-    exchange::Exchange,
+    exchange::{Exchange, Origin},
     mcp::{
         CallFacts, INITIALIZED,
         events::{DataEvent, EventReader, EventTooLong},
-        headers::{PROTOCOL_VERSION, SESSION_ID},
+        headers::{EVENTS, JSON_OR_EVENTS, PROTOCOL_VERSION, SESSION_ID},
         messages::revision,
         peek::{Peek, Seen},
         wire,
@@ -37,14 +37,6 @@ pub(super) struct Relay {
     pub(super) channel: Arc<Channel>,
     pub(super) rescue: RescueLayer,
     pub(super) message_limit: usize,
-}
-
-/// The request that others are made after.
-#[derive(Clone)]
-pub(super) struct Origin {
-    pub(super) uri: Uri,
-    pub(super) headers: HeaderMap,
-    pub(super) exchange: Arc<Exchange>,
 }
 
 /// What was read of a response.
@@ -74,30 +66,23 @@ where
         let (own, origin) = (own.clone(), origin.clone());
         Box::pin(async move {
             // Whether the server allows it (405 is allowed), or is there at all, changes nothing.
-            if let Some(request) = origin.request(Method::DELETE, &session) {
+            if let Some(request) = in_session(&origin, Method::DELETE, &session) {
                 let _told = own.oneshot(request).await;
             }
         })
     })
 }
 
-impl Origin {
-    /// A request without a body in this session.
-    pub(super) fn request(&self, method: Method, session: &Session) -> Option<Request<Body>> {
-        let mut request = Request::new(Body::empty());
-        *request.method_mut() = method;
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
-        let headers = request.headers_mut();
-        for name in [header::CONTENT_TYPE, header::CONTENT_LENGTH] {
-            headers.remove(name);
-        }
-        let events = HeaderValue::from_static("text/event-stream");
-        headers.insert(header::ACCEPT, events);
-        session.apply(headers);
-        let filed = self.exchange.file_beside(&mut request, &Bytes::new());
-        filed.is_ok().then_some(request)
-    }
+/// A request without a message in this session.
+pub(super) fn in_session(
+    origin: &Origin,
+    method: Method,
+    session: &Session,
+) -> Option<Request<Body>> {
+    let mut request = origin.request(method, Bytes::new(), EVENTS);
+    session.apply(request.headers_mut());
+    let filed = origin.exchange.file_beside(&mut request, &Bytes::new());
+    filed.is_ok().then_some(request)
 }
 
 impl Session {
@@ -124,7 +109,7 @@ impl Relay {
     ) -> Result<Request<Body>, BoxError> {
         let (mut parts, body) = posted.into_parts();
         parts.uri = without_token(&parts.uri);
-        let both = HeaderValue::from_static("application/json, text/event-stream");
+        let both = HeaderValue::from_static(JSON_OR_EVENTS);
         parts.headers.insert(header::ACCEPT, both);
         if exchange.call().is_some_and(CallFacts::is_initialize) {
             parts.headers.remove(SESSION_ID);
@@ -132,9 +117,9 @@ impl Relay {
         } else {
             self.channel.session().apply(&mut parts.headers);
         }
-        let bytes = body.bytes().cloned().unwrap_or_default();
         let mut request = Request::from_parts(parts, body);
-        exchange.file_beside(&mut request, &bytes)?;
+        let messages = exchange.call().map(|call| call.messages.clone());
+        exchange.file_read_beside(&mut request, messages.unwrap_or_default())?;
         Ok(request)
     }
 
@@ -157,16 +142,14 @@ impl Relay {
             .as_ref()
             .and_then(|e| e.call())
             .is_some_and(|call| call.has_method(INITIALIZED));
-        let origin = exchange.map(|exchange| Origin {
-            uri: request.uri().clone(),
-            headers: request.headers().clone(),
-            exchange,
+        let origin = exchange.filter(|_| ready).map(|exchange| {
+            Origin::new(request.uri().clone(), request.headers().clone(), exchange)
         });
         let in_session = request.headers().contains_key(SESSION_ID);
         let sent = own.clone().oneshot(request).await;
         let response = sent.map_err(Into::into)?;
         self.look(response.status(), in_session);
-        if let Some(origin) = origin.filter(|_| ready && response.status().is_success()) {
+        if let Some(origin) = origin.filter(|_| response.status().is_success()) {
             let channel = self.channel.clone();
             channel.stand(self.stand(own, origin));
         }

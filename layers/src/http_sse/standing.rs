@@ -10,11 +10,12 @@ use tower::{Service, ServiceExt};
 
 use super::{
     channel::Session,
-    relay::{Origin, Read, Relay},
+    relay::{Read, Relay, in_session},
 };
 use crate::{
     Body,
     error::BoxError,
+    exchange::Origin,
     limit::Counted,
     mcp::{
         events::{EventReader, EventTooLong},
@@ -40,18 +41,16 @@ const STOOD: Duration = Duration::from_secs(30);
 /// How often a server is asked that never had a stream. One that had has it again some day, and its client would not know what it misses.
 const TRIES: u32 = 5;
 
-impl Origin {
-    /// The GET that opens a stream in this session, after what was read of the one before.
-    fn standing(&self, session: &Session, reader: &EventReader) -> Option<Request<Body>> {
-        let mut request = self.request(Method::GET, session)?;
-        request.extensions_mut().insert(Counted);
-        if let Ok(last) = HeaderValue::from_bytes(reader.last_id())
-            && !last.is_empty()
-        {
-            request.headers_mut().insert(LAST_EVENT_ID, last);
-        }
-        Some(request)
+/// The GET that opens a stream in this session, after what was read of the one before.
+fn get(origin: &Origin, session: &Session, reader: &EventReader) -> Option<Request<Body>> {
+    let mut request = in_session(origin, Method::GET, session)?;
+    request.extensions_mut().insert(Counted);
+    if let Ok(last) = HeaderValue::from_bytes(reader.last_id())
+        && !last.is_empty()
+    {
+        request.headers_mut().insert(LAST_EVENT_ID, last);
     }
+    Some(request)
 }
 
 impl Relay {
@@ -68,7 +67,7 @@ impl Relay {
         let mut reader = EventReader::new(self.message_limit);
         let (mut fruitless, mut streamed) = (0_u32, false);
         while streamed || fruitless < TRIES {
-            let Some(request) = origin.standing(&session, &reader) else {
+            let Some(request) = get(&origin, &session, &reader) else {
                 return;
             };
             let resumes = request.headers().contains_key(LAST_EVENT_ID);

@@ -14,7 +14,7 @@ use super::{
     body::Standing,
     desk::{Cancel, Detached},
     find_out::is_doubtful,
-    link::{self, Link, Origin},
+    link::{self, Link, Posting},
     mailbox::{Item, Mailbox},
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     attempt::Unresumable,
     deadline::ExpiresAt,
     error::{BoxError, Outcome},
-    exchange::Exchange,
+    exchange::{Exchange, Origin},
     fault::Fault,
     mcp::{CallFacts, Era, Id, Kind, Verb, headers, wire},
     rescue::Row,
@@ -42,6 +42,10 @@ pub(super) struct Incoming<S> {
     pub(super) inner: S,
     pub(super) origin: Arc<Origin>,
     pub(super) body: Bytes,
+    /// The session that it names.
+    session: Option<Box<str>>,
+    /// Its client takes event streams.
+    streams: bool,
     expires: Option<ExpiresAt>,
 }
 
@@ -52,15 +56,6 @@ pub(super) struct Lease {
     exchange: Arc<Exchange>,
     expires: Option<ExpiresAt>,
     cancel: Cancel,
-}
-
-/// A message on its way to the server.
-struct Posting {
-    text: Bytes,
-    /// The request that it is.
-    asks: Option<Id>,
-    /// The request that it takes back.
-    cancels: Option<Id>,
 }
 
 /// A session whose `initialize` has no answer yet; dropping it ends that.
@@ -82,11 +77,9 @@ where
         Some(Self {
             shared,
             inner,
-            origin: Arc::new(Origin {
-                uri: parts.uri,
-                headers: parts.headers,
-                exchange,
-            }),
+            session: headers::single(&parts.headers, &headers::SESSION_ID).map(Box::from),
+            streams: headers::accepts_events(&parts.headers),
+            origin: Arc::new(Origin::new(parts.uri, parts.headers, exchange)),
             body: body.bytes().cloned().unwrap_or_default(),
             expires,
         })
@@ -128,8 +121,7 @@ where
 
     /// The session that the request names.
     fn link(&self) -> Result<Arc<Link>, SseError> {
-        let id = headers::single(&self.origin.headers, &headers::SESSION_ID)
-            .ok_or(SseError::SessionRequired)?;
+        let id = self.session.as_ref().ok_or(SseError::SessionRequired)?;
         self.shared.find(id).ok_or(SseError::SessionGone)
     }
 
@@ -205,10 +197,7 @@ where
         let messages = others.chain(requests.iter().copied());
         let messages = messages.map(|message| Posting {
             text: self.body.slice(message.span.clone()),
-            asks: (message.kind == Kind::Request)
-                .then(|| message.id().cloned())
-                .flatten(),
-            cancels: message.cancels.as_ref().map(|(id, _)| id.clone()),
+            facts: Some(message.alone()),
         });
         let mut sending = Box::pin(self.sending(link, &lease.call, messages.collect()));
         let mut first = None;
@@ -253,7 +242,11 @@ where
         async move {
             let mut gone = false;
             for message in messages {
-                let sent = link::post(inner.clone(), &origin, &to, message.text).await;
+                let facts = message.facts.as_ref();
+                let asks = facts.filter(|f| f.kind == Kind::Request);
+                let asks = asks.and_then(|f| f.id().cloned());
+                let cancels = facts.and_then(|f| Some(f.cancels.as_ref()?.0.clone()));
+                let sent = link::post(inner.clone(), &origin, &to, message).await;
                 if let Err(error) = sent {
                     if is_lost(&error)
                         && let Some(shared) = shared.upgrade()
@@ -263,10 +256,10 @@ where
                     return Err(if gone { torn(error) } else { error });
                 }
                 gone = true;
-                if let Some(id) = &message.asks {
+                if let Some(id) = &asks {
                     desk.posted(&call, id);
                 }
-                if let Some(id) = &message.cancels {
+                if let Some(id) = &cancels {
                     desk.cancel(id);
                 }
             }
@@ -275,7 +268,7 @@ where
     }
 
     async fn respond(&self, lease: Lease, first: First, batch: bool) -> Answer<B> {
-        let streams = headers::accepts_events(&self.origin.headers);
+        let streams = self.streams;
         let (mut answers, mut bytes) = (Vec::new(), 0);
         let mut next = first;
         loop {
@@ -322,7 +315,10 @@ where
         let shared = Arc::downgrade(&self.shared);
         let cancel = move |id: &Id, reason: &'static str| {
             let (inner, origin, to) = (inner.clone(), origin.clone(), to.clone());
-            let message = wire::cancelled(id, reason);
+            let message = Posting {
+                text: wire::cancelled(id, reason),
+                facts: None,
+            };
             if let Some(shared) = shared.upgrade() {
                 shared.notices.tell(async move {
                     let told = link::post(inner, &origin, &to, message).await;
@@ -341,7 +337,7 @@ where
 
     fn stream(self) -> Answer<B> {
         let link = self.link()?;
-        if !headers::accepts_events(&self.origin.headers) {
+        if !self.streams {
             return Err(SseError::NotAcceptable.into());
         }
         let stream = link.desk.open_stream();
