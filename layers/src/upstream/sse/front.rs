@@ -140,7 +140,7 @@ where
 
     /// Begins a session over a stream that was opened. An error, or no answer, begins none.
     pub(super) async fn begin(self, facts: &CallFacts, opened: link::Opened) -> Answer<B> {
-        let link = Link::begin(&self.shared, opened);
+        let link = Link::begin(&self.shared, opened)?;
         let unbegun = Unbegun(&self.shared, Some(link.clone()));
         let (lease, mut first) = self.call(facts, &link).await.map_err(|error| {
             // There has been no session yet that could be gone.

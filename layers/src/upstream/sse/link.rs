@@ -25,6 +25,7 @@ use crate::{
         headers::{EVENTS, JSON_OR_EVENTS},
     },
     observe::Media,
+    session::NoRandomness,
     upstream::http::Exact,
 };
 
@@ -229,9 +230,9 @@ where
 
 impl Link {
     /// A session over an opened stream, which ends with that.
-    pub(super) fn begin(shared: &Arc<Shared>, opened: Opened) -> Arc<Self> {
+    pub(super) fn begin(shared: &Arc<Shared>, opened: Opened) -> Result<Arc<Self>, NoRandomness> {
         let desk = Arc::new(Desk::new(&shared.settings));
-        let id = random_id();
+        let id = random_id()?;
         let mut reader = JoinSet::new();
         let (limit, theirs) = (shared.settings.message_limit, desk.clone());
         let (owner, own_id) = (Arc::downgrade(shared), id.clone());
@@ -250,20 +251,15 @@ impl Link {
             _place: opened.place,
         });
         shared.insert(&link);
-        link
+        Ok(link)
     }
 }
 
 /// An unguessable id.
-fn random_id() -> Box<str> {
+fn random_id() -> Result<Box<str>, NoRandomness> {
     let mut bytes = [0; 16];
-    // rustls, without which there is no HTTP upstream, has no other source either.
-    rand::fill(&mut bytes).expect("the system gives random bytes");
-    let mut id = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        id.push_str(&format!("{byte:02x}"));
-    }
-    id.into()
+    rand::fill(&mut bytes).map_err(|_| NoRandomness)?;
+    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)).into())
 }
 
 impl Drop for Link {
