@@ -49,7 +49,7 @@ pub use self::{
 };
 use crate::{
     error::Outcome,
-    mcp::{CallFacts, Era},
+    mcp::{CallFacts, Era, Id},
     waits::Wait,
 };
 
@@ -427,15 +427,11 @@ impl Exchange {
         }
     }
 
-    /// The client took a request of the call back not long ago, so that no answer need come.
-    pub fn is_taken_back(&self) -> bool {
-        let (waits, call) = (self.response.waits.get(), self.call());
-        let Some((waits, call)) = waits.zip(call) else {
-            return false;
-        };
-        let session = call.session.as_deref();
-        let taken_back = |id| session.is_some_and(|s| waits.is_cancelled(s, id));
-        call.requests().filter_map(|m| m.id()).any(taken_back)
+    /// The client took this request of the call back not long ago, so that no answer need come.
+    pub fn is_taken_back(&self, id: &Id) -> bool {
+        let session = self.call().and_then(|call| call.session.as_deref());
+        let known = self.response.waits.get().zip(session);
+        known.is_some_and(|(waits, session)| waits.is_cancelled(session, id))
     }
 
     /// Whether a request of the server waits for the client's answer: then no clock of the call runs.

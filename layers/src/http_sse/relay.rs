@@ -20,7 +20,7 @@ use crate::{
     error::BoxError,
     exchange::{Exchange, Origin},
     mcp::{
-        CallFacts, INITIALIZED,
+        CallFacts, INITIALIZED, Id,
         events::{DataEvent, EventReader, EventTooLong},
         headers::{EVENTS, JSON_OR_EVENTS, PROTOCOL_VERSION, SESSION_ID},
         messages::revision,
@@ -44,9 +44,11 @@ pub(super) struct Relay {
 pub(super) struct Read {
     /// The answers that are waited for; none of a stream that stands.
     wanted: usize,
+    /// The requests whose answers have not come.
+    open: Vec<Id>,
     /// It answers an `initialize`.
     initialize: bool,
-    /// The answers in it.
+    /// The answers in it that say to what.
     answers: usize,
     /// Events, of whatever kind.
     pub(super) events: usize,
@@ -83,6 +85,12 @@ pub(super) fn in_session(
     session.apply(request.headers_mut());
     let filed = origin.exchange.file_beside(&mut request, &Bytes::new());
     filed.is_ok().then_some(request)
+}
+
+/// The requests of a call.
+pub(super) fn requests(exchange: &Exchange) -> Vec<Id> {
+    let requests = exchange.call().into_iter().flat_map(CallFacts::requests);
+    requests.filter_map(|m| m.id()).cloned().collect()
 }
 
 impl Session {
@@ -145,10 +153,10 @@ impl Relay {
         let origin = exchange.filter(|_| ready).map(|exchange| {
             Origin::new(request.uri().clone(), request.headers().clone(), exchange)
         });
-        let in_session = request.headers().contains_key(SESSION_ID);
+        let session = request.headers().get(SESSION_ID).cloned();
         let sent = own.clone().oneshot(request).await;
         let response = sent.map_err(Into::into)?;
-        self.look(response.status(), in_session);
+        self.look(response.status(), session.as_ref());
         if let Some(origin) = origin.filter(|_| response.status().is_success()) {
             let channel = self.channel.clone();
             channel.stand(self.stand(own, origin));
@@ -185,13 +193,12 @@ impl Relay {
         Own: HttpBody<Data = Bytes>,
         Own::Error: Into<BoxError>,
     {
-        let call = exchange.call();
-        let initialize = call.is_some_and(CallFacts::is_initialize);
-        let wanted = call.map_or(0, |call| call.requests().count());
-        let in_session = request.headers().contains_key(SESSION_ID);
+        let initialize = exchange.call().is_some_and(CallFacts::is_initialize);
+        let open = requests(&exchange);
+        let session = request.headers().get(SESSION_ID).cloned();
         let response = match own.oneshot(request).await {
             Ok(response) => response,
-            Err(error) => return self.fail(&error.into(), &exchange),
+            Err(error) => return self.fail(&error.into(), &exchange, &open),
         };
         let status = response.status();
         if initialize && status.is_success() {
@@ -201,36 +208,53 @@ impl Relay {
             });
         }
         let mut read = Read {
-            wanted,
+            wanted: open.len(),
+            open,
             initialize,
             ..Read::default()
         };
         let mut reader = EventReader::new(self.message_limit);
         let end = self.read(response, &mut reader, &mut read).await;
-        match end {
-            // What became of the response then is nothing to the client.
-            _ if read.is_answered() => {}
-            Err(error) => self.fail(&error, &exchange),
-            // A call that was cancelled has no answer.
-            Ok(()) if status == StatusCode::ACCEPTED || exchange.is_taken_back() => {}
-            Ok(()) if status.is_success() => self.fail(&NoAnswer.into(), &exchange),
-            Ok(()) => self.fail(&UpstreamStatus { status }.into(), &exchange),
-        }
-        self.look(status, in_session);
+        self.conclude(status, end, read, &exchange);
+        self.look(status, session.as_ref());
         drop(held);
     }
 
-    /// Tells the client of a failure.
-    pub(super) fn fail(&self, error: &BoxError, exchange: &Exchange) {
-        if let Some(event) = self.rescue.event(error, exchange) {
-            self.channel.push(event);
+    /// Tells the client what it would wait for in vain, once a response has ended.
+    fn conclude(
+        &self,
+        status: StatusCode,
+        end: Result<(), BoxError>,
+        mut read: Read,
+        exchange: &Exchange,
+    ) {
+        let error = match end {
+            // What became of the response then is nothing to the client.
+            _ if read.is_answered() => return,
+            Err(error) => return self.fail(&error, exchange, &read.open),
+            Ok(()) if status == StatusCode::ACCEPTED => return,
+            Ok(()) if status.is_success() => NoAnswer.into(),
+            Ok(()) => UpstreamStatus { status }.into(),
+        };
+        // A call that was cancelled has no answer.
+        read.open.retain(|id| !exchange.is_taken_back(id));
+        if !read.open.is_empty() {
+            self.fail(&error, exchange, &read.open);
+        }
+    }
+
+    /// Tells the client that these requests failed.
+    pub(super) fn fail(&self, error: &BoxError, exchange: &Exchange, open: &[Id]) {
+        let events = self.rescue.events(error, exchange, open);
+        if !events.is_empty() {
+            self.channel.push(events);
         }
     }
 
     /// A session that is gone takes its channel with it: the client is to begin anew.
-    pub(super) fn look(&self, status: StatusCode, in_session: bool) {
-        if status == StatusCode::NOT_FOUND && in_session {
-            self.channel.end();
+    pub(super) fn look(&self, status: StatusCode, session: Option<&HeaderValue>) {
+        if let Some(session) = session.filter(|_| status == StatusCode::NOT_FOUND) {
+            self.channel.lose(session);
         }
     }
 
@@ -283,12 +307,22 @@ impl Relay {
     /// One message, or a batch, for the client. What answers nobody is dropped: an upstream that refuses a request may send that.
     fn message(&self, message: &[u8], read: &mut Read) {
         let mut peek = Peek::default();
-        let (mut answers, mut others) = (0, 0);
-        peek.feed(message, |seen| match seen {
-            Seen::Response(_) => answers += 1,
-            Seen::Request { .. } | Seen::Notification { .. } => others += 1,
-        });
-        let nobody = answers == 1 && others == 0 && peek.answered().is_none();
+        let (mut answers, mut named, mut others) = (0, 0, 0);
+        // In a piece there is the end of one message at most: the newest answer's id is that of the piece's own.
+        for piece in message.split_inclusive(|byte| *byte == b'}') {
+            let before = answers;
+            peek.feed(piece, |seen| match seen {
+                Seen::Response(_) => answers += 1,
+                Seen::Request { .. } | Seen::Notification { .. } => others += 1,
+            });
+            if answers > before
+                && let Some(id) = peek.answered()
+            {
+                named += 1;
+                read.open.retain(|open| open != id);
+            }
+        }
+        let nobody = answers == 1 && others == 0 && named == 0;
         if nobody || answers + others == 0 {
             return;
         }
@@ -298,7 +332,7 @@ impl Relay {
         {
             self.channel.negotiated(version);
         }
-        read.answers += answers;
+        read.answers += named;
         self.channel.push(wire::event(message));
     }
 }

@@ -91,7 +91,7 @@ impl Relay {
                 } else if has_none(status, streamed) {
                     return;
                 } else if streamed {
-                    self.look(status, true);
+                    self.look(status, session.id.as_ref());
                     // It may be the place to go on from that is not known any more.
                     if resumes && status.is_client_error() && !is_for_now(status) {
                         reader = EventReader::new(self.message_limit);

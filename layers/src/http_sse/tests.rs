@@ -105,6 +105,9 @@ impl Server {
             ..seen
         };
         self.seen.lock().expect("not poisoned").push(seen.clone());
+        if let Some(messages) = body.as_array() {
+            return Ok(batch(messages).await);
+        }
         let id = &body["id"];
         match (
             seen.method.as_str(),
@@ -134,6 +137,10 @@ impl Server {
                 Ok(response)
             }
             (_, "lost") => Ok(status(404)),
+            (_, "lost later") => {
+                sleep(Duration::from_secs(5)).await;
+                Ok(status(404))
+            }
             (_, "silent") => Ok(events(stream::empty())),
             (_, "ends later") => Ok(self.ends_after(Duration::from_secs(5))),
             (_, "progress") => {
@@ -163,6 +170,18 @@ impl Server {
                 &json!({"jsonrpc": "2.0", "id": id, "result": {}}).to_string(),
             )),
         }
+    }
+}
+
+/// Answers a batch, as its first message asks for.
+async fn batch(messages: &[Value]) -> Response<Body> {
+    let done = |message: &Value| json!({"jsonrpc": "2.0", "id": message["id"], "result": {}});
+    match messages[0]["method"].as_str() {
+        Some("hang") => pending().await,
+        Some("refuse") => status(400),
+        Some("silent") => events(stream::empty()),
+        Some("half") => events(stream::iter([json!([done(&messages[0])]).to_string()])),
+        _ => answer(&Value::from_iter(messages.iter().map(done)).to_string()),
     }
 }
 
