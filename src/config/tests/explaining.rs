@@ -271,6 +271,38 @@ intercept:
 }
 
 #[test]
+fn a_secret_beside_a_variable_is_masked_and_the_variable_stays() {
+    let command = with_endpoint(
+        "command: [sh, -c, \"API_TOKEN=s3cr3t exec run ${DIR:-/srv}\", \"--header=Authorization: Bearer s3cr3t ${DIR:-eu}\"]\nenv: { DATABASE_URL: \"postgres://u:s3cr3t@${DIR:-db}/x\", API_TOKEN: \"s3cr3t-${DIR:-x}\", DB: \"postgres://u:${DIR:-x}@h/d\" }",
+    );
+    let endpoint = with_endpoint(
+        "url: \"http://a.example/?token=s3cr3t-${DIR:-x}&page=2\"\nheaders: { authorization: \"Bearer s3cr3t-${DIR:-x}\" }",
+    );
+    let rules = with_route(
+        r#"match: { path: /mcp }
+intercept:
+  rules:
+  - { name: a, modify: { set: { /params/token: "s3cr3t-${DIR:-x}" }, headers: { set: { x-api-key: "s3cr3t-${DIR:-x}" } } } }"#,
+    );
+    for (text, variables, shown) in [
+        (command, 5, "API_TOKEN=***${DIR"),
+        (endpoint, 2, "?token=***${DIR:-***}&page=2"),
+        (rules, 2, "***${DIR"),
+    ] {
+        let explained = good(&text).to_yaml();
+        assert!(!explained.contains("s3cr3t"), "{explained}");
+        assert_eq!(explained.matches("${DIR").count(), variables, "{explained}");
+        assert!(explained.contains(shown), "{explained}");
+    }
+}
+
+#[test]
+fn a_path_or_a_switch_of_a_secret_name_is_no_secret() {
+    let text = with_route("match: { path: /mcp }\nsession: \"${L:-off}\"");
+    assert!(good(&text).to_yaml().contains("session: \"${L:-off}\""));
+}
+
+#[test]
 fn any_text_survives_being_printed() {
     for value in [
         "a: b",
