@@ -297,6 +297,31 @@ intercept:
 }
 
 #[test]
+fn what_the_command_line_says_is_shown_in_place_of_the_file() {
+    let overrides = Overrides {
+        listen: Some("127.0.0.1:7".parse().unwrap()),
+        admin: Some("127.0.0.1:8".parse().unwrap()),
+        insecure_bind: true,
+    };
+    let top = "listen: \"${L:-127.0.0.1:1}\"\nadmin: { address: \"${L:-127.0.0.1:2}\", hosts: [a.example] }\ninsecure_bind: \"${L:-false}\"";
+    let (config, _) = read_with(&with_top(top), &overrides).unwrap();
+    let explained = config.to_yaml();
+    for shown in [
+        "listen: 127.0.0.1:7",
+        "address: 127.0.0.1:8",
+        "insecure_bind: true",
+    ] {
+        assert!(explained.contains(shown), "{explained}");
+    }
+    let origins: Vec<_> = config.origins.all().collect();
+    for given in ["listen", "admin.address", "insecure_bind"] {
+        let of: Vec<_> = origins.iter().filter(|(path, _)| *path == given).collect();
+        assert_eq!(of, [&(given, "command line")]);
+    }
+    assert!(origins.contains(&("admin.hosts[0]", "file")));
+}
+
+#[test]
 fn a_path_or_a_switch_of_a_secret_name_is_no_secret() {
     let text = with_route("match: { path: /mcp }\nsession: \"${L:-off}\"");
     assert!(good(&text).to_yaml().contains("session: \"${L:-off}\""));
