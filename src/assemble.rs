@@ -225,6 +225,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_running_balancer_sees_the_weight_of_the_operator_throughout_a_reload() {
+        let tools = Tools::default();
+        let config = config("/");
+        let upstreams = Upstreams::new(&config, &Upstreams::default(), &tools).unwrap();
+        let mut standing = Standing::default();
+        let subject = Subject::new(Kind::Weight, "mcp", "127.0.0.1:1");
+        let by = (None, "ann");
+        let set = standing.set(subject, Setting::Weight(7), by, &upstreams, &config);
+        set.unwrap();
+        let (upstream, core) = (
+            &config.upstreams[0],
+            &upstreams.get("mcp").unwrap().cores[0],
+        );
+        core.set(upstream, &upstream.endpoints[0], &standing);
+        assert_eq!(core.endpoint.weight(), 7);
+    }
+
+    #[tokio::test]
     async fn a_config_that_is_refused_leaves_nothing_where_towers_count() {
         let (tools, drain) = (Tools::default(), DrainSignals::default());
         let (kept, standing) = (Kept::new().unwrap(), Standing::default());
