@@ -3,6 +3,7 @@
 mod control;
 mod door;
 mod lasting;
+mod reload;
 
 use std::{
     io::Write,
@@ -24,16 +25,16 @@ use ziggurat_layers::{
     metrics::{Tools, counter, gauge},
 };
 
-use self::{door::Door, lasting::lasting};
+use self::{door::Door, lasting::Lasting};
 use crate::{
     admin::Admin,
     assemble::{assemble, probe},
     cli::Run,
-    config::{Config, Source},
+    config::{Config, Listen, Source},
     erase::erase,
     kept::Kept,
     live::{Live, LiveHandle},
-    serve::{self, Drain, Peer, ServeSettings, load_tls},
+    serve::{self, Drain, Peer, ServeSettings, Tls, load_tls},
     settings::SettingsError,
     stack::Tower,
     standing::Standing,
@@ -71,6 +72,9 @@ pub enum AppError {
     /// No random numbers for the admin token.
     #[error(transparent)]
     Token(#[from] crate::admin::TokenError),
+    /// Something that is to go on for ever did not.
+    #[error("a part of the proxy failed: {0}")]
+    Failed(#[from] tokio::task::JoinError),
 }
 
 /// What outlives a reload.
@@ -86,10 +90,14 @@ struct App {
     metrics: MetricsHandle,
     log: LogControl,
     started: Instant,
-    /// What it was started with: some of that stays in force whatever is read later.
-    first: Config,
+    /// What stays in force whatever is read later.
+    lasting: Lasting,
+    /// Of the listener for clients.
+    tls: Option<Tls>,
     /// It is to stop, or does so already.
     stop: CancellationToken,
+    /// Nobody waits for the end of the drain any more.
+    hurry: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -142,10 +150,7 @@ pub async fn run(
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let tls = match &config.listen.tls {
-        Some(files) => Some(load_tls(&files.certificate, &files.key)?),
-        None => None,
-    };
+    let tls = certificate(&config.listen)?.map(Tls::new);
     let tools = Tools::default();
     let drain = DrainSignals::default();
     let upstreams = Upstreams::new(&config, &Upstreams::default(), &tools)?;
@@ -169,8 +174,10 @@ pub async fn run(
         metrics,
         log,
         started: Instant::now(),
-        first: config.clone(),
+        lasting: Lasting::of(&config),
+        tls: tls.clone(),
         stop: CancellationToken::new(),
+        hurry: CancellationToken::new(),
     });
     let data = bind(config.listen.address).await?;
     let admin = bind(config.admin.address).await?;
@@ -178,14 +185,7 @@ pub async fn run(
     app.current().upstreams.warm_up();
     let door = Door::new(&config.admin, addresses.1)?;
     let admin_service = Admin::new(door.settings.clone(), app.clone());
-    let settings = ServeSettings {
-        name: "data",
-        header_read_timeout: config.server.header_timeout,
-        write_stall: config.server.write_stall,
-        max_connections: connections,
-        drain_delay: config.server.drain.delay,
-        ..ServeSettings::default()
-    };
+    let settings = app.lasting.settings(connections);
     let admin_settings = ServeSettings {
         name: "admin",
         max_connections: 256,
@@ -208,8 +208,14 @@ pub async fn run(
     tasks.spawn(app.kept.replays.clone().sweep());
     announce(&app, addresses, secure, &door)?;
 
-    // The only task that ends by itself: a signal said stop.
-    let _stopped = tasks.join_next().await;
+    // None of the tasks ends by itself.
+    let failed = tokio::select! {
+        () = app.stop.cancelled() => None,
+        ended = tasks.join_next() => ended.and_then(Result::err),
+    };
+    if let Some(error) = &failed {
+        tracing::error!(%error, "a part of the proxy failed, so it stops");
+    }
     app.shut_down(&data_drain, data_task).await;
     // While the port is still ours: another process that has it next leaves its own token there.
     drop(door);
@@ -220,10 +226,18 @@ pub async fn run(
     {
         tracing::error!("the admin listener failed");
     }
-    Ok(())
+    failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Waits for a signal that says stop; reloads on SIGHUP.
+/// What the listener shows to clients that ask for TLS.
+fn certificate(listen: &Listen) -> Result<Option<Arc<rustls::ServerConfig>>, serve::TlsError> {
+    let files = listen.tls.as_ref();
+    files
+        .map(|files| load_tls(&files.certificate, &files.key))
+        .transpose()
+}
+
+/// Stops on SIGTERM and SIGINT, in a hurry on the second of them; reloads on SIGHUP.
 ///
 /// They are listened for from this call on, and not only when the task runs: once it is said that ziggurat serves, none may end it at once.
 fn signals(app: Arc<App>) -> impl Future<Output = ()> + Send + 'static {
@@ -236,13 +250,22 @@ fn signals(app: Arc<App>) -> impl Future<Output = ()> + Send + 'static {
     .map(|kind| signal(kind).ok());
     async move {
         let [terminate, interrupt, hangup] = &mut heard;
+        let mut told = false;
         loop {
             tokio::select! {
-                () = next(terminate) => return,
-                () = next(interrupt) => return,
-                () = app.stop.cancelled() => return,
-                () = next(hangup) => app.reload(),
+                () = next(terminate) => {}
+                () = next(interrupt) => {}
+                () = next(hangup), if !app.stop.is_cancelled() => {
+                    app.reload();
+                    continue;
+                }
             }
+            // An order of the admin API does not count: whoever gives it may stop the process as usual then.
+            if told {
+                app.hurry.cancel();
+            }
+            told = true;
+            app.stop.cancel();
         }
     }
 }
@@ -343,73 +366,12 @@ impl App {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the config again. A bad one is refused, and the old tower stays.
-    fn reload(&self) {
-        let reloaded = self.try_reload();
-        gauge(names::RELOAD_OK, &[]).set(f64::from(u8::from(reloaded.is_ok())));
-        match reloaded {
-            Ok(()) => {
-                counter(names::RELOADS, &[("result", "ok")]).increment(1);
-                tracing::info!("the config was read again and is in force");
-            }
-            Err(error) => {
-                counter(names::RELOADS, &[("result", "refused")]).increment(1);
-                tracing::error!("the new config is refused, the old one stays: {error}");
-            }
-        }
-    }
-
-    fn try_reload(&self) -> Result<(), AppError> {
-        let (config, warnings) = self.run.config()?;
-        for warning in warnings {
-            tracing::warn!("{warning}");
-        }
-        let mut current = self.current();
-        let upstreams = Upstreams::new(&config, &current.upstreams, &self.tools)?;
-        let tower = assemble(
-            &config,
-            &upstreams,
-            &self.kept,
-            &current.standing,
-            &self.drain,
-            &self.tools,
-        )
-        // What the settings of a route left where it is counted goes again.
-        .inspect_err(|_| self.kept.set(&current.config))?;
-        let lasting = lasting(&self.first, &config);
-        if !lasting.is_empty() {
-            let names = lasting.join(", ");
-            tracing::warn!("changes of {names} take effect at the next start only");
-        }
-        self.live.swap(tower);
-        upstreams.warm_up();
-        let gone = current.upstreams.without(&upstreams);
-        let limit = config.server.drain.limit;
-        // The new probers take over before the old ones go, so that no endpoint forgets its state.
-        let new = Current {
-            probers: probe(&config, &upstreams),
-            standing: std::mem::take(&mut current.standing),
-            config,
-            upstreams,
-        };
-        let old = std::mem::replace(&mut *current, new);
-        drop(current);
-        for prober in old.probers {
-            self.retiring.spawn(prober.close());
-        }
-        for service in gone {
-            self.retiring
-                .spawn(async move { service.retire(limit).await });
-        }
-        Ok(())
-    }
-
     /// Drains: readiness goes first, streams are told to come back, calls finish or fail clearly, children end.
     async fn shut_down(&self, drain: &Drain, data: tokio::task::JoinHandle<serve::Served>) {
         // Readiness says so from here on.
         self.stop.cancel();
         gauge(names::DRAINING, &[]).set(1.0);
-        let delay = self.first.server.drain.delay;
+        let delay = self.lasting.drain_delay;
         let (limit, upstreams, probers) = {
             let mut current = self.current();
             let probers = std::mem::take(&mut current.probers);
@@ -417,10 +379,13 @@ impl App {
             (limit, current.upstreams.clone(), probers)
         };
         tracing::info!(?delay, ?limit, "draining");
-        let mut watch = drain.watch();
+        let (mut waiting, mut watch) = (drain.watch(), drain.watch());
         let (signals, paused) = (self.drain.clone(), self.kept.paused.clone());
         let ends = async move {
-            tokio::time::sleep(delay).await;
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = waiting.closing() => {}
+            }
             signals.draining.cancel();
             // Nobody will decide about them any more.
             paused.close();
@@ -431,6 +396,7 @@ impl App {
         let served = tokio::select! {
             served = drain.finish(delay.saturating_add(limit), data) => served,
             () = ends => return,
+            () = self.hurried(drain) => return,
         };
         self.retiring.close();
         let mut closing = JoinSet::new();
@@ -448,10 +414,21 @@ impl App {
             closing.spawn(async move { service.retire(Duration::ZERO).await });
         }
         closing.join_all().await;
-        self.retiring.wait().await;
+        tokio::select! {
+            () = self.retiring.wait() => {}
+            () = self.hurry.cancelled() => {}
+        }
         match served {
             Ok(served) => tracing::info!(finished = served.finished, cut = served.cut, "drained"),
             Err(error) => tracing::error!(%error, "the listener failed"),
         }
+    }
+
+    /// Ends what is open once nobody waits for it any more; never returns.
+    async fn hurried(&self, drain: &Drain) {
+        self.hurry.cancelled().await;
+        tracing::warn!("told to stop again: what is still open ends now");
+        drain.close();
+        std::future::pending().await
     }
 }

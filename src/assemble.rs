@@ -9,7 +9,7 @@ use ziggurat_layers::{
     limit::LimitSettings,
     metrics::Tools,
     retry::{Budget, BudgetSettings, RetryLayer, RetrySettings},
-    route::{Route, Router},
+    route::{Match, Route, Router},
 };
 
 use crate::{
@@ -36,19 +36,25 @@ pub(crate) fn assemble(
 ) -> Result<Tower, SettingsError> {
     let server = ServerSettings::new(config, drain.clone(), tools.clone())?;
     let keys = kept.sessions.keys(config)?;
+    let plans = config.routes.iter();
+    let plans = plans.map(|route| Plan::new(config, route, upstreams));
+    let plans = plans.collect::<Result<Vec<_>, _>>()?;
+    // From here on nothing fails.
     let mut retries = Retries::default();
     let mut balances = HashMap::new();
-    let mut routes = Vec::with_capacity(config.routes.len());
-    for route in &config.routes {
-        let missing = || SettingsError::new(&route.name, &"its upstream does not exist");
-        let mut named = config.upstreams.iter();
-        let upstream = named.find(|upstream| upstream.name == route.upstream);
-        let upstream = upstream.ok_or_else(missing)?;
-        let pool = upstreams.get(&upstream.name).ok_or_else(missing)?;
+    let mut routes = Vec::with_capacity(plans.len());
+    for plan in plans {
+        let Plan {
+            route,
+            upstream,
+            pool,
+            matcher,
+        } = plan;
         let retry = retries.layer(route, upstream, pool);
         let session = kept.sessions.layer(route, upstream, &keys);
         let own = (pool.switches.clone(), session, retry);
-        let settings = RouteSettings::new(config, route, upstream, &server, kept, own)?;
+        let route = (route, matcher);
+        let settings = RouteSettings::new(config, route, upstream, &server, kept, own);
         // One for each upstream: its queue is shared.
         let balance = balances
             .entry(upstream.name.as_str())
@@ -63,7 +69,7 @@ pub(crate) fn assemble(
     let mut stacked = Vec::with_capacity(config.upstreams.len());
     for upstream in &config.upstreams {
         if let Some(pool) = upstreams.get(&upstream.name) {
-            stacked.push((pool, stack_endpoints(upstream, pool, tools)));
+            stacked.push((pool, stack_endpoints(upstream, pool, standing, tools)));
         }
     }
     standing.enforce(upstreams, config);
@@ -74,8 +80,40 @@ pub(crate) fn assemble(
     Ok(stack::server(&server, Router::new(routes)))
 }
 
+/// What a route needs of the config, found before anything that towers share is touched.
+struct Plan<'a> {
+    route: &'a config::Route,
+    upstream: &'a Upstream,
+    pool: &'a Pool,
+    matcher: Match,
+}
+
+impl<'a> Plan<'a> {
+    fn new(
+        config: &'a Config,
+        route: &'a config::Route,
+        upstreams: &'a Upstreams,
+    ) -> Result<Self, SettingsError> {
+        let missing = || SettingsError::new(&route.name, &"its upstream does not exist");
+        let mut named = config.upstreams.iter();
+        let upstream = named.find(|upstream| upstream.name == route.upstream);
+        let upstream = upstream.ok_or_else(missing)?;
+        Ok(Self {
+            route,
+            upstream,
+            pool: upstreams.get(&upstream.name).ok_or_else(missing)?,
+            matcher: settings::matcher(route)?,
+        })
+    }
+}
+
 /// The endpoints of an upstream, for its balancer.
-fn stack_endpoints(upstream: &Upstream, pool: &Pool, tools: &Tools) -> Vec<Member<Terrace>> {
+fn stack_endpoints(
+    upstream: &Upstream,
+    pool: &Pool,
+    standing: &Standing,
+    tools: &Tools,
+) -> Vec<Member<Terrace>> {
     pool.tools.set(settings::tool_circuits(upstream));
     pool.outliers.set(upstream.outlier.clone());
     let members = upstream.endpoints.iter().zip(&pool.cores);
@@ -85,7 +123,7 @@ fn stack_endpoints(upstream: &Upstream, pool: &Pool, tools: &Tools) -> Vec<Membe
             streams: None,
         });
         core.limit.set_tools(settings::tool_caps(upstream));
-        core.set(upstream, replica);
+        core.set(upstream, replica, standing);
         let settings = EndpointSettings::new(upstream, pool, core, tools.clone());
         let service = match core.service.clone() {
             CoreService::Http(http) => stack::endpoint(&settings, http),
@@ -187,15 +225,41 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_config_that_was_refused_would_count_is_forgotten() {
-        let kept = Kept::new().unwrap();
+    async fn a_running_balancer_sees_the_weight_of_the_operator_throughout_a_reload() {
+        let tools = Tools::default();
+        let config = config("/");
+        let upstreams = Upstreams::new(&config, &Upstreams::default(), &tools).unwrap();
+        let mut standing = Standing::default();
+        let subject = Subject::new(Kind::Weight, "mcp", "127.0.0.1:1");
+        let by = (None, "ann");
+        let set = standing.set(subject, Setting::Weight(7), by, &upstreams, &config);
+        set.unwrap();
+        let (upstream, core) = (
+            &config.upstreams[0],
+            &upstreams.get("mcp").unwrap().cores[0],
+        );
+        core.set(upstream, &upstream.endpoints[0], &standing);
+        assert_eq!(core.endpoint.weight(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_config_that_is_refused_leaves_nothing_where_towers_count() {
+        let (tools, drain) = (Tools::default(), DrainSignals::default());
+        let (kept, standing) = (Kept::new().unwrap(), Standing::default());
         let old = config("/");
-        kept.set(&old);
+        let upstreams = Upstreams::new(&old, &Upstreams::default(), &tools).unwrap();
+        assemble(&old, &upstreams, &kept, &standing, &drain, &tools).unwrap();
         let mut new = old.clone();
         new.routes[0].rate_limit = vec![RateLimitSettings::default()];
-        let _settings = kept.rates.layer(&new.routes[0]);
-        assert_eq!(kept.rates.report().len(), 1);
-        kept.set(&old);
+        let mut bad = new.routes[0].clone();
+        bad.path = "no path".to_owned();
+        new.routes.push(bad);
+        let refused = assemble(&new, &upstreams, &kept, &standing, &drain, &tools);
+        assert!(refused.is_err(), "its second route cannot be");
         assert!(kept.rates.report().is_empty());
+
+        new.routes.pop();
+        assemble(&new, &upstreams, &kept, &standing, &drain, &tools).unwrap();
+        assert_eq!(kept.rates.report().len(), 1);
     }
 }

@@ -52,7 +52,7 @@ use self::line::Order;
 
 pub use self::drain::{Drain, DrainWatch, Phase};
 pub use self::fd::{connection_bound, raise_fd_limit};
-pub use self::tls::{TlsError, load_tls};
+pub use self::tls::{Tls, TlsError, load_tls};
 
 /// How a listener treats its connections.
 #[derive(Clone, Debug)]
@@ -105,7 +105,7 @@ const LAST_SOCKET: Duration = Duration::from_secs(1);
 /// Serves `service` on `listener` until `drain` says that it is over, and every connection has ended.
 pub async fn run<S, B>(
     listener: TcpListener,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<Tls>,
     service: S,
     settings: ServeSettings,
     mut drain: DrainWatch,

@@ -197,30 +197,20 @@ impl ServerSettings {
 }
 
 impl RouteSettings {
-    /// The settings of one route.
-    ///
-    /// # Errors
-    /// When its path or host cannot be read.
+    /// The settings of one route. Makes a place in `kept` for what it counts.
     pub(crate) fn new(
         config: &Config,
-        route: &Route,
+        (route, matcher): (&Route, Match),
         upstream: &Upstream,
         server: &ServerSettings,
         kept: &Kept,
         (switches, session, retry): (Switches, SessionLayer, RetryLayer),
-    ) -> Result<Self, SettingsError> {
-        let wrong =
-            |e: &dyn std::fmt::Display| SettingsError::new(format!("route {}", route.name), e);
-        let host = route.host.as_ref().map(|host| host.parse()).transpose();
+    ) -> Self {
         let mcp = route.protocol == Protocol::Mcp;
         // Without a limit of the server, inspect still needs one of its own: it holds the body.
         let cap = config.server.body_limit.unwrap_or(MOST_INSPECTED);
-        Ok(Self {
-            matcher: Match {
-                path: route.path.parse().map_err(|e| wrong(&e))?,
-                host: host.map_err(|e| wrong(&e))?,
-                headers: route.headers.clone(),
-            },
+        Self {
+            matcher,
             info: Arc::new(RouteInfo {
                 name: route.name.as_str().into(),
                 prefix: route.path.as_str().into(),
@@ -255,8 +245,22 @@ impl RouteSettings {
                 rule.deadline.map(|own| own.map(deadline))
             }),
             retry,
-        })
+        }
     }
+}
+
+/// Which requests take a route.
+///
+/// # Errors
+/// When its path or host cannot be read.
+pub(crate) fn matcher(route: &Route) -> Result<Match, SettingsError> {
+    let wrong = |e: &dyn std::fmt::Display| SettingsError::new(format!("route {}", route.name), e);
+    let host = route.host.as_ref().map(|host| host.parse()).transpose();
+    Ok(Match {
+        path: route.path.parse().map_err(|e| wrong(&e))?,
+        host: host.map_err(|e| wrong(&e))?,
+        headers: route.headers.clone(),
+    })
 }
 
 /// Old clients of a route; a channel may be quiet for as long as a session.

@@ -213,6 +213,15 @@ impl Standing {
             .collect()
     }
 
+    /// The weight that the operator gave an endpoint.
+    pub(crate) fn weight(&self, upstream: &str, endpoint: &str) -> Option<u32> {
+        let subject = Subject::new(Kind::Weight, upstream, endpoint);
+        match self.entries.get(&subject)?.setting {
+            Setting::Weight(weight) => Some(weight),
+            Setting::On | Setting::Forced(_) => None,
+        }
+    }
+
     fn view_of(&self, subject: &Subject) -> Value {
         let entry = self.entries.get(subject);
         entry.map_or_else(|| subject.kind.unset(), |entry| entry.setting.view())

@@ -4,9 +4,11 @@ mod report;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fs,
     time::Duration,
 };
 
+use aws_lc_rs::digest;
 use serde_json::json;
 use ziggurat_layers::{
     balance::{Endpoint as BalancedEndpoint, EndpointSet},
@@ -26,7 +28,7 @@ use ziggurat_layers::{
 
 use crate::{
     admin::{Change, ChildView, Refusal, StreamsView, ToolView, UpstreamView, millis},
-    config::{Config, Endpoint, Health, Replica, Upstream},
+    config::{ClientTls, Config, Endpoint, Health, Replica, Upstream},
     settings::{self, SettingsError},
     stack::{self, Terrace},
     standing::Standing,
@@ -91,6 +93,8 @@ struct Identity {
     endpoint: Endpoint,
     /// What only an HTTP endpoint knows.
     connect: Option<Duration>,
+    /// Tells the certificates from those that were in the same files before.
+    certificates: Vec<u8>,
 }
 
 // === impl Upstreams ===
@@ -262,7 +266,7 @@ impl Pool {
         let outliers = old.map_or_else(|| OutlierDetector::new(name), |old| old.outliers.clone());
         let mut cores = Vec::with_capacity(upstream.endpoints.len());
         for replica in &upstream.endpoints {
-            let identity = Identity::of(upstream, replica);
+            let identity = Identity::of(upstream, replica)?;
             let kept = old.and_then(|pool| pool.cores.iter().find(|c| c.identity == identity));
             cores.push(match kept {
                 Some(core) => core.clone(),
@@ -319,9 +323,10 @@ impl Core {
         })
     }
 
-    /// Takes over what may change while the service lives on.
-    pub(crate) fn set(&self, upstream: &Upstream, replica: &Replica) {
-        self.endpoint.set_weight(replica.weight);
+    /// Takes over what may change while the service lives on. A weight that the operator gave it stands: a running balancer must not see another meanwhile.
+    pub(crate) fn set(&self, upstream: &Upstream, replica: &Replica, standing: &Standing) {
+        let stands = standing.weight(&upstream.name, &replica.name);
+        self.endpoint.set_weight(stands.unwrap_or(replica.weight));
         self.endpoint.set_priority(replica.priority);
         if let (CoreService::Stdio(stdio), Endpoint::Stdio(endpoint)) =
             (&self.service, &replica.endpoint)
@@ -364,15 +369,18 @@ impl Core {
 }
 
 impl Identity {
-    fn of(upstream: &Upstream, replica: &Replica) -> Self {
-        Self {
+    /// Reads the files of its certificates.
+    fn of(upstream: &Upstream, replica: &Replica) -> Result<Self, SettingsError> {
+        let (connect, certificates) = match &replica.endpoint {
+            Endpoint::Http(http) => (Some(upstream.timeouts.connect), certificates(&http.tls)?),
+            Endpoint::Stdio(_) => (None, Vec::new()),
+        };
+        Ok(Self {
             name: replica.name.clone(),
             endpoint: replica.endpoint.clone(),
-            connect: match replica.endpoint {
-                Endpoint::Http(_) => Some(upstream.timeouts.connect),
-                Endpoint::Stdio(_) => None,
-            },
-        }
+            connect,
+            certificates,
+        })
     }
 }
 
@@ -383,8 +391,25 @@ impl PartialEq for Identity {
             (Endpoint::Stdio(one), Endpoint::Stdio(other)) => one.is_same_process(other),
             (one, other) => one == other,
         };
-        same && self.name == other.name && self.connect == other.connect
+        same && self.name == other.name
+            && self.connect == other.connect
+            && self.certificates == other.certificates
     }
+}
+
+/// A digest of what is in these files: they may change while their paths do not.
+fn certificates(tls: &ClientTls) -> Result<Vec<u8>, SettingsError> {
+    let mut all = digest::Context::new(&digest::SHA256);
+    for file in [&tls.ca, &tls.certificate, &tls.key] {
+        let text = file.as_deref().map(|path| {
+            fs::read(path).map_err(|e| SettingsError::new(path.display().to_string(), &e))
+        });
+        // Each with its length, so that none runs into the next.
+        let text = text.transpose()?.unwrap_or_default();
+        all.update(&text.len().to_be_bytes());
+        all.update(&text);
+    }
+    Ok(all.finish().as_ref().to_vec())
 }
 
 impl CoreService {
@@ -421,10 +446,11 @@ impl CoreService {
                     while http.pending() > 0 {
                         tokio::time::sleep(LOOK).await;
                     }
-                    http.inner().close().await;
                 };
                 let _late = tokio::time::timeout(limit, idle).await;
-                http.close();
+                // Cancellations of the old transport go over the other.
+                http.close().await;
+                http.inner().close().await;
             }
             Self::Stdio(stdio) => {
                 stdio.cool_down();

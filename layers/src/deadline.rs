@@ -34,6 +34,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project::pin_project;
+use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use crate::{
@@ -84,7 +85,11 @@ pub struct DeadlineBody<B> {
 
 /// The deadline of a call, for an upstream service that goes on with the call after its client left.
 #[derive(Debug, Clone, Copy)]
-pub struct ExpiresAt(pub tokio::time::Instant);
+pub struct ExpiresAt(pub Instant);
+
+/// How long a call whose client has gone is kept, if it has no deadline.
+#[cfg(any(feature = "stdio", all(feature = "http", feature = "session")))]
+const DETACHED: Duration = Duration::from_secs(3600);
 
 /// The call took too long. It may have had an effect, unless no upstream was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -101,6 +106,16 @@ struct Watch {
     settings: DeadlineSettings,
     exchange: Arc<Exchange>,
     clock: Clock,
+}
+
+// === impl ExpiresAt ===
+
+#[cfg(any(feature = "stdio", all(feature = "http", feature = "session")))]
+impl ExpiresAt {
+    /// Until when a call is kept whose client goes now.
+    pub(crate) fn of_detached(deadline: Option<&Self>) -> Instant {
+        deadline.map_or_else(|| Instant::now() + DETACHED, |e| e.0)
+    }
 }
 
 // === impl DeadlineLayer ===

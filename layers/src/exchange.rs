@@ -23,6 +23,8 @@
 mod changed;
 mod client;
 mod layer;
+#[cfg(feature = "session")]
+mod origin;
 mod response;
 
 use std::{
@@ -33,13 +35,13 @@ use std::{
     time::Duration,
 };
 
-#[cfg(feature = "session")]
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request};
 use tokio::time::Instant;
 
 pub(crate) use self::changed::Changed;
 use self::changed::Judgements;
+#[cfg(feature = "session")]
+pub(crate) use self::origin::Origin;
 pub use self::{
     client::Client,
     layer::{ExchangeLayer, SetExchange},
@@ -47,7 +49,7 @@ pub use self::{
 };
 use crate::{
     error::Outcome,
-    mcp::{CallFacts, Era},
+    mcp::{CallFacts, Era, Id},
     waits::Wait,
 };
 
@@ -188,20 +190,6 @@ impl Exchange {
             other.set_principal(principal.clone());
         }
         Arc::new(other)
-    }
-
-    /// Gives a request that is made on behalf of this one an exchange of its own, in which is filed what it says; its body is this message.
-    #[cfg(feature = "session")]
-    pub(crate) fn file_beside<B>(
-        &self,
-        request: &mut Request<B>,
-        message: &Bytes,
-    ) -> Result<Arc<Self>, crate::mcp::EnvelopeError> {
-        let facts = CallFacts::read(request.method(), request.headers(), message)?;
-        let other = self.beside();
-        other.set_call(facts);
-        request.extensions_mut().insert(other.clone());
-        Ok(other)
     }
 
     /// The operation goes on in another exchange, which logs and metrics see in place of this one.
@@ -441,15 +429,11 @@ impl Exchange {
         }
     }
 
-    /// The client took a request of the call back not long ago, so that no answer need come.
-    pub fn is_taken_back(&self) -> bool {
-        let (waits, call) = (self.response.waits.get(), self.call());
-        let Some((waits, call)) = waits.zip(call) else {
-            return false;
-        };
-        let session = call.session.as_deref();
-        let taken_back = |id| session.is_some_and(|s| waits.is_cancelled(s, id));
-        call.requests().filter_map(|m| m.id()).any(taken_back)
+    /// The client took this request of the call back not long ago, so that no answer need come.
+    pub fn is_taken_back(&self, id: &Id) -> bool {
+        let session = self.call().and_then(|call| call.session.as_deref());
+        let known = self.response.waits.get().zip(session);
+        known.is_some_and(|(waits, session)| waits.is_cancelled(session, id))
     }
 
     /// Whether a request of the server waits for the client's answer: then no clock of the call runs.

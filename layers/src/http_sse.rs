@@ -12,7 +12,7 @@
 //! keep it; in front of one of those, old clients need [`Serve::Always`]. A client of 2025-03-26, which names no revision, may come upon a channel where it expected a 405; it
 //! ignores the event `endpoint`, and the channel ends as idle. All other requests pass untouched.
 //!
-//! Bounds: channels count as standing streams of [`HttpSseLayer::limit`]; each has so many calls in flight ([`HttpSseSettings::calls`], then a call fails with an error on
+//! Bounds: channels count as standing streams of [`HttpSseLayer::limit`]; each has so many calls in flight ([`HttpSseSettings::calls`], those of a batch counted one by one; then a call fails with an error on
 //! the stream), so many bytes that wait for a slow reader ([`HttpSseSettings::buffer`], then it ends), and may be quiet for [`HttpSseSettings::idle`]. In a drain a channel
 //! finishes its calls and ends.
 //!
@@ -56,14 +56,14 @@ use tower::{Layer, Service};
 use self::{
     body::ChannelBody,
     channel::Leave,
-    relay::{Origin, Relay},
+    relay::{Relay, requests},
 };
 pub use self::{body::HttpSseBody, channels::Channels};
 use crate::{
     Body,
     drain::EndsByItself,
     error::BoxError,
-    exchange::Exchange,
+    exchange::{Exchange, Origin},
     fault::Fault,
     limit::LimitLayer,
     mcp::{
@@ -365,11 +365,8 @@ where
     Own: HttpBody<Data = Bytes> + Send + 'static,
     Own::Error: Into<BoxError>,
 {
-    let origin = Origin {
-        uri: without_token(request.uri()),
-        headers: request.headers().clone(),
-        exchange: exchange.clone(),
-    };
+    let (uri, headers) = (without_token(request.uri()), request.headers().clone());
+    let origin = Origin::new(uri, headers, exchange.clone());
     if shared.settings.serve == Serve::Auto {
         let result = inner.call(request).await.map_err(Into::into);
         if !lacks_stream(&result) {
@@ -431,17 +428,15 @@ where
         message_limit: shared.settings.message_limit,
     };
     let request = relay.request(request, &exchange)?;
-    let is_call = exchange
-        .call()
-        .is_some_and(|c| c.requests().next().is_some());
-    if is_call {
-        match relay.channel.begin() {
+    let calls = exchange.call().map_or(0, |call| call.requests().count());
+    if calls > 0 {
+        match relay.channel.begin(calls)? {
             // From here on the operation has an exchange of its own.
             Ok(held) => {
                 exchange.hand_over();
                 relay.start(own, request, held);
             }
-            Err(shed) => relay.fail(&shed.into(), &exchange),
+            Err(shed) => relay.fail(&shed.into(), &exchange, &requests(&exchange)),
         }
         let mut accepted = Response::new(HttpSseBody::own(Body::empty()));
         *accepted.status_mut() = StatusCode::ACCEPTED;

@@ -129,7 +129,7 @@ pub enum Messages {
 
 impl CallFacts {
     /// The same call with nothing but this message.
-    pub(crate) fn with(&self, message: MessageFacts) -> Self {
+    pub(crate) fn only(&self, message: MessageFacts) -> Self {
         Self {
             era: self.era,
             version: self.version.clone(),
@@ -200,6 +200,19 @@ impl MessageFacts {
                 !method.starts_with("notifications/")
             }
         }
+    }
+
+    /// The same for a body that is this message alone.
+    #[cfg(all(feature = "http", feature = "session"))]
+    pub(crate) fn alone(&self) -> Self {
+        let base = self.span.start;
+        let mut alone = self.clone();
+        let places = [&mut alone.id, &mut alone.progress_token, &mut alone.cancels];
+        let spans = places.into_iter().flatten().map(|(_, span)| span);
+        for span in spans.chain([&mut alone.span]) {
+            *span = span.start - base..span.end - base;
+        }
+        alone
     }
 
     /// The method is `name`.
@@ -425,6 +438,17 @@ mod tests {
             (r#"[{"method":"notifications/a"},{"method":"ping"}]"#, false),
         ] {
             assert_eq!(posted(body).is_fire_and_forget(), free, "{body}");
+        }
+    }
+
+    #[cfg(all(feature = "http", feature = "session"))]
+    #[test]
+    fn a_message_of_a_batch_is_the_same_alone() {
+        let body = r#"[{"method":"ping","id":1}, {"id":"b","method":"tools/call","params":{"name":"a","_meta":{"progressToken":7}}},{"method":"notifications/cancelled","params":{"requestId":1}}]"#;
+        for message in posted(body).messages() {
+            let alone = &body[message.span.clone()];
+            let read = envelope::read_message(alone, 0).expect("a message");
+            assert_eq!(format!("{:?}", message.alone()), format!("{read:?}"));
         }
     }
 

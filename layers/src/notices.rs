@@ -41,7 +41,7 @@ impl Notices {
         }
     }
 
-    /// Waits until all have been sent, [`LIMIT`] at most.
+    /// Waits until all that are on their way have been sent, [`LIMIT`] at most. One that begins meanwhile is not waited for.
     pub(crate) async fn close(&self) {
         let mut notices = std::mem::take(&mut *self.lock());
         while notices.join_next().await.is_some() {}

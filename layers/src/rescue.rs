@@ -140,11 +140,18 @@ impl RescueLayer {
 }
 
 impl RescueLayer {
-    /// A failure as an event that answers the call of this exchange, for who writes an event stream by himself; `None` where it is no
-    /// single call. It is noted like any other.
-    pub fn event(&self, error: &BoxError, exchange: &Exchange) -> Option<Bytes> {
+    /// A failure as events that answer these requests of the exchange's call, for who writes an event stream by himself. It is noted like any
+    /// other, once.
+    pub fn events<'a>(
+        &self,
+        error: &BoxError,
+        exchange: &Exchange,
+        ids: impl IntoIterator<Item = &'a Id>,
+    ) -> Bytes {
         let fault = note(error, exchange, &self.meters);
-        render::event(&fault, exchange)
+        let events = ids.into_iter();
+        let events = events.flat_map(|id| render::error_event(&fault, exchange, id));
+        events.collect()
     }
 }
 

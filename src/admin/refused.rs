@@ -1,8 +1,9 @@
-//! Access that was refused: each is counted, and the audit has a line of it, at most one a second, so that nobody fills a disk by guessing.
+//! Access that was refused: each is counted, and the audit has a line of it, at most one a second for each reason, so that nobody fills a disk by guessing.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use metrics::Counter;
 use tokio::time::Instant;
 use ziggurat_layers::metrics::counter;
 
@@ -12,6 +13,15 @@ use crate::serve::Peer;
 /// Counts who was not let in.
 #[derive(Debug)]
 pub(super) struct Refused {
+    host: Reason,
+    origin: Reason,
+    token: Reason,
+}
+
+/// Why somebody was not let in. Each reason has lines of its own, so that a page which asks over and over under a foreign name hides nobody who guesses tokens.
+struct Reason {
+    name: &'static str,
+    counter: Counter,
     said: Mutex<Said>,
 }
 
@@ -36,20 +46,19 @@ impl Refused {
             NAME,
             "Requests that the admin API refused for their Host, their Origin, or their token."
         );
-        for reason in ["host", "origin", "token"] {
-            counter(NAME, &[("reason", reason)]).absolute(0);
-        }
         Self {
-            said: Mutex::default(),
+            host: Reason::new("host"),
+            origin: Reason::new("origin"),
+            token: Reason::new("token"),
         }
     }
 
     /// Somebody was not let in.
     pub(super) fn note(&self, problem: &Problem, peer: Option<Peer>) {
         let reason = match problem {
-            Problem::HostRefused => "host",
-            Problem::OriginRefused => "origin",
-            Problem::NoToken | Problem::WrongToken => "token",
+            Problem::HostRefused => &self.host,
+            Problem::OriginRefused => &self.origin,
+            Problem::NoToken | Problem::WrongToken => &self.token,
             // These are of whoever was let in.
             Problem::NotFound
             | Problem::MethodNotAllowed(_)
@@ -60,12 +69,30 @@ impl Refused {
             | Problem::Unknown(_)
             | Problem::Conflict(_) => return,
         };
-        counter(NAME, &[("reason", reason)]).increment(1);
+        reason.note(peer);
+    }
+}
+
+// === impl Reason ===
+
+impl Reason {
+    fn new(name: &'static str) -> Self {
+        let counter = counter(NAME, &[("reason", name)]);
+        counter.absolute(0);
+        Self {
+            name,
+            counter,
+            said: Mutex::default(),
+        }
+    }
+
+    fn note(&self, peer: Option<Peer>) {
+        self.counter.increment(1);
         let Some(unsaid) = self.due(Instant::now()) else {
             return;
         };
         let peer = peer.map(|peer| tracing::field::display(peer.addr));
-        tracing::info!(target: "audit", reason, peer, unsaid, "access refused");
+        tracing::info!(target: "audit", reason = self.name, peer, unsaid, "access refused");
     }
 
     /// How many were not told since the last line, if another one is due.
@@ -83,16 +110,28 @@ impl Refused {
     }
 }
 
+impl std::fmt::Debug for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Reason").field(&self.name).finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn there_is_a_line_a_second_and_it_says_how_many_have_none() {
+    async fn a_reason_has_a_line_a_second_which_says_how_many_have_none() {
         let refused = Refused::new();
-        let due = || refused.due(Instant::now());
-        assert_eq!([due(), due(), due()], [Some(0), None, None]);
+        let due = |reason: &Reason| reason.due(Instant::now());
+        let hosts = || due(&refused.host);
+        assert_eq!([hosts(), hosts(), hosts()], [Some(0), None, None]);
+        assert_eq!(
+            due(&refused.token),
+            Some(0),
+            "the other reasons do not hide it"
+        );
         tokio::time::advance(EVERY).await;
-        assert_eq!([due(), due()], [Some(2), None]);
+        assert_eq!([hosts(), hosts()], [Some(2), None]);
     }
 }

@@ -24,7 +24,11 @@ impl TokenFile {
     /// # Errors
     /// When there is no place that is this user's alone, or the file cannot be written.
     pub(crate) fn leave(address: SocketAddr, token: &str) -> io::Result<Self> {
-        Self::leave_in(&folder(), address, token)
+        // Where nobody is logged in, as in a container, the variable may name a folder that nobody made.
+        let places = places();
+        let place = places.iter().find(|(parent, _)| parent.is_dir());
+        let (_, folder) = place.ok_or(io::ErrorKind::NotFound)?;
+        Self::leave_in(folder, address, token)
     }
 
     fn leave_in(folder: &Path, address: SocketAddr, token: &str) -> io::Result<Self> {
@@ -46,12 +50,22 @@ impl TokenFile {
         Ok(this)
     }
 
-    /// The token that was left for the listener at this address, if one was.
+    /// The token that was left for the listener at this address, if one was. The two may have been started with different variables, so it looks into both folders.
     ///
     /// # Errors
     /// When the file is there and cannot be read, or others could have written it.
     pub(crate) fn find(address: SocketAddr) -> io::Result<Option<String>> {
-        Self::find_in(&folder(), address)
+        let folders: Vec<_> = places().into_iter().map(|(_, folder)| folder).collect();
+        Self::find_among(&folders, address)
+    }
+
+    fn find_among(folders: &[PathBuf], address: SocketAddr) -> io::Result<Option<String>> {
+        for folder in folders {
+            if let Some(token) = Self::find_in(folder, address)? {
+                return Ok(Some(token));
+            }
+        }
+        Ok(None)
     }
 
     fn find_in(folder: &Path, address: SocketAddr) -> io::Result<Option<String>> {
@@ -72,15 +86,17 @@ impl Drop for TokenFile {
     }
 }
 
-fn folder() -> PathBuf {
-    // Where nobody is logged in, as in a container, the variable may name a folder that nobody made.
-    match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| Path::new(dir).is_dir()) {
-        Some(dir) => Path::new(&dir).join("ziggurat"),
-        None => {
-            let user = rustix::process::geteuid().as_raw();
-            std::env::temp_dir().join(format!("ziggurat-{user}"))
-        }
-    }
+/// The folders where it may be, the first choice first, each with the one that must be there already.
+fn places() -> Vec<(PathBuf, PathBuf)> {
+    let user = rustix::process::geteuid().as_raw();
+    let temporary = std::env::temp_dir();
+    let own = temporary.join(format!("ziggurat-{user}"));
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let runtime = runtime.map(|parent| {
+        let folder = parent.join("ziggurat");
+        (parent, folder)
+    });
+    runtime.into_iter().chain([(temporary, own)]).collect()
 }
 
 fn file(folder: &Path, address: SocketAddr) -> PathBuf {
@@ -135,6 +151,15 @@ mod tests {
         let _new = TokenFile::leave_in(&folder, address(), "new").unwrap();
         let found = TokenFile::find_in(&folder, address()).unwrap();
         assert_eq!(found.as_deref(), Some("new"));
+    }
+
+    #[test]
+    fn it_is_found_in_the_second_folder_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let folders = [dir.path().join("none"), dir.path().join("ziggurat")];
+        let _left = TokenFile::leave_in(&folders[1], address(), "secret").unwrap();
+        let found = TokenFile::find_among(&folders, address()).unwrap();
+        assert_eq!(found.as_deref(), Some("secret"));
     }
 
     #[test]

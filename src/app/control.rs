@@ -104,28 +104,11 @@ impl Proxy for App {
     fn config(&self) -> ConfigView {
         let current = self.current();
         let config = &current.config;
-        let mut origins: BTreeMap<String, String> = config
+        let origins: BTreeMap<String, String> = config
             .origins
             .all()
             .map(|(path, origin)| (path.to_owned(), origin.to_owned()))
             .collect();
-        let overrides = &self.run.overrides;
-        let given = [
-            ("listen", overrides.listen.is_some()),
-            ("admin", overrides.admin.is_some()),
-            ("insecure_bind", overrides.insecure_bind),
-        ];
-        for (path, _) in given.into_iter().filter(|(_, given)| *given) {
-            // Where the file has a section there, only its address is given.
-            let section = format!("{path}.");
-            let has_section = origins.keys().any(|key| key.starts_with(&section));
-            let path = if has_section {
-                section + "address"
-            } else {
-                path.to_owned()
-            };
-            origins.insert(path, "command line".to_owned());
-        }
         ConfigView {
             source: match &self.run.source {
                 Source::File(path) => path.display().to_string(),

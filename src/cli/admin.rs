@@ -111,7 +111,7 @@ impl Admin {
         };
         match self.answer(&operation).await {
             Ok(answer) if self.json => {
-                writeln!(out, "{answer:#}")?;
+                writeln!(out, "{}", table::json(&answer))?;
                 Ok(0)
             }
             Ok(answer) => {

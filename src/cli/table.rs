@@ -10,10 +10,18 @@ use crate::admin::operations::Show;
 pub(super) fn show(show: Show, answer: &Value, out: &mut dyn Write) -> io::Result<()> {
     match show {
         Show::Fields => fields(answer, out),
-        Show::Text("") => writeln!(out, "{answer:#}"),
-        Show::Text(member) => write!(out, "{}", cell(&answer[member])),
+        Show::Text("") => writeln!(out, "{}", json(answer)),
+        Show::Text(member) => match &answer[member] {
+            Value::String(text) => write!(out, "{}", harmless(text, true)),
+            other => write!(out, "{}", cell(other)),
+        },
         Show::Table { rows, columns } => table(rows, columns, answer, out),
     }
+}
+
+/// An answer as it is, which moves no cursor either.
+pub(super) fn json(answer: &Value) -> String {
+    escaped(&format!("{answer:#}"))
 }
 
 fn fields(answer: &Value, out: &mut dyn Write) -> io::Result<()> {
@@ -84,16 +92,39 @@ fn at<'a>(value: &'a Value, place: &str) -> &'a Value {
     place.split('/').fold(value, |value, name| &value[name])
 }
 
-/// A value in one cell. Names come from files and servers: nothing in them moves the cursor of a terminal.
+/// A value in one cell.
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text
-            .chars()
-            .filter(|c| !c.is_control() || *c == '\n')
-            .collect(),
-        other => other.to_string(),
+        Value::String(text) => harmless(text, false),
+        other => escaped(&other.to_string()),
     }
+}
+
+/// Names come from files, servers and clients: nothing in them moves the cursor of a terminal, or begins a line that would pass for one of the table's.
+fn harmless(text: &str, lines: bool) -> String {
+    let shown = |letter: char| match letter {
+        '\n' if lines => Some('\n'),
+        // Separators that some terminals take as ends of lines.
+        '\n' | '\u{2028}' | '\u{2029}' => Some(' '),
+        letter if letter.is_control() => None,
+        letter => Some(letter),
+    };
+    text.chars().filter_map(shown).collect()
+}
+
+/// JSON in which also those controls are escaped that it lets through.
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for letter in json.chars() {
+        match letter {
+            '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' => {
+                text += &format!("\\u{:04x}", u32::from(letter));
+            }
+            letter => text.push(letter),
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -130,6 +161,35 @@ mod tests {
         assert_eq!(
             shown(how, &answer),
             "UPSTREAM  NAME         BREAKER\ntools     a-long-name  open\ntools     b[2J         -\n"
+        );
+    }
+
+    #[test]
+    fn a_name_makes_no_line_of_its_own_and_moves_no_cursor() {
+        let forged = "a\nb  \u{9b}31mopen\u{2028}c\u{7f}";
+        let how = Show::Table {
+            rows: &[""],
+            columns: &[("TOOL", "tool"), ("KEY", "key")],
+        };
+        let answer = json!([{ "tool": forged, "key": { "tool": forged } }]);
+        let text = shown(how, &answer);
+        assert_eq!(text.lines().count(), 2, "{text:?}");
+        let one = "a b  31mopen c";
+        assert_eq!(
+            text.lines().last(),
+            Some(&*format!(
+                "{one}  {{\"tool\":\"a\\nb  \\u009b31mopen\\u2028c\\u007f\"}}"
+            ))
+        );
+        let whole = shown(Show::Text(""), &answer);
+        assert!(
+            !whole.contains(['\u{9b}', '\u{2028}', '\u{7f}']),
+            "{whole:?}"
+        );
+        assert_eq!(serde_json::from_str::<Value>(&whole).unwrap(), answer);
+        assert_eq!(
+            shown(Show::Fields, &json!({ "after": forged })),
+            format!("after  {one}\n")
         );
     }
 

@@ -83,8 +83,22 @@ pub(super) fn check(node: &Node, context: &Context<'_>, mistakes: &mut Mistakes)
         server,
         routes,
         upstreams,
-        origins: Origins::of(node),
+        origins: origins(node, context.overrides),
     })
+}
+
+/// Where the values come from; what the command line says is not shown as the file has it.
+fn origins(node: &Node, overrides: &Overrides) -> Origins {
+    let mut origins = Origins::of(node);
+    let given = [
+        ("listen", overrides.listen.is_some()),
+        ("admin", overrides.admin.is_some()),
+        ("insecure_bind", overrides.insecure_bind),
+    ];
+    for (path, _) in given.into_iter().filter(|(_, given)| *given) {
+        origins.give(path);
+    }
+    origins
 }
 
 impl Context<'_> {

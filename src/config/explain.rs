@@ -15,7 +15,7 @@ use super::check::default_name;
 use super::interpolate::escape;
 use super::node::join;
 use super::secret::{
-    MASK, is_secret, mask_arguments, mask_defaults, mask_query, mask_url, opens_secret,
+    MASK, is_secret, mask_arguments, mask_template, mask_url, mask_url_template, opens_secret,
 };
 use super::value::Worded;
 use super::yaml::Tree;
@@ -73,11 +73,20 @@ impl<'a> Section<'a> {
 
     /// Adds a key; what came from the environment is written as it was.
     fn put(&mut self, key: &str, value: Tree) {
-        let value = match self.origins.at(&join(&self.path, key)) {
-            Some(template) => Tree::text(mask_defaults(&self.path, key, template)),
-            None => value,
-        };
+        self.put_named(key, "", value);
+    }
+
+    /// The same for a value with a name that tells whether it is a secret.
+    fn put_named(&mut self, key: &str, name: &str, value: Tree) {
+        let path = join(&self.path, key);
+        let value = self.template(&path, name).unwrap_or(value);
         self.entries.push((key.to_owned(), value));
+    }
+
+    /// What stands in the file at this path, if it refers to the environment, without the secrets in it.
+    fn template(&self, path: &str, name: &str) -> Option<Tree> {
+        let template = self.origins.at(path)?;
+        Some(Tree::text(mask_template(name, template)))
     }
 
     fn section(&mut self, key: &str, fill: impl FnOnce(&mut Self)) {
@@ -122,7 +131,7 @@ impl<'a> Section<'a> {
 
     /// A list; items that came from the environment are written as they were.
     fn items(&mut self, key: &str, values: Vec<Tree>) {
-        self.named_items(key, values.into_iter().map(|value| (key, value)));
+        self.named_items(key, values.into_iter().map(|value| ("", value)));
     }
 
     /// The same, where each item has a name that tells whether it is a secret.
@@ -130,10 +139,8 @@ impl<'a> Section<'a> {
         let path = join(&self.path, key);
         let values = values.into_iter().enumerate();
         let items = values.map(|(index, (name, value))| {
-            match self.origins.at(&format!("{path}[{index}]")) {
-                Some(template) => Tree::text(mask_defaults(&path, name, template)),
-                None => value,
-            }
+            let template = self.template(&format!("{path}[{index}]"), name);
+            template.unwrap_or(value)
         });
         let items = items.collect();
         self.put(key, Tree::List(items));
@@ -148,7 +155,8 @@ impl<'a> Section<'a> {
 
     /// A value that is a secret if its name or its looks say so.
     fn guarded(&mut self, key: &str, value: &str) {
-        self.text(key, if is_secret(key, value) { MASK } else { value });
+        let shown = if is_secret(key, value) { MASK } else { value };
+        self.put_named(key, key, Tree::text(escape(shown)));
     }
 
     fn headers(&mut self, headers: &[(HeaderName, HeaderValue)]) {
@@ -197,7 +205,7 @@ fn admin(section: &mut Section<'_>, admin: &Admin) {
         if !admin.tokens.is_empty() {
             section.section("tokens", |section| {
                 for (name, _) in &admin.tokens {
-                    section.put(name, Tree::text(MASK));
+                    section.put_named(name, "token", Tree::text(MASK));
                 }
             });
         }
@@ -215,8 +223,8 @@ fn server(section: &mut Section<'_>, server: &Server) {
     section.bare_or_off("heartbeat", server.heartbeat.map(duration));
     section.bare_or_off("write_stall", server.write_stall.map(duration));
     section.bare("access_log", server.access_log);
-    let keys = server.session_keys.iter().map(|_| Tree::text(MASK));
-    section.items("session_keys", keys.collect());
+    let keys = server.session_keys.iter();
+    section.named_items("session_keys", keys.map(|_| ("key", Tree::text(MASK))));
     section.bare("replay_memory", size(server.replay_memory));
     section.section("drain", |section| {
         section.clock("delay", server.drain.delay);
@@ -380,11 +388,11 @@ fn http(section: &mut Section<'_>, endpoint: &HttpEndpoint) {
     section.clock("keepalive", endpoint.keepalive);
 }
 
-/// What of the query came from the environment is written as it was; the rest of it may have secrets all the same.
+/// The query may have secrets, whether or not a part of the URL came from the environment.
 fn url(section: &mut Section<'_>, url: &http::Uri) {
     let template = section.origins.at(&join(&section.path, "url"));
     let shown = match template {
-        Some(template) => mask_query(&mask_defaults("", "url", template)),
+        Some(template) => mask_url_template(template),
         None => escape(&mask_url(url)),
     };
     section.entries.push(("url".to_owned(), Tree::text(shown)));

@@ -1,16 +1,18 @@
-//! Which values of a config came from the file, and which of them from the environment.
+//! Which values of a config came from the file, which of them from the environment, and which from the command line.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::node::{Node, Shape};
 
-/// Which values the file has, by key path; those that refer to environment variables as they stand there.
+/// Which values are no defaults, by key path; those of the file that refer to environment variables as they stand there.
 ///
 /// Two configs that mean the same are equal wherever their values came from, so all origins are equal to each other.
 #[derive(Clone, Debug, Default)]
 pub struct Origins {
     templates: BTreeMap<String, String>,
     written: BTreeSet<String>,
+    /// What the command line says instead.
+    given: BTreeSet<String>,
 }
 
 impl Origins {
@@ -20,14 +22,26 @@ impl Origins {
         origins
     }
 
+    /// The command line says what this is, whatever the file says; a section has it as its `address`.
+    pub(super) fn give(&mut self, path: &str) {
+        let address = format!("{path}.address");
+        let section = format!("{path}.");
+        let has_section = self.written.iter().any(|key| key.starts_with(&section));
+        let path = if has_section { &address } else { path };
+        self.templates.remove(path);
+        self.written.remove(path);
+        self.given.insert(path.to_owned());
+    }
+
     /// What stands in the file at this key path, if it refers to the environment.
     pub(super) fn at(&self, path: &str) -> Option<&str> {
         self.templates.get(path).map(String::as_str)
     }
 
-    /// Where each value comes from that is no default: `file` or `environment`.
+    /// Where each value comes from that is no default: `file`, `environment` or `command line`.
     pub fn all(&self) -> impl Iterator<Item = (&str, &'static str)> {
-        self.written.iter().map(|path| {
+        let given = self.given.iter().map(|path| (&**path, "command line"));
+        let written = self.written.iter().map(|path| {
             let from_environment = self.templates.contains_key(path);
             let origin = if from_environment {
                 "environment"
@@ -35,7 +49,8 @@ impl Origins {
                 "file"
             };
             (path.as_str(), origin)
-        })
+        });
+        written.chain(given)
     }
 
     /// Whether something in the list at this path is known here.

@@ -22,9 +22,9 @@ pub(super) use self::upstream::*;
 section! {
     /// A ziggurat config: where to listen, what clients may ask for, and the servers that answer.
     RawConfig {
-        /// Where clients connect: an address, or an address and the files for TLS. An address that other machines can reach is refused unless `insecure_bind` is true.
+        /// Where clients connect: an address, or an address and the files for TLS. An address that other machines can reach is refused unless `insecure_bind` is true. Another address takes effect at the next start.
         listen: At<ShortOr<SocketAddr, RawListen>> = "127.0.0.1:8080",
-        /// Where `/livez`, `/readyz`, `/metrics` and the admin API are served: an address, or an address and who may use that API.
+        /// Where `/livez`, `/readyz`, `/metrics` and the admin API are served: an address, or an address and who may use that API. It takes effect at the next start.
         admin: At<ShortOr<SocketAddr, RawAdmin>> = "127.0.0.1:9901",
         /// Whether `listen` may be an address that other machines can reach, although ziggurat authenticates nobody.
         insecure_bind: Switch = false,
@@ -42,7 +42,7 @@ section! {
     RawListen {
         /// The address and port.
         address: SocketAddr = "127.0.0.1:8080",
-        /// The certificate and the key, as PEM files; without them the listener speaks plain HTTP.
+        /// The certificate and the key, as PEM files; without them the listener speaks plain HTTP. Whether it does takes effect at the next start; other files, or what is in them, at the next reload.
         tls: Option<RawTls>,
     }
 }

@@ -19,7 +19,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use super::again::Again;
@@ -29,6 +28,7 @@ use super::io::LineIo;
 use super::line::{Doing, Line, Order};
 use super::meter::Meter;
 use super::outlet::Outlet;
+use super::tls::Tls;
 use super::{BoxError, Peer, ServeSettings};
 
 /// What all connections of a listener share.
@@ -36,7 +36,7 @@ pub(super) struct Server<S> {
     pub(super) settings: ServeSettings,
     pub(super) meter: Meter,
     service: S,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
     http: auto::Builder<Tracked>,
     tasks: TaskTracker,
     floor: Arc<Floor>,
@@ -80,7 +80,7 @@ const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 impl<S> Server<S> {
     pub(super) fn new(
         service: S,
-        tls: Option<Arc<rustls::ServerConfig>>,
+        tls: Option<Tls>,
         settings: ServeSettings,
         tasks: TaskTracker,
         floor: Arc<Floor>,
@@ -88,7 +88,7 @@ impl<S> Server<S> {
         Self {
             meter: Meter::new(settings.name),
             service,
-            tls: tls.map(TlsAcceptor::from),
+            tls,
             http: http(&settings, tasks.clone()),
             settings,
             tasks,
@@ -134,7 +134,8 @@ where
         let Some(tls) = &self.tls else {
             return self.serve(stream, Peer { addr, tls: false }, lease).await;
         };
-        match tokio::time::timeout(self.settings.handshake_timeout, tls.accept(stream)).await {
+        let handshake = tls.acceptor().accept(stream);
+        match tokio::time::timeout(self.settings.handshake_timeout, handshake).await {
             Ok(Ok(stream)) => self.serve(stream, Peer { addr, tls: true }, lease).await,
             Ok(Err(error)) => {
                 self.meter.handshake_failed();

@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::{BoxError, Drain, ServeSettings, Served, run};
+use super::{BoxError, Drain, ServeSettings, Served, Tls, run};
 
 /// The body of every test response.
 pub(crate) type TestBody = BoxBody<Bytes, Infallible>;
@@ -82,6 +82,7 @@ impl Running {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let drain = Drain::new();
+        let tls = tls.map(Tls::new);
         let task = tokio::spawn(run(listener, tls, service, settings, drain.watch()));
         Self { addr, drain, task }
     }

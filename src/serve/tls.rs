@@ -3,10 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::TlsAcceptor;
+
+/// The TLS settings of a listener, which can be exchanged while it serves: a connection keeps those that its handshake began with.
+#[derive(Clone, Debug)]
+pub struct Tls(Arc<ArcSwap<ServerConfig>>);
 
 /// Why a certificate and a key cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +59,25 @@ pub enum TlsError {
         /// What the TLS library says.
         source: rustls::Error,
     },
+}
+
+// === impl Tls ===
+
+impl Tls {
+    /// Begins with these settings.
+    pub fn new(config: Arc<ServerConfig>) -> Self {
+        Self(Arc::new(ArcSwap::new(config)))
+    }
+
+    /// Every handshake from now on is made with these settings.
+    pub fn set(&self, config: Arc<ServerConfig>) {
+        self.0.store(config);
+    }
+
+    /// What makes the next handshake.
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        self.0.load_full().into()
+    }
 }
 
 /// Reads a certificate chain and its private key (PEM) into the TLS settings of a listener.

@@ -471,9 +471,10 @@ async fn a_drain_of_the_whole_finishes_calls_and_exits_with_0() {
 #[tokio::test]
 async fn the_reads_tell_what_there_is_and_where_settings_come_from() {
     let yaml = config("body_limit: \"${LIMIT}\"", "deadline: 2m,", "", &demo(""));
-    let admin = "admin: { address: \"127.0.0.1:1\", hosts: [z.example] }";
+    let admin = "admin: { address: \"${ADMIN}\", hosts: [z.example] }";
     let z = crate::harness::Start::whole(&format!("{admin}\n{yaml}"))
         .env("LIMIT", "1MiB")
+        .env("ADMIN", "127.0.0.1:1")
         .arg("--admin=127.0.0.1:0")
         .up()
         .await;
@@ -489,6 +490,7 @@ async fn the_reads_tell_what_there_is_and_where_settings_come_from() {
         "{config}"
     );
     let origins = &config["origins"];
+    assert!(text("yaml").contains("address: 127.0.0.1:0"), "{config}");
     assert_eq!(origins["server.body_limit"], "environment");
     assert_eq!(origins["routes[0].deadline"], "file");
     assert_eq!(origins["server.concurrency"], Value::Null, "a default");

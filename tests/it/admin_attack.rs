@@ -240,12 +240,12 @@ fn full_of_secrets(url: &str) -> Start {
          - {{ match: {{ path: /gone }}, protocol: http, upstream: gone }}\n\
          - {{ match: {{ path: /args }}, upstream: args }}\n\
          upstreams:\n\
-         \x20 args: {{ endpoints: [{{ command: [never-run, --header, \"Authorization: Bearer canary-argument\", -H, \"X-Api-Key:canary-glued\", \"--token=${{NONE:-canary-argument-default}}\", --api-key, \"${{NONE:-canary-option-default}}\"] }}] }}\n\
-         \x20 tools: {{ endpoints: [{{ {}, env: {{ API_TOKEN: canary-env, OTHER_TOKEN: \"${{SECRET:-canary-default}}\", THIRD: \"${{FROM}}\" }} }}] }}\n\
+         \x20 args: {{ endpoints: [{{ command: [never-run, --header, \"Authorization: Bearer canary-argument\", -H, \"X-Api-Key:canary-glued\", \"--token=${{NONE:-canary-argument-default}}\", --api-key, \"${{NONE:-canary-option-default}}\", \"API_TOKEN=canary-beside exec run ${{SECRET:-/srv}}\", \"--header=Authorization: Bearer canary-scheme ${{SECRET:-eu}}\"] }}] }}\n\
+         \x20 tools: {{ endpoints: [{{ {}, env: {{ API_TOKEN: canary-env, OTHER_TOKEN: \"${{SECRET:-canary-default}}\", THIRD: \"${{FROM}}\", DATABASE_URL: \"postgres://u:canary-user@${{SECRET:-db}}/x\", LAST_TOKEN: \"canary-last-${{SECRET:-x}}\" }} }}] }}\n\
          \x20 any:\n    health: {{ interval: 100ms, probe: http, http: {{ path: /healthz }} }}\n\
          \x20   endpoints:\n\
          \x20   - {{ url: \"{url}?token=canary-query\", headers: {{ authorization: \"Bearer ${{UPSTREAM}}\", x-api-key: canary-header }} }}\n\
-         \x20 gone: {{ endpoints: [{{ url: \"http://127.0.0.1:1/?api_key=canary-gone\", headers: {{ cookie: canary-cookie }} }}] }}\n",
+         \x20 gone: {{ endpoints: [{{ url: \"http://127.0.0.1:1/?api_key=canary-gone&token=canary-part-${{SECRET:-x}}\", headers: {{ cookie: canary-cookie, authorization: \"Bearer canary-bearer-${{SECRET:-x}}\" }} }}] }}\n",
         demo("").trim_end_matches(", "),
     );
     Start::whole(&yaml)

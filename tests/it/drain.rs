@@ -69,6 +69,28 @@ async fn a_drain_is_told_at_once_and_new_requests_are_served_through_its_delay()
 }
 
 #[tokio::test]
+async fn the_second_signal_ends_a_drain_that_takes_too_long() {
+    // Longer than any test.
+    let server = "drain: { delay: 1h, limit: 1h }";
+    let mut z = Ziggurat::yaml(&config(server, "", "", &demo(""))).await;
+    let session = z.target().session().await;
+    let mut running = session.endless(1).await;
+    running.next().await;
+    let family = process::descendants(z.pid());
+    // An order to drain may come before the usual signal, which is no second one.
+    z.act("drain", &json!({})).await;
+    until("readiness goes", async || readiness(&z).await == 503).await;
+    process::signal(z.pid(), "TERM");
+    running.next().await;
+    process::signal(z.pid(), "INT");
+    assert_eq!(z.ended().await.code(), Some(0));
+    until("nobody is left", async || {
+        !family.iter().any(|pid| process::is_alive(*pid))
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_limit_of_a_drain_begins_after_its_delay() {
     // Longer than the limit and the time that streams have to end after it.
     let delay = Duration::from_secs(4);

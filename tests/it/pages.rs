@@ -181,6 +181,35 @@ async fn the_configs_of_the_readme_run() {
     runs("README.md").await;
 }
 
+#[test]
+fn the_readme_names_what_the_guide_has() {
+    let guide = page("docs/guide.md");
+    let has: Vec<_> = guide
+        .lines()
+        .filter_map(|l| l.strip_prefix("## "))
+        .collect();
+    let anchor = |heading: &str| {
+        let kept = |letter: &char| letter.is_alphanumeric() || " -_".contains(*letter);
+        let lower = heading.to_lowercase();
+        lower
+            .chars()
+            .filter(kept)
+            .collect::<String>()
+            .replace(' ', "-")
+    };
+    let should: Vec<_> = has
+        .iter()
+        .map(|heading| format!("[{heading}](docs/guide.md#{})", anchor(heading)))
+        .collect();
+    let readme = page("README.md");
+    let links = readme.lines().filter_map(|line| line.strip_prefix("- "));
+    let names: Vec<_> = links
+        .filter(|line| line.contains("(docs/guide.md#"))
+        .filter_map(|line| Some(line.split_once("):")?.0.to_owned() + ")"))
+        .collect();
+    assert_eq!(names, should);
+}
+
 #[tokio::test]
 async fn the_configs_of_the_guide_run() {
     runs("docs/guide.md").await;
@@ -191,21 +220,37 @@ async fn the_configs_for_those_who_come_from_elsewhere_run() {
     runs("docs/migrate.md").await;
 }
 
-/// The kinds of faults for which whoever sent the request is to blame, as their table has them.
-fn kinds_of_clients() -> BTreeSet<String> {
+/// The kinds of faults, as their table has them: those for which whoever sent the request is to blame, or the others.
+fn kinds(of_clients: bool) -> BTreeSet<String> {
     let table = page("layers/src/rescue/table.rs");
     let rows = table.split("match fault {").nth(1).unwrap();
     let rows = rows.split("    fn by").next().unwrap();
     let rows = rows.split("Fault::").skip(1);
-    let of_clients = rows.filter(|row| row.contains("client(\"") || row.contains("Blame::Client"));
-    of_clients
+    let client = |row: &&str| row.contains("client(\"") || row.contains("Blame::Client");
+    rows.filter(|row| client(row) == of_clients)
         .map(|row| row.split('"').nth(3).unwrap().to_owned())
         .collect()
 }
 
 #[test]
+fn the_runbook_knows_what_to_do_about_each_kind_of_failure() {
+    let runbook = page("docs/runbook.md");
+    let (_, entry) = runbook
+        .split_once("\n## ZigguratErrorBudgetFastBurn\n")
+        .unwrap();
+    let entry = entry.split("\n## ").next().unwrap();
+    let kinds = kinds(false);
+    assert!(kinds.len() > 20, "{kinds:?}");
+    let missing: Vec<_> = kinds
+        .iter()
+        .filter(|kind| !entry.contains(&format!("`{kind}`")))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
 fn the_rules_do_not_count_what_clients_get_wrong() {
-    let kinds = kinds_of_clients();
+    let kinds = kinds(true);
     assert!(kinds.len() > 15, "{kinds:?}");
     let rules = page("grafana/rules.yml");
     let counted = rules

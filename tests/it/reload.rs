@@ -120,10 +120,18 @@ async fn what_takes_effect_at_the_next_start_only_is_named() {
             .matches("take effect at the next start only")
             .count()
     };
+    // What it says of a reload is there once it says that the reload is over.
+    let over = async |count| {
+        until("the line of the reload", async || {
+            z.log().matches("read again and is in force").count() == count
+        })
+        .await;
+    };
     let changed = "header_timeout: 3s, write_stall: 4s, drain: { delay: 5s, limit: 6s }";
     // What counts is what it was started with, not the file before.
     for count in 1..=2 {
         z.reload(&with(changed), "ok").await;
+        over(count).await;
         assert_eq!(warnings(), count);
     }
     let line = z.logs(&["at the next start only"]).await;
@@ -132,6 +140,7 @@ async fn what_takes_effect_at_the_next_start_only_is_named() {
     }
     assert!(!line.contains("admin") && !line.contains("limit"), "{line}");
     z.reload(&with(""), "ok").await;
+    over(3).await;
     assert_eq!(warnings(), 2, "it is as it was started");
 }
 

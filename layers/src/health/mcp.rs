@@ -298,7 +298,7 @@ fn post(body: &str) -> Request<Body> {
     let fields = request.headers_mut();
     let json = HeaderValue::from_static("application/json");
     fields.insert(header::CONTENT_TYPE, json);
-    let both = HeaderValue::from_static("application/json, text/event-stream");
+    let both = HeaderValue::from_static(headers::JSON_OR_EVENTS);
     fields.insert(header::ACCEPT, both);
     request
 }

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    HttpSseSettings, SlowReader,
+    HttpSseSettings, NoChannel, SlowReader,
     body::{Farewell, Told},
     channels::Channels,
 };
@@ -63,8 +63,8 @@ pub(super) struct Leave {
     pub(super) farewell: Farewell,
 }
 
-/// A call in flight.
-pub(super) struct InFlight(Arc<Channel>);
+/// Calls in flight, as many as there are in one POST.
+pub(super) struct InFlight(Arc<Channel>, usize);
 
 /// Without the session's id.
 impl fmt::Debug for Channel {
@@ -129,6 +129,15 @@ impl Channel {
         wake(state);
     }
 
+    /// The server does not know this session any more. Nothing more will come then, unless the channel has begun another since.
+    pub(super) fn lose(&self, session: &HeaderValue) {
+        let mut state = self.state();
+        if state.session.id.as_ref() == Some(session) {
+            state.ended = true;
+            wake(state);
+        }
+    }
+
     /// The next event, the failure, or the end.
     pub(super) fn poll_next(&self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, SlowReader>>> {
         let mut state = self.state();
@@ -190,17 +199,23 @@ impl Channel {
         self.state().session.version = Some(version);
     }
 
-    /// A call begins.
-    pub(super) fn begin(self: &Arc<Self>) -> Result<InFlight, Shed> {
+    /// So many calls begin, all or none. Once it has ended nobody would run them, nor hear that there are too many.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        calls: usize,
+    ) -> Result<Result<InFlight, Shed>, NoChannel> {
         let mut state = self.state();
-        let limit = self.most_calls.get();
-        if state.calls >= limit {
-            let what = "calls of one event stream";
-            return Err(Shed { limit, what });
+        if state.ended {
+            return Err(NoChannel);
         }
-        state.calls += 1;
+        let limit = self.most_calls.get();
+        if calls > limit.saturating_sub(state.calls) {
+            let what = "calls of one event stream";
+            return Ok(Err(Shed { limit, what }));
+        }
+        state.calls += calls;
         state.used = Some(Instant::now());
-        Ok(InFlight(self.clone()))
+        Ok(Ok(InFlight(self.clone(), calls)))
     }
 
     /// It was used.
@@ -276,7 +291,7 @@ fn wake(mut state: MutexGuard<'_, State>) {
 impl Drop for InFlight {
     fn drop(&mut self) {
         let mut state = self.0.state();
-        state.calls -= 1;
+        state.calls -= self.1;
         state.used = Some(Instant::now());
         // The body may wait for just this: to end, or for its idle clock to begin.
         wake(state);

@@ -3,7 +3,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
@@ -18,11 +18,11 @@ use super::{
 use crate::{
     Body,
     error::BoxError,
-    exchange::Exchange,
+    exchange::{Exchange, Origin},
     mcp::{
-        CallFacts, INITIALIZED,
+        CallFacts, INITIALIZED, Id,
         events::{DataEvent, EventReader, EventTooLong},
-        headers::{PROTOCOL_VERSION, SESSION_ID},
+        headers::{EVENTS, JSON_OR_EVENTS, PROTOCOL_VERSION, SESSION_ID},
         messages::revision,
         peek::{Peek, Seen},
         wire,
@@ -39,22 +39,16 @@ pub(super) struct Relay {
     pub(super) message_limit: usize,
 }
 
-/// The request that others are made after.
-#[derive(Clone)]
-pub(super) struct Origin {
-    pub(super) uri: Uri,
-    pub(super) headers: HeaderMap,
-    pub(super) exchange: Arc<Exchange>,
-}
-
 /// What was read of a response.
 #[derive(Default)]
 pub(super) struct Read {
     /// The answers that are waited for; none of a stream that stands.
     wanted: usize,
+    /// The requests whose answers have not come.
+    open: Vec<Id>,
     /// It answers an `initialize`.
     initialize: bool,
-    /// The answers in it.
+    /// The answers in it that say to what.
     answers: usize,
     /// Events, of whatever kind.
     pub(super) events: usize,
@@ -74,30 +68,29 @@ where
         let (own, origin) = (own.clone(), origin.clone());
         Box::pin(async move {
             // Whether the server allows it (405 is allowed), or is there at all, changes nothing.
-            if let Some(request) = origin.request(Method::DELETE, &session) {
+            if let Some(request) = in_session(&origin, Method::DELETE, &session) {
                 let _told = own.oneshot(request).await;
             }
         })
     })
 }
 
-impl Origin {
-    /// A request without a body in this session.
-    pub(super) fn request(&self, method: Method, session: &Session) -> Option<Request<Body>> {
-        let mut request = Request::new(Body::empty());
-        *request.method_mut() = method;
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
-        let headers = request.headers_mut();
-        for name in [header::CONTENT_TYPE, header::CONTENT_LENGTH] {
-            headers.remove(name);
-        }
-        let events = HeaderValue::from_static("text/event-stream");
-        headers.insert(header::ACCEPT, events);
-        session.apply(headers);
-        let filed = self.exchange.file_beside(&mut request, &Bytes::new());
-        filed.is_ok().then_some(request)
-    }
+/// A request without a message in this session.
+pub(super) fn in_session(
+    origin: &Origin,
+    method: Method,
+    session: &Session,
+) -> Option<Request<Body>> {
+    let mut request = origin.request(method, Bytes::new(), EVENTS);
+    session.apply(request.headers_mut());
+    let filed = origin.exchange.file_beside(&mut request, &Bytes::new());
+    filed.is_ok().then_some(request)
+}
+
+/// The requests of a call.
+pub(super) fn requests(exchange: &Exchange) -> Vec<Id> {
+    let requests = exchange.call().into_iter().flat_map(CallFacts::requests);
+    requests.filter_map(|m| m.id()).cloned().collect()
 }
 
 impl Session {
@@ -124,7 +117,7 @@ impl Relay {
     ) -> Result<Request<Body>, BoxError> {
         let (mut parts, body) = posted.into_parts();
         parts.uri = without_token(&parts.uri);
-        let both = HeaderValue::from_static("application/json, text/event-stream");
+        let both = HeaderValue::from_static(JSON_OR_EVENTS);
         parts.headers.insert(header::ACCEPT, both);
         if exchange.call().is_some_and(CallFacts::is_initialize) {
             parts.headers.remove(SESSION_ID);
@@ -132,9 +125,9 @@ impl Relay {
         } else {
             self.channel.session().apply(&mut parts.headers);
         }
-        let bytes = body.bytes().cloned().unwrap_or_default();
         let mut request = Request::from_parts(parts, body);
-        exchange.file_beside(&mut request, &bytes)?;
+        let messages = exchange.call().map(|call| call.messages.clone());
+        exchange.file_read_beside(&mut request, messages.unwrap_or_default())?;
         Ok(request)
     }
 
@@ -157,16 +150,14 @@ impl Relay {
             .as_ref()
             .and_then(|e| e.call())
             .is_some_and(|call| call.has_method(INITIALIZED));
-        let origin = exchange.map(|exchange| Origin {
-            uri: request.uri().clone(),
-            headers: request.headers().clone(),
-            exchange,
+        let origin = exchange.filter(|_| ready).map(|exchange| {
+            Origin::new(request.uri().clone(), request.headers().clone(), exchange)
         });
-        let in_session = request.headers().contains_key(SESSION_ID);
+        let session = request.headers().get(SESSION_ID).cloned();
         let sent = own.clone().oneshot(request).await;
         let response = sent.map_err(Into::into)?;
-        self.look(response.status(), in_session);
-        if let Some(origin) = origin.filter(|_| ready && response.status().is_success()) {
+        self.look(response.status(), session.as_ref());
+        if let Some(origin) = origin.filter(|_| response.status().is_success()) {
             let channel = self.channel.clone();
             channel.stand(self.stand(own, origin));
         }
@@ -202,13 +193,12 @@ impl Relay {
         Own: HttpBody<Data = Bytes>,
         Own::Error: Into<BoxError>,
     {
-        let call = exchange.call();
-        let initialize = call.is_some_and(CallFacts::is_initialize);
-        let wanted = call.map_or(0, |call| call.requests().count());
-        let in_session = request.headers().contains_key(SESSION_ID);
+        let initialize = exchange.call().is_some_and(CallFacts::is_initialize);
+        let open = requests(&exchange);
+        let session = request.headers().get(SESSION_ID).cloned();
         let response = match own.oneshot(request).await {
             Ok(response) => response,
-            Err(error) => return self.fail(&error.into(), &exchange),
+            Err(error) => return self.fail(&error.into(), &exchange, &open),
         };
         let status = response.status();
         if initialize && status.is_success() {
@@ -218,36 +208,53 @@ impl Relay {
             });
         }
         let mut read = Read {
-            wanted,
+            wanted: open.len(),
+            open,
             initialize,
             ..Read::default()
         };
         let mut reader = EventReader::new(self.message_limit);
         let end = self.read(response, &mut reader, &mut read).await;
-        match end {
-            // What became of the response then is nothing to the client.
-            _ if read.is_answered() => {}
-            Err(error) => self.fail(&error, &exchange),
-            // A call that was cancelled has no answer.
-            Ok(()) if status == StatusCode::ACCEPTED || exchange.is_taken_back() => {}
-            Ok(()) if status.is_success() => self.fail(&NoAnswer.into(), &exchange),
-            Ok(()) => self.fail(&UpstreamStatus { status }.into(), &exchange),
-        }
-        self.look(status, in_session);
+        self.conclude(status, end, read, &exchange);
+        self.look(status, session.as_ref());
         drop(held);
     }
 
-    /// Tells the client of a failure.
-    pub(super) fn fail(&self, error: &BoxError, exchange: &Exchange) {
-        if let Some(event) = self.rescue.event(error, exchange) {
-            self.channel.push(event);
+    /// Tells the client what it would wait for in vain, once a response has ended.
+    fn conclude(
+        &self,
+        status: StatusCode,
+        end: Result<(), BoxError>,
+        mut read: Read,
+        exchange: &Exchange,
+    ) {
+        let error = match end {
+            // What became of the response then is nothing to the client.
+            _ if read.is_answered() => return,
+            Err(error) => return self.fail(&error, exchange, &read.open),
+            Ok(()) if status == StatusCode::ACCEPTED => return,
+            Ok(()) if status.is_success() => NoAnswer.into(),
+            Ok(()) => UpstreamStatus { status }.into(),
+        };
+        // A call that was cancelled has no answer.
+        read.open.retain(|id| !exchange.is_taken_back(id));
+        if !read.open.is_empty() {
+            self.fail(&error, exchange, &read.open);
+        }
+    }
+
+    /// Tells the client that these requests failed.
+    pub(super) fn fail(&self, error: &BoxError, exchange: &Exchange, open: &[Id]) {
+        let events = self.rescue.events(error, exchange, open);
+        if !events.is_empty() {
+            self.channel.push(events);
         }
     }
 
     /// A session that is gone takes its channel with it: the client is to begin anew.
-    pub(super) fn look(&self, status: StatusCode, in_session: bool) {
-        if status == StatusCode::NOT_FOUND && in_session {
-            self.channel.end();
+    pub(super) fn look(&self, status: StatusCode, session: Option<&HeaderValue>) {
+        if let Some(session) = session.filter(|_| status == StatusCode::NOT_FOUND) {
+            self.channel.lose(session);
         }
     }
 
@@ -300,12 +307,22 @@ impl Relay {
     /// One message, or a batch, for the client. What answers nobody is dropped: an upstream that refuses a request may send that.
     fn message(&self, message: &[u8], read: &mut Read) {
         let mut peek = Peek::default();
-        let (mut answers, mut others) = (0, 0);
-        peek.feed(message, |seen| match seen {
-            Seen::Response(_) => answers += 1,
-            Seen::Request { .. } | Seen::Notification { .. } => others += 1,
-        });
-        let nobody = answers == 1 && others == 0 && peek.answered().is_none();
+        let (mut answers, mut named, mut others) = (0, 0, 0);
+        // In a piece there is the end of one message at most: the newest answer's id is that of the piece's own.
+        for piece in message.split_inclusive(|byte| *byte == b'}') {
+            let before = answers;
+            peek.feed(piece, |seen| match seen {
+                Seen::Response(_) => answers += 1,
+                Seen::Request { .. } | Seen::Notification { .. } => others += 1,
+            });
+            if answers > before
+                && let Some(id) = peek.answered()
+            {
+                named += 1;
+                read.open.retain(|open| open != id);
+            }
+        }
+        let nobody = answers == 1 && others == 0 && named == 0;
         if nobody || answers + others == 0 {
             return;
         }
@@ -315,7 +332,7 @@ impl Relay {
         {
             self.channel.negotiated(version);
         }
-        read.answers += answers;
+        read.answers += named;
         self.channel.push(wire::event(message));
     }
 }

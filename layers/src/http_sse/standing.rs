@@ -10,11 +10,12 @@ use tower::{Service, ServiceExt};
 
 use super::{
     channel::Session,
-    relay::{Origin, Read, Relay},
+    relay::{Read, Relay, in_session},
 };
 use crate::{
     Body,
     error::BoxError,
+    exchange::Origin,
     limit::Counted,
     mcp::{
         events::{EventReader, EventTooLong},
@@ -30,8 +31,9 @@ const BACKOFF: Backoff = Backoff {
     max: Duration::from_secs(30),
 };
 
-/// The shortest pause, whatever the server asks for.
+/// The shortest pause, and the most that is waited for of what a server asks for.
 const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(5 * 60);
 
 /// A stream that stood for so long was of use, though nothing came on it: somebody between here and there cuts what is quiet.
 const STOOD: Duration = Duration::from_secs(30);
@@ -39,18 +41,16 @@ const STOOD: Duration = Duration::from_secs(30);
 /// How often a server is asked that never had a stream. One that had has it again some day, and its client would not know what it misses.
 const TRIES: u32 = 5;
 
-impl Origin {
-    /// The GET that opens a stream in this session, after what was read of the one before.
-    fn standing(&self, session: &Session, reader: &EventReader) -> Option<Request<Body>> {
-        let mut request = self.request(Method::GET, session)?;
-        request.extensions_mut().insert(Counted);
-        if let Ok(last) = HeaderValue::from_bytes(reader.last_id())
-            && !last.is_empty()
-        {
-            request.headers_mut().insert(LAST_EVENT_ID, last);
-        }
-        Some(request)
+/// The GET that opens a stream in this session, after what was read of the one before.
+fn get(origin: &Origin, session: &Session, reader: &EventReader) -> Option<Request<Body>> {
+    let mut request = in_session(origin, Method::GET, session)?;
+    request.extensions_mut().insert(Counted);
+    if let Ok(last) = HeaderValue::from_bytes(reader.last_id())
+        && !last.is_empty()
+    {
+        request.headers_mut().insert(LAST_EVENT_ID, last);
     }
+    Some(request)
 }
 
 impl Relay {
@@ -67,7 +67,7 @@ impl Relay {
         let mut reader = EventReader::new(self.message_limit);
         let (mut fruitless, mut streamed) = (0_u32, false);
         while streamed || fruitless < TRIES {
-            let Some(request) = origin.standing(&session, &reader) else {
+            let Some(request) = get(&origin, &session, &reader) else {
                 return;
             };
             let resumes = request.headers().contains_key(LAST_EVENT_ID);
@@ -91,14 +91,14 @@ impl Relay {
                 } else if has_none(status, streamed) {
                     return;
                 } else if streamed {
-                    self.look(status, true);
+                    self.look(status, session.id.as_ref());
                     // It may be the place to go on from that is not known any more.
                     if resumes && status.is_client_error() && !is_for_now(status) {
                         reader = EventReader::new(self.message_limit);
                     }
                 }
             }
-            tokio::time::sleep(pause(reader.retry(), fruitless)).await;
+            tokio::time::sleep(pause(reader.retry(), fruitless, fastrand::f64())).await;
         }
     }
 }
@@ -120,14 +120,33 @@ fn is_for_now(status: StatusCode) -> bool {
     )
 }
 
-/// The pause before the next stream: what the server asks for, and longer and longer for so many in a row that were in vain.
-fn pause(told: Option<u64>, fruitless: u32) -> Duration {
-    let own = BACKOFF.pause(fruitless.max(1), 1.0);
-    let pause = match told.map(Duration::from_millis) {
-        Some(told) if fruitless == 0 => told,
-        Some(told) => told.max(own),
-        None => own,
-    };
-    let pause = pause.clamp(SHORTEST, BACKOFF.max);
-    pause.mul_f64(0.5 + fastrand::f64() / 2.0)
+/// The pause before the next stream, with a random number from 0 to 1: what the server asks for, and on top of it longer and longer for so many in a row
+/// that were in vain.
+fn pause(told: Option<u64>, fruitless: u32, random: f64) -> Duration {
+    let told = told.map_or(Duration::ZERO, Duration::from_millis);
+    let pause = told.min(LONGEST) + BACKOFF.pause(fruitless.max(1), random);
+    pause.max(SHORTEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_server_asks_for_is_never_undercut() {
+        for random in [0.0, 0.5, 1.0] {
+            for fruitless in [0, 1, 2, 7, u32::MAX] {
+                for told in [0, 99, 3000, 60_000] {
+                    let pause = pause(Some(told), fruitless, random);
+                    assert!(pause >= Duration::from_millis(told), "{pause:?}");
+                    assert!(pause >= SHORTEST, "{pause:?}");
+                    assert!(pause <= Duration::from_millis(told) + BACKOFF.max);
+                }
+                assert!(pause(None, fruitless, random) >= SHORTEST);
+                // Nobody is kept away for ever.
+                assert!(pause(Some(u64::MAX), fruitless, random) <= LONGEST + BACKOFF.max);
+            }
+        }
+        assert_eq!(pause(Some(3000), 1, 0.5), Duration::from_millis(3500));
+    }
 }

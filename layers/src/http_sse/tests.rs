@@ -62,6 +62,8 @@ enum Standing {
     Breaks,
     /// Nothing comes, and after this time it ends.
     Quiet(Duration),
+    /// It asks for so many milliseconds before the next, and ends.
+    Asks(u64),
     /// It is answered with this status.
     Status(u16),
 }
@@ -103,6 +105,9 @@ impl Server {
             ..seen
         };
         self.seen.lock().expect("not poisoned").push(seen.clone());
+        if let Some(messages) = body.as_array() {
+            return Ok(batch(messages).await);
+        }
         let id = &body["id"];
         match (
             seen.method.as_str(),
@@ -132,6 +137,10 @@ impl Server {
                 Ok(response)
             }
             (_, "lost") => Ok(status(404)),
+            (_, "lost later") => {
+                sleep(Duration::from_secs(5)).await;
+                Ok(status(404))
+            }
             (_, "silent") => Ok(events(stream::empty())),
             (_, "ends later") => Ok(self.ends_after(Duration::from_secs(5))),
             (_, "progress") => {
@@ -164,6 +173,18 @@ impl Server {
     }
 }
 
+/// Answers a batch, as its first message asks for.
+async fn batch(messages: &[Value]) -> Response<Body> {
+    let done = |message: &Value| json!({"jsonrpc": "2.0", "id": message["id"], "result": {}});
+    match messages[0]["method"].as_str() {
+        Some("hang") => pending().await,
+        Some("refuse") => status(400),
+        Some("silent") => events(stream::empty()),
+        Some("half") => events(stream::iter([json!([done(&messages[0])]).to_string()])),
+        _ => answer(&Value::from_iter(messages.iter().map(done)).to_string()),
+    }
+}
+
 impl Server {
     /// Answers a GET in a session.
     fn stand(&self) -> Response<Body> {
@@ -177,6 +198,11 @@ impl Server {
                 frames(stream::iter([Ok(tick), Err("reset".into())]))
             }
             Standing::Quiet(time) => self.ends_after(time),
+            Standing::Asks(retry) => {
+                let mut response = events(stream::empty());
+                *response.body_mut() = Body::full(format!("retry: {retry}\ndata:\n\n"));
+                response
+            }
             Standing::Status(code) => status(code),
         }
     }
@@ -294,6 +320,13 @@ fn request(id: u32, method: &str) -> Value {
 }
 
 impl Rig {
+    /// How many GETs there were in a session.
+    fn gets(&self) -> usize {
+        let seen = self.server.seen().into_iter();
+        let gets = seen.filter(|s| s.method == Method::GET && !s.session.is_empty());
+        gets.count()
+    }
+
     async fn send(&self, request: Request<Body>) -> std::result::Result<Response<Body>, BoxError> {
         self.stack.clone().oneshot(request).await
     }

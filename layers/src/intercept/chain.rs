@@ -243,7 +243,7 @@ impl Named {
             return;
         }
         self.name.clone_from(&facts.name);
-        self.call = context.call().map(|call| call.with(facts.clone()));
+        self.call = context.call().map(|call| call.only(facts.clone()));
     }
 }
 

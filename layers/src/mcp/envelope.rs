@@ -56,33 +56,58 @@ impl CallFacts {
         headers: &HeaderMap,
         body: &Bytes,
     ) -> Result<Self, EnvelopeError> {
+        let mut facts = Self::head(method, headers);
+        if facts.verb != Verb::Post {
+            return Ok(facts);
+        }
+        let text = std::str::from_utf8(body).map_err(|e| EnvelopeError::Utf8(e.valid_up_to()))?;
+        if text.trim_ascii_start().starts_with('[') {
+            facts.batch = true;
+            has_batches(facts.version.as_deref())?;
+            facts.messages = Messages::Many(read_batch(text)?);
+        } else {
+            facts.messages = Messages::One(read_message(text, 0)?);
+        }
+        facts.settle();
+        Ok(facts)
+    }
+
+    /// The facts of a request with messages that were read already.
+    ///
+    /// # Errors
+    /// When its headers name a revision that has no batches, and it is one.
+    #[cfg(feature = "session")]
+    pub(crate) fn with(
+        method: &HttpMethod,
+        headers: &HeaderMap,
+        messages: Messages,
+    ) -> Result<Self, EnvelopeError> {
+        let mut facts = Self::head(method, headers);
+        facts.batch = matches!(messages, Messages::Many(_));
+        if facts.batch {
+            has_batches(facts.version.as_deref())?;
+        }
+        facts.messages = messages;
+        facts.settle();
+        Ok(facts)
+    }
+
+    /// What a request says before its messages.
+    fn head(method: &HttpMethod, headers: &HeaderMap) -> Self {
         let verb = match *method {
             HttpMethod::POST => Verb::Post,
             HttpMethod::GET => Verb::Get,
             HttpMethod::DELETE => Verb::Delete,
             _ => Verb::Other,
         };
-        let stated = headers::single(headers, &headers::PROTOCOL_VERSION).map(ShortText::from);
-        let mut facts = Self {
+        Self {
             era: Era::Legacy,
-            version: stated,
+            version: headers::single(headers, &headers::PROTOCOL_VERSION).map(ShortText::from),
             session: headers::single(headers, &headers::SESSION_ID).map(Into::into),
             verb,
             batch: false,
             messages: Messages::None,
-        };
-        if verb != Verb::Post {
-            return Ok(facts);
         }
-        let text = std::str::from_utf8(body).map_err(|e| EnvelopeError::Utf8(e.valid_up_to()))?;
-        if text.trim_ascii_start().starts_with('[') {
-            facts.batch = true;
-            facts.messages = Messages::Many(read_batch(text, facts.version.as_deref())?);
-        } else {
-            facts.messages = Messages::One(read_message(text, 0)?);
-        }
-        facts.settle();
-        Ok(facts)
     }
 
     /// Decides the era from what was read: the envelope is the source of truth. Without one, a header that names the modern
@@ -105,12 +130,16 @@ impl CallFacts {
     }
 }
 
-fn read_batch(text: &str, version: Option<&str>) -> Result<Vec<MessageFacts>, EnvelopeError> {
+fn has_batches(version: Option<&str>) -> Result<(), EnvelopeError> {
     if version.is_some_and(|v| v != "2025-03-26") {
         return Err(EnvelopeError::Batch(
             "batches exist only in revision 2025-03-26",
         ));
     }
+    Ok(())
+}
+
+fn read_batch(text: &str) -> Result<Vec<MessageFacts>, EnvelopeError> {
     let elements: Vec<&RawValue> = serde_json::from_str(text).map_err(json)?;
     if elements.is_empty() {
         return Err(EnvelopeError::Batch("a batch must not be empty"));

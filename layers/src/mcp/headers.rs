@@ -23,6 +23,11 @@ pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// What every header that mirrors an argument begins with (modern).
 pub const PARAM_PREFIX: &str = "mcp-param-";
 
+/// What a GET that opens a stream accepts.
+pub(crate) const EVENTS: &str = "text/event-stream";
+/// What a POST accepts.
+pub(crate) const JSON_OR_EVENTS: &str = "application/json, text/event-stream";
+
 /// A header that contradicts the body, is missing, or stands twice.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the header {header} {problem}")]
@@ -50,14 +55,35 @@ pub fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> 
     }
 }
 
+/// Takes out what a request says of its own message and its own answer, for another that is made after it.
+#[cfg(any(feature = "http", feature = "session"))]
+pub(crate) fn forget_message(headers: &mut HeaderMap) {
+    let own = |name: &HeaderName| {
+        let listed = [
+            header::ACCEPT,
+            header::EXPECT,
+            header::TRANSFER_ENCODING,
+            LAST_EVENT_ID,
+            METHOD,
+            NAME,
+        ];
+        let prefixed = ["content-", PARAM_PREFIX];
+        listed.contains(name) || prefixed.iter().any(|p| name.as_str().starts_with(p))
+    };
+    let own: Vec<_> = headers.keys().filter(|name| own(name)).cloned().collect();
+    for name in own {
+        headers.remove(name);
+    }
+}
+
 /// Whether an event stream may be the answer.
 pub(crate) fn accepts_events(headers: &HeaderMap) -> bool {
-    accepts(headers, &["text/event-stream", "text/*", "*/*"])
+    accepts(headers, &[EVENTS, "text/*", "*/*"])
 }
 
 /// Whether an event stream is asked for by its name: many accept whatever comes, and mean none.
 pub(crate) fn asks_for_events(headers: &HeaderMap) -> bool {
-    accepts(headers, &["text/event-stream"])
+    accepts(headers, &[EVENTS])
 }
 
 /// Whether `Accept` lists one of these; quality values are left out of account.
@@ -268,6 +294,31 @@ mod tests {
                 "{headers:?}"
             );
         }
+    }
+
+    #[cfg(any(feature = "http", feature = "session"))]
+    #[test]
+    fn what_a_request_says_of_its_own_message_goes_no_further() {
+        let mut headers = with(&[
+            ("accept", "*/*"),
+            ("content-type", "application/json"),
+            ("content-digest", "x"),
+            ("last-event-id", "7"),
+            ("mcp-method", "tools/call"),
+            ("mcp-name", "echo"),
+            ("mcp-param-region", "eu"),
+            ("mcp-param-region", "us"),
+            ("authorization", "Bearer t"),
+            ("mcp-protocol-version", "2025-11-25"),
+            ("x-request-id", "r"),
+        ]);
+        forget_message(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(
+            left,
+            ["authorization", "mcp-protocol-version", "x-request-id"]
+        );
     }
 
     #[test]

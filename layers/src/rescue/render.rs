@@ -102,11 +102,6 @@ pub(super) fn last_event(fault: &Fault, exchange: &Exchange) -> Option<Bytes> {
     if !exchange.response().at_boundary() || exchange.is_answered() {
         return None;
     }
-    event(fault, exchange)
-}
-
-/// A fault as an event that answers the call.
-pub(super) fn event(fault: &Fault, exchange: &Exchange) -> Option<Bytes> {
     // Of a batch nobody knows here which of its calls have been answered.
     let id = exchange.call()?.request()?.id()?;
     Some(error_event(fault, exchange, id))

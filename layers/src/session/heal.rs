@@ -9,7 +9,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, request::Parts};
 use http_body::Body as HttpBody;
 use http_body_util::{BodyExt, Limited};
 use tower::{Service, ServiceExt};
@@ -19,11 +19,11 @@ use crate::{
     Body,
     attempt::{Pinned, Unasked},
     error::{BoxError, Outcome},
-    exchange::{EndpointInfo, Exchange},
+    exchange::{EndpointInfo, Exchange, Origin},
     fault::Fault,
     mcp::{
-        CallFacts, Kind, MessageFacts,
-        headers::{self, LAST_EVENT_ID, PROTOCOL_VERSION, SESSION_ID},
+        CallFacts, INITIALIZED, Kind, MessageFacts,
+        headers::{self, JSON_OR_EVENTS, LAST_EVENT_ID, PROTOCOL_VERSION, SESSION_ID},
         messages::{self, revision},
     },
     observe::Media,
@@ -52,10 +52,8 @@ pub(super) struct Again {
 /// The messages that begin a session, on their way.
 pub(super) struct Handshake<'a, S> {
     inner: &'a mut S,
-    /// That of the request that found out.
-    exchange: &'a Exchange,
-    uri: Uri,
-    headers: HeaderMap,
+    /// The request that found out.
+    origin: Origin,
     /// The endpoint that was asked last.
     reached: Option<Arc<EndpointInfo>>,
 }
@@ -118,7 +116,7 @@ fn note(message: &MessageFacts, body: &Bytes) -> Option<Note> {
     let resource = || message.name.as_deref().map(Box::from);
     let bytes = || body.get(message.span.clone()).map(|b| body.slice_ref(b));
     match (message.kind, message.method.as_ref()?.as_str()) {
-        (Kind::Notification, "notifications/initialized") => Some(Note::Initialized),
+        (Kind::Notification, INITIALIZED) => Some(Note::Initialized),
         (Kind::Request, "logging/setLevel") => Some(Note::Level(bytes()?)),
         (Kind::Request, "resources/subscribe") => Some(Note::Subscribed(resource()?, bytes()?)),
         (Kind::Request, "resources/unsubscribe") => Some(Note::Unsubscribed(resource()?)),
@@ -143,21 +141,15 @@ impl Again {
     pub(super) fn handshake<'a, S>(
         &self,
         inner: &'a mut S,
-        exchange: &'a Exchange,
+        exchange: Arc<Exchange>,
     ) -> Handshake<'a, S> {
-        let mut headers = self.parts.headers.clone();
-        for name in [SESSION_ID, PROTOCOL_VERSION, LAST_EVENT_ID] {
-            headers.remove(name);
-        }
-        let json = HeaderValue::from_static("application/json");
-        headers.insert(header::CONTENT_TYPE, json);
-        let both = HeaderValue::from_static("application/json, text/event-stream");
-        headers.insert(header::ACCEPT, both);
+        let (uri, headers) = (self.parts.uri.clone(), self.parts.headers.clone());
+        let mut origin = Origin::new(uri, headers, exchange);
+        // It is yet to be negotiated.
+        origin.headers.remove(PROTOCOL_VERSION);
         Handshake {
             inner,
-            exchange,
-            uri: self.parts.uri.clone(),
-            headers,
+            origin,
             reached: None,
         }
     }
@@ -225,16 +217,18 @@ where
         history: &History,
     ) -> Result<(), NotHealed> {
         // What the client negotiated is what it says with each request (from 2025-06-18 on).
-        let said = self.exchange.call().and_then(|c| c.version.as_deref());
+        let said = self.origin.exchange.call();
+        let said = said.and_then(|c| c.version.as_deref());
         if said.is_some_and(|said| said != revision) {
             return Err(NotHealed::Revision);
         }
         if said.is_some()
             && let Ok(revision) = HeaderValue::from_str(revision)
         {
-            self.headers.insert(PROTOCOL_VERSION, revision);
+            self.origin.headers.insert(PROTOCOL_VERSION, revision);
         }
-        let initialized = Bytes::from_static(INITIALIZED.as_bytes());
+        let initialized = format!(r#"{{"jsonrpc":"2.0","method":"{INITIALIZED}"}}"#);
+        let initialized = Bytes::from(initialized);
         let initialized = history.initialized.then_some(&initialized);
         let requests = history.level.iter().chain(history.subscriptions.values());
         for message in initialized.into_iter().chain(requests) {
@@ -252,9 +246,8 @@ where
         message: &Bytes,
         home: Option<&Home>,
     ) -> Result<(Response<B>, Arc<Exchange>), NotHealed> {
-        let mut request = Request::new(Body::full(message.clone()));
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
+        let origin = &self.origin;
+        let mut request = origin.request(method, message.clone(), JSON_OR_EVENTS);
         if let Some(home) = home {
             let id = HeaderValue::from_str(&home.upstream_id).map_err(|_| NotHealed::NoSession)?;
             request.headers_mut().insert(SESSION_ID, id);
@@ -263,10 +256,7 @@ where
                 request.extensions_mut().insert(pinned);
             }
         }
-        let length = HeaderValue::from(message.len());
-        request.headers_mut().insert(header::CONTENT_LENGTH, length);
-        *request.method_mut() = method;
-        let filed = self.exchange.file_beside(&mut request, message);
+        let filed = origin.exchange.file_beside(&mut request, message);
         let exchange = filed.map_err(|error| NotHealed::Failed(error.into()))?;
         request.extensions_mut().insert(Unasked);
         let failed = |error: S::Error| NotHealed::Failed(error.into());
@@ -281,5 +271,3 @@ where
         }
     }
 }
-
-const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;

@@ -290,7 +290,7 @@ impl Way {
             return over(own, "unsafe");
         }
         refusal.take_if(|refusal| refusal.is_ok());
-        let mut handshake = again.handshake(inner, &self.exchange);
+        let mut handshake = again.handshake(inner, self.exchange.clone());
         let begun = tokio::time::timeout(heal::LIMIT, handshake.begin(initialize, &history)).await;
         let upstream = handshake.upstream().or(own);
         let (session, request_id) = (member.key.serial, self.exchange.id());

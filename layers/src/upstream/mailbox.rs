@@ -101,6 +101,24 @@ impl<T: Letter> Mailbox<T> {
         (None, cell.wake())
     }
 
+    /// Puts what came earlier before all that waits. Where there is no room for it the oldest is dropped; the reader does not fail by it.
+    pub(super) fn refill(&self, earlier: VecDeque<T>) -> Wake {
+        let mut cell = self.lock();
+        for item in earlier.into_iter().rev() {
+            if cell.bytes + item.len() > self.limit && !cell.queue.is_empty() {
+                break;
+            }
+            cell.bytes += item.len();
+            cell.queue.push_front(item);
+        }
+        cell.wake()
+    }
+
+    /// The most bytes that wait.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Nothing more will come, for this reason.
     pub(super) fn fail(&self, error: T::Error) {
         let mut cell = self.lock();
@@ -203,11 +221,6 @@ impl Wake {
     /// Ends this mailbox, if there is one.
     pub(super) fn end_of<T: Letter>(mailbox: Option<Arc<Mailbox<T>>>) -> Self {
         mailbox.map_or_else(Self::nobody, |mailbox| mailbox.end_quietly())
-    }
-
-    /// The first of both that is somebody: a mailbox has one reader.
-    pub(super) fn or(self, other: Self) -> Self {
-        Self(self.0.or(other.0))
     }
 
     /// Wakes them.

@@ -68,15 +68,14 @@ impl<T: Letter> Outbox<T> {
             return Wake::nobody();
         }
         if let Some(newer) = self.stream.as_ref().filter(|s| s.is_live()) {
-            let put = unread.into_iter().map(|letter| newer.put(letter).1);
-            return put.fold(Wake::nobody(), Wake::or);
+            return newer.refill(unread);
         }
         for letter in unread.into_iter().rev() {
             let letter = letter.compact();
             self.bytes += letter.len();
             self.waiting.push_front(letter);
         }
-        self.trim(usize::MAX);
+        self.trim(stream.limit());
         Wake::nobody()
     }
 
@@ -180,10 +179,39 @@ mod tests {
         assert_eq!(read(&second), [1, 2, 3, 4, 5]);
         // One that is replaced gives what is left to the next.
         outbox.deliver(Note(6), 100).up();
+        outbox.deliver(Note(7), 100).up();
         let (third, wake) = outbox.open(100);
         wake.up();
+        outbox.deliver(Note(8), 100).up();
         outbox.leave(&second).up();
-        assert_eq!(read(&third), [6]);
+        assert_eq!(read(&third), [6, 7, 8]);
+    }
+
+    #[test]
+    fn what_is_left_never_fails_the_next_stream_nor_waits_beyond_the_limit() {
+        for replaced in [true, false] {
+            let mut outbox = Outbox::new();
+            let (first, wake) = outbox.open(10);
+            wake.up();
+            for n in [1, 4, 5] {
+                outbox.deliver(Note(n), 10).up();
+            }
+            if replaced {
+                let (second, wake) = outbox.open(10);
+                wake.up();
+                outbox.deliver(Note(2), 10).up();
+                outbox.leave(&first).up();
+                assert!(second.is_live());
+                assert_eq!(read(&second), [5, 2]);
+            } else {
+                // It has ended, and its reader has not gone yet.
+                outbox.close_stream().up();
+                outbox.deliver(Note(2), 10).up();
+                outbox.leave(&first).up();
+                let waiting: Vec<_> = outbox.take_waiting().iter().map(|n| n.0).collect();
+                assert_eq!(waiting, [5, 2]);
+            }
+        }
     }
 
     #[test]

@@ -132,6 +132,8 @@ struct Shared {
     places: Arc<Semaphore>,
     /// Cancellations on their way; aborted with the last clone.
     notices: Notices,
+    /// POSTs whose answers have overtaken their heads; aborted with the last clone.
+    tails: Notices,
 }
 
 type Answer<B> = Result<Response<SseBody<B>>, BoxError>;
@@ -181,6 +183,7 @@ impl<S> SseUpstream<S> {
                 verdict: Mutex::default(),
                 links: Mutex::default(),
                 notices: Notices::default(),
+                tails: Notices::default(),
             }),
         }
     }
@@ -200,8 +203,9 @@ impl<S> SseUpstream<S> {
         self.shared.links().values().map(|l| l.desk.pending()).sum()
     }
 
-    /// Ends the sessions over the old transport.
-    pub fn close(&self) {
+    /// Lets cancellations that are on their way arrive (5 s at most), then ends the sessions over the old transport. To be called when no more calls come.
+    pub async fn close(&self) {
+        self.shared.notices.close().await;
         let links = std::mem::take(&mut *self.shared.links());
         drop(links);
     }

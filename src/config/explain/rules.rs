@@ -11,7 +11,7 @@ use super::{Section, Tree, size};
 use crate::config::Intercept;
 use crate::config::interpolate::escape;
 use crate::config::node::join;
-use crate::config::secret::{MASK, is_secret, mask_defaults};
+use crate::config::secret::{MASK, is_secret};
 
 pub(super) fn intercept(section: &mut Section<'_>, intercept: Option<&Intercept>) {
     let Some(intercept) = intercept else {
@@ -202,8 +202,8 @@ impl Section<'_> {
     }
 
     fn tree(&self, path: &str, name: &str, value: &Value) -> Tree {
-        if let Some(template) = self.origins.at(path) {
-            return Tree::text(mask_defaults("", name, template));
+        if let Some(template) = self.template(path, name) {
+            return template;
         }
         match value {
             Value::String(text) if is_secret(name, text) => Tree::text(MASK),

@@ -224,7 +224,7 @@ section! {
         headers: Option<Dict<SettableHeader, HeaderText>>,
         /// Whether a plain `http` URL is spoken to in HTTP/2 from the first byte.
         http2: At<Switch> = false,
-        /// What TLS needs beyond the roots of the system.
+        /// What TLS needs beyond the roots of the system. A reload reads its files again.
         tls: Option<At<RawClientTls>>,
         /// How long an unused connection is kept; it should be below what the server does.
         pool_idle: Clock = "4s",

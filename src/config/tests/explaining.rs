@@ -271,6 +271,63 @@ intercept:
 }
 
 #[test]
+fn a_secret_beside_a_variable_is_masked_and_the_variable_stays() {
+    let command = with_endpoint(
+        "command: [sh, -c, \"API_TOKEN=s3cr3t exec run ${DIR:-/srv}\", \"--header=Authorization: Bearer s3cr3t ${DIR:-eu}\"]\nenv: { DATABASE_URL: \"postgres://u:s3cr3t@${DIR:-db}/x\", API_TOKEN: \"s3cr3t-${DIR:-x}\", DB: \"postgres://u:${DIR:-x}@h/d\" }",
+    );
+    let endpoint = with_endpoint(
+        "url: \"http://a.example/?token=s3cr3t-${DIR:-x}&page=2\"\nheaders: { authorization: \"Bearer s3cr3t-${DIR:-x}\" }",
+    );
+    let rules = with_route(
+        r#"match: { path: /mcp }
+intercept:
+  rules:
+  - { name: a, modify: { set: { /params/token: "s3cr3t-${DIR:-x}" }, headers: { set: { x-api-key: "s3cr3t-${DIR:-x}" } } } }"#,
+    );
+    for (text, variables, shown) in [
+        (command, 5, "API_TOKEN=***${DIR"),
+        (endpoint, 2, "?token=***${DIR:-***}&page=2"),
+        (rules, 2, "***${DIR"),
+    ] {
+        let explained = good(&text).to_yaml();
+        assert!(!explained.contains("s3cr3t"), "{explained}");
+        assert_eq!(explained.matches("${DIR").count(), variables, "{explained}");
+        assert!(explained.contains(shown), "{explained}");
+    }
+}
+
+#[test]
+fn what_the_command_line_says_is_shown_in_place_of_the_file() {
+    let overrides = Overrides {
+        listen: Some("127.0.0.1:7".parse().unwrap()),
+        admin: Some("127.0.0.1:8".parse().unwrap()),
+        insecure_bind: true,
+    };
+    let top = "listen: \"${L:-127.0.0.1:1}\"\nadmin: { address: \"${L:-127.0.0.1:2}\", hosts: [a.example] }\ninsecure_bind: \"${L:-false}\"";
+    let (config, _) = read_with(&with_top(top), &overrides).unwrap();
+    let explained = config.to_yaml();
+    for shown in [
+        "listen: 127.0.0.1:7",
+        "address: 127.0.0.1:8",
+        "insecure_bind: true",
+    ] {
+        assert!(explained.contains(shown), "{explained}");
+    }
+    let origins: Vec<_> = config.origins.all().collect();
+    for given in ["listen", "admin.address", "insecure_bind"] {
+        let of: Vec<_> = origins.iter().filter(|(path, _)| *path == given).collect();
+        assert_eq!(of, [&(given, "command line")]);
+    }
+    assert!(origins.contains(&("admin.hosts[0]", "file")));
+}
+
+#[test]
+fn a_path_or_a_switch_of_a_secret_name_is_no_secret() {
+    let text = with_route("match: { path: /mcp }\nsession: \"${L:-off}\"");
+    assert!(good(&text).to_yaml().contains("session: \"${L:-off}\""));
+}
+
+#[test]
 fn any_text_survives_being_printed() {
     for value in [
         "a: b",

@@ -163,7 +163,7 @@ pub(crate) async fn read_all(stream: &mut TcpStream) -> String {
 }
 
 /// Reads until `what` has come.
-pub(crate) async fn read_until(stream: &mut TcpStream, what: &str) -> String {
+pub(crate) async fn read_until(stream: &mut (impl AsyncReadExt + Unpin), what: &str) -> String {
     let mut all = Vec::new();
     within(what, async {
         loop {

@@ -90,6 +90,46 @@ async fn a_call_that_was_cancelled_has_no_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_request_of_a_batch_is_answered_or_fails() {
+    let settings = HttpSseSettings {
+        calls: NonZeroUsize::new(2).expect("not zero"),
+        ..HttpSseSettings::default()
+    };
+    let rig = rig(settings, lonely(405));
+    let mut client = rig.open().await;
+    let done = |id: u32| json!({"jsonrpc": "2.0", "id": id, "result": {}});
+    for (method, answers, kind) in [
+        ("ping", json!([done(1), done(2)]), None),
+        ("half", json!([done(1)]), Some("upstream_broken")),
+        ("silent", json!([]), Some("upstream_broken")),
+        ("refuse", json!([]), Some("upstream_status")),
+    ] {
+        let batch = json!([request(1, method), request(2, "ping")]);
+        assert_eq!(client.post(batch).await, 202);
+        let answered = answers.as_array().expect("a list").len();
+        if answered > 0 {
+            assert_eq!(client.message().await, answers);
+        }
+        for id in answered + 1..3 {
+            let message = client.message().await;
+            assert_eq!(message["id"], id);
+            let said = &message["error"]["data"]["kind"];
+            assert_eq!(said.as_str(), kind, "{message}");
+        }
+    }
+    // It counts as the calls that it is.
+    let hangs = json!([request(1, "hang")]);
+    assert_eq!(client.post(hangs).await, 202);
+    let over = json!([request(2, "ping"), request(3, "ping")]);
+    assert_eq!(client.post(over).await, 202);
+    for id in [2, 3] {
+        let message = client.message().await;
+        assert_eq!(message["id"], id);
+        assert_eq!(message["error"]["data"]["kind"], "overloaded", "{message}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn calls_over_the_bound_fail_and_a_slow_reader_loses_its_stream() {
     let settings = HttpSseSettings {
         calls: NonZeroUsize::MIN,

@@ -114,3 +114,13 @@ async fn a_token_is_good_for_one_route_and_principal() {
     let guess = format!("http://h/mcp?{PARAMETER}{}", "A".repeat(43));
     assert!(rig.send(post(&guess, &request(1, "ping"))).await.is_err());
 }
+
+#[test]
+fn a_channel_that_has_ended_begins_no_call() {
+    let exchange = Exchange::of(&mut get(&[]));
+    let channel = channel::Channel::new(&exchange, &HttpSseSettings::default());
+    let channel = Arc::new(channel);
+    assert!(matches!(channel.begin(1), Ok(Ok(_))));
+    channel.end();
+    assert_eq!(channel.begin(1).err(), Some(NoChannel));
+}

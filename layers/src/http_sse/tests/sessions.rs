@@ -48,6 +48,30 @@ async fn the_sessions_stream_is_opened_again_whatever_becomes_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_is_opened_again_no_sooner_than_its_server_asks_for() {
+    let standing = [Standing::Asks(60_000), Standing::Quiet(Duration::ZERO)];
+    let rig = rig(HttpSseSettings::default(), self::standing(405, standing));
+    let mut client = rig.open().await;
+    client.greet().await;
+    sleep(Duration::from_secs(59)).await;
+    assert_eq!(rig.gets(), 1);
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(rig.gets(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_loss_of_a_session_that_was_replaced_is_nothing_to_the_next() {
+    let rig = rig(HttpSseSettings::default(), lonely(405));
+    let mut client = rig.open().await;
+    client.greet().await;
+    assert_eq!(client.post(request(1, "lost later")).await, 202);
+    client.greet().await;
+    assert_eq!(client.message().await["error"]["code"], 404);
+    assert_eq!(client.post(request(2, "ping")).await, 202);
+    assert_eq!(client.message().await["id"], 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_that_is_replaced_is_ended_with_its_stream() {
     let (first, messages) = mpsc::channel(64);
     let (second, others) = mpsc::channel(64);

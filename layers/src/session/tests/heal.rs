@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     deadline::DeadlineExceeded,
+    intercept::{Asked, InterceptLayer, InterceptSettings, Interceptor, Interest},
     limit::{LimitLayer, LimitSettings},
 };
 
@@ -66,6 +67,49 @@ async fn a_lost_session_is_begun_anew_as_it_was() {
     assert_eq!(rig.list().await[0].healed, 1);
     assert_eq!(rig.ping(&id).await, Ok(200));
     assert_eq!(rig.server.seen()[0].session.as_deref(), new);
+}
+
+/// It looks at each request.
+#[derive(Debug)]
+struct Curious;
+
+impl Interceptor for Curious {
+    fn name(&self) -> &str {
+        "curious"
+    }
+
+    fn wants(&self, _: &Asked<'_>) -> Interest {
+        Interest {
+            request: true,
+            ..Interest::default()
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_says_of_its_request_is_not_said_of_the_handshake() {
+    let rig = healing(Heal::Safe);
+    let id = rig.lose(&[NOTE, LEVEL]).await;
+    let server = rig.server.clone();
+    let leaf = service_fn(move |request: Request<Body>| {
+        let answer = server.answer(&request);
+        async move { answer }
+    });
+    let curious = InterceptLayer::new(InterceptSettings::default(), vec![Arc::new(Curious)]);
+    let mut request = rig.request(Method::POST, Some(&id), CALL);
+    for (name, value) in [
+        ("mcp-method", "tools/call"),
+        ("mcp-name", "pay"),
+        ("mcp-param-currency", "EUR"),
+    ] {
+        let value = HeaderValue::from_static(value);
+        request.headers_mut().insert(name, value);
+    }
+    let service = rig.layer.layer(curious.layer(leaf));
+    let response = service.oneshot(request).await.expect("an answer");
+    assert_eq!(response.status(), 200);
+    let messages = [CALL, INITIALIZE, NOTE, LEVEL, CALL];
+    assert_eq!(rig.bodies(), messages);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! Tells a legacy server that a call was given up.
 //!
-//! In the legacy era a closed connection means nothing (the client may resume), so a call that a clock, an operator or a drain gave up
+//! In the legacy era a closed connection means nothing (the client may resume), so a call that a clock, an operator, a drain or the proxy gave up
 //! is cancelled with a message of its own (2025-11-25, cancellation). `initialize` must never be, and a client that just went away
 //! cancels nothing.
 
@@ -12,7 +12,11 @@ use super::{Shared, body::RequestBody};
 use crate::{
     Body,
     exchange::{Exchange, GiveUp},
-    mcp::{Era, headers::LAST_EVENT_ID, wire},
+    mcp::{
+        Era,
+        headers::{JSON_OR_EVENTS, forget_message},
+        wire,
+    },
 };
 
 /// Watches over a legacy call; dropped before [`disarm`](Self::disarm), it tells the server if the exchange says why.
@@ -58,16 +62,10 @@ impl Guard {
         let id = self.exchange.call()?.request()?.id()?;
         let body = wire::cancelled(id, why.as_str());
         let mut headers = std::mem::take(&mut self.headers);
-        for name in [
-            header::CONTENT_LENGTH,
-            header::CONTENT_ENCODING,
-            LAST_EVENT_ID,
-        ] {
-            headers.remove(name);
-        }
+        forget_message(&mut headers);
         let json = HeaderValue::from_static("application/json");
         headers.insert(header::CONTENT_TYPE, json);
-        let both = HeaderValue::from_static("application/json, text/event-stream");
+        let both = HeaderValue::from_static(JSON_OR_EVENTS);
         headers.insert(header::ACCEPT, both);
         let mut request = Request::new(RequestBody(Body::full(body)));
         *request.method_mut() = Method::POST;

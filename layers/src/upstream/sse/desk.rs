@@ -4,18 +4,20 @@
 //! newest call; the rest to the GET stream, where it waits (bounded) until one is opened. One client has the session, so ids and tokens are its own.
 
 use std::{
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     SseError, SseSettings,
     mailbox::{Item, Mailbox},
 };
 use crate::{
+    exchange::GiveUp,
     mcp::{Id, Kind, MessageFacts, envelope},
     upstream::outbox::Outbox,
 };
@@ -27,6 +29,8 @@ pub(super) struct Desk {
     most: usize,
     idle: Duration,
     state: Mutex<State>,
+    /// A client has left a call that goes on.
+    pub(super) left: Notify,
 }
 
 #[derive(Debug)]
@@ -43,6 +47,27 @@ struct Pending {
     token: Option<Id>,
     call: Arc<Mailbox>,
     initialize: bool,
+    /// The server has taken it.
+    posted: bool,
+    detached: Option<Detached>,
+}
+
+/// What is kept of a call whose client has gone.
+#[derive(Clone)]
+pub(super) struct Detached {
+    pub(super) until: Instant,
+    pub(super) cancel: Cancel,
+}
+
+/// Tells the server that a request was given up.
+pub(super) type Cancel = Arc<dyn Fn(&Id, &'static str) + Send + Sync>;
+
+impl fmt::Debug for Detached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Detached")
+            .field("until", &self.until)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Desk {
@@ -56,6 +81,7 @@ impl Desk {
                 outbox: Outbox::new(),
                 used: Instant::now(),
             }),
+            left: Notify::new(),
         }
     }
 
@@ -84,6 +110,8 @@ impl Desk {
                     token: request.progress_token.as_ref().map(|(t, _)| t.clone()),
                     call: call.clone(),
                     initialize: request.is("initialize"),
+                    posted: false,
+                    detached: None,
                 });
             }
         }
@@ -96,7 +124,7 @@ impl Desk {
         let mut state = self.state();
         let (over, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut state.calls)
             .into_iter()
-            .partition(|p| Arc::ptr_eq(&p.call, call));
+            .partition(|p| p.is_of(call));
         state.calls = rest;
         state.used = Instant::now();
         drop(state);
@@ -104,6 +132,49 @@ impl Desk {
             .filter(|p| !p.initialize)
             .map(|p| p.id)
             .collect()
+    }
+
+    /// The server has taken this request of the call.
+    pub(super) fn posted(&self, call: &Arc<Mailbox>, id: &Id) {
+        let mut state = self.state();
+        let mut own = state.calls.iter_mut().filter(|p| p.is_of(call));
+        if let Some(pending) = own.find(|p| p.id == *id) {
+            pending.posted = true;
+        }
+    }
+
+    /// The client of this call has gone. What the server has taken goes on, for as long as that may take; the rest is forgotten.
+    pub(super) fn leave(&self, call: &Arc<Mailbox>, detached: &Detached) {
+        let mut state = self.state();
+        state.calls.retain(|p| p.posted || !p.is_of(call));
+        let mut goes_on = false;
+        for pending in state.calls.iter_mut().filter(|p| p.is_of(call)) {
+            pending.detached = Some(detached.clone());
+            goes_on = true;
+        }
+        drop(state);
+        if goes_on {
+            self.left.notify_one();
+        }
+    }
+
+    /// Gives up calls whose clients have gone and whose time is over; says when that of the next is.
+    pub(super) fn sweep(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let until = |pending: &Pending| pending.detached.as_ref().map(|d| d.until);
+        let mut state = self.state();
+        let (over, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut state.calls)
+            .into_iter()
+            .partition(|p| until(p).is_some_and(|until| until <= now));
+        state.calls = rest;
+        let next = state.calls.iter().filter_map(until).min();
+        drop(state);
+        for pending in over {
+            if let Some(detached) = pending.detached.filter(|_| !pending.initialize) {
+                (detached.cancel)(&pending.id, GiveUp::Timeout.as_str());
+            }
+        }
+        next
     }
 
     /// The client takes back a request: it has no answer any more.
@@ -185,17 +256,28 @@ impl Desk {
                 let state = self.state();
                 let mut calls = state.calls.iter();
                 let found = calls.find(|p| p.token.is_some() && p.token.as_ref() == token);
-                let Some(found) = found else { return };
-                Some(found.call.clone())
+                let call = found.map(|found| found.call.clone());
+                drop(state);
+                if let Some(call) = call {
+                    let _taken = call.push(Item::progress(message));
+                }
+                return;
             }
             Kind::Notification if is_general(&facts) => None,
             Kind::Notification | Kind::Request => self.state().about(),
         };
-        match call {
+        let item = Item::said(message);
+        let refused = match call {
             Some(call) => {
-                let _taken = call.push(Item::said(message));
+                let (refused, wake) = call.put(item);
+                wake.up();
+                refused
             }
-            None => self.deliver(message),
+            None => Some(item),
+        };
+        // Its client may have left the call just now; it has the session still.
+        if let Some(item) = refused {
+            self.deliver(item);
         }
     }
 
@@ -211,16 +293,14 @@ impl Desk {
                 message,
                 answer: true,
                 error: facts.error.is_some(),
+                progress: false,
             });
         }
     }
 
     /// Gives a message to the GET stream, or keeps it for the next one.
-    pub(super) fn deliver(&self, message: Bytes) {
-        let wake = self
-            .state()
-            .outbox
-            .deliver(Item::said(message), self.buffer);
+    pub(super) fn deliver(&self, item: Item) {
+        let wake = self.state().outbox.deliver(item, self.buffer);
         wake.up();
     }
 
@@ -237,6 +317,12 @@ fn is_general(facts: &MessageFacts) -> bool {
             || method == "notifications/resources/updated"
             || method == "notifications/elicitation/complete"
     })
+}
+
+impl Pending {
+    fn is_of(&self, call: &Arc<Mailbox>) -> bool {
+        Arc::ptr_eq(&self.call, call)
+    }
 }
 
 impl State {
@@ -313,6 +399,28 @@ mod tests {
         desk.take(answer.clone());
         assert_eq!(next(&one), Some(answer));
         assert!(one.is_drained() && two.is_live());
+    }
+
+    #[tokio::test]
+    async fn what_a_call_does_not_take_waits_for_the_stream_but_for_its_progress() {
+        let desk = desk();
+        let text = Bytes::from_static;
+        let asks = text(br#"{"id":9,"method":"roots/list"}"#);
+        let call = expect(
+            &desk,
+            r#"{"id":1,"method":"a","params":{"_meta":{"progressToken":"t"}}}"#,
+        );
+        let call = call.expect("a call");
+        let item = |n: usize| Item::said(Bytes::from(vec![b' '; n]));
+        // It has failed, and nobody has noticed yet.
+        let limit = SseSettings::new(http::Uri::from_static("http://h/sse")).buffer;
+        assert!(call.push(item(limit)));
+        desk.take(asks.clone());
+        let progress =
+            text(br#"{"method":"notifications/progress","params":{"progressToken":"t"}}"#);
+        desk.take(progress);
+        let stream = desk.open_stream();
+        assert_eq!((next(&stream), next(&stream)), (Some(asks), None));
     }
 
     #[tokio::test]

@@ -12,16 +12,20 @@ use tower::Service;
 use super::{
     Shared, SseBody, SseError, Verdict,
     body::Standing,
+    desk::{Cancel, Detached},
     find_out::is_doubtful,
-    link::{self, Link, Origin},
+    link::{self, Link, Posting},
     mailbox::{Item, Mailbox},
 };
 use crate::{
     Body,
     attempt::Unresumable,
-    error::BoxError,
-    exchange::Exchange,
+    deadline::ExpiresAt,
+    error::{BoxError, Outcome},
+    exchange::{Exchange, Origin},
+    fault::Fault,
     mcp::{CallFacts, Era, Id, Kind, Verb, headers, wire},
+    rescue::Row,
 };
 
 /// What came first of a call, if it came.
@@ -38,6 +42,11 @@ pub(super) struct Incoming<S> {
     pub(super) inner: S,
     pub(super) origin: Arc<Origin>,
     pub(super) body: Bytes,
+    /// The session that it names.
+    session: Option<Box<str>>,
+    /// Its client takes event streams.
+    streams: bool,
+    expires: Option<ExpiresAt>,
 }
 
 /// A call that was posted, for as long as somebody waits for it. Going away is no cancel, unless somebody said why.
@@ -45,8 +54,8 @@ pub(super) struct Lease {
     pub(super) call: Arc<Mailbox>,
     link: Arc<Link>,
     exchange: Arc<Exchange>,
-    /// Tells the server that a request was given up.
-    cancel: Box<dyn Fn(Id, &'static str) + Send + Sync>,
+    expires: Option<ExpiresAt>,
+    cancel: Cancel,
 }
 
 /// A session whose `initialize` has no answer yet; dropping it ends that.
@@ -63,16 +72,16 @@ where
     /// The request, read; its body must be there.
     pub(super) fn new(shared: Arc<Shared>, inner: S, request: Request<Body>) -> Option<Self> {
         let exchange = Exchange::get(&request)?.clone();
+        let expires = request.extensions().get().copied();
         let (parts, body) = request.into_parts();
         Some(Self {
             shared,
             inner,
-            origin: Arc::new(Origin {
-                uri: parts.uri,
-                headers: parts.headers,
-                exchange,
-            }),
+            session: headers::single(&parts.headers, &headers::SESSION_ID).map(Box::from),
+            streams: headers::accepts_events(&parts.headers),
+            origin: Arc::new(Origin::new(parts.uri, parts.headers, exchange)),
             body: body.bytes().cloned().unwrap_or_default(),
+            expires,
         })
     }
 
@@ -112,8 +121,7 @@ where
 
     /// The session that the request names.
     fn link(&self) -> Result<Arc<Link>, SseError> {
-        let id = headers::single(&self.origin.headers, &headers::SESSION_ID)
-            .ok_or(SseError::SessionRequired)?;
+        let id = self.session.as_ref().ok_or(SseError::SessionRequired)?;
         self.shared.find(id).ok_or(SseError::SessionGone)
     }
 
@@ -132,9 +140,15 @@ where
 
     /// Begins a session over a stream that was opened. An error, or no answer, begins none.
     pub(super) async fn begin(self, facts: &CallFacts, opened: link::Opened) -> Answer<B> {
-        let link = Link::begin(&self.shared, opened);
+        let link = Link::begin(&self.shared, opened)?;
         let unbegun = Unbegun(&self.shared, Some(link.clone()));
-        let (lease, mut first) = self.call(facts, &link).await?;
+        let (lease, mut first) = self.call(facts, &link).await.map_err(|error| {
+            // There has been no session yet that could be gone.
+            match error.downcast_ref() {
+                Some(SseError::SessionGone) => SseError::Gone { sent: false }.into(),
+                _ => error,
+            }
+        })?;
         loop {
             let item = match first.take() {
                 Some(item) => item,
@@ -152,7 +166,7 @@ where
                     return Ok(response);
                 }
                 // What comes before the answer waits for the session's GET stream.
-                Some(Ok(item)) => link.desk.deliver(item.message),
+                Some(Ok(item)) => link.desk.deliver(item),
                 Some(Err(error)) => return Err(error.into()),
                 None => return Err(SseError::Gone { sent: true }.into()),
             }
@@ -162,26 +176,30 @@ where
     /// Posts the messages, and answers in the form that what comes first asks for.
     async fn post(self, facts: &CallFacts, link: Arc<Link>) -> Answer<B> {
         link.desk.touch();
-        for message in facts.messages().iter().filter(|m| m.kind != Kind::Request) {
-            let text = self.body.slice(message.span.clone());
-            self.sending(&link, vec![text]).await?;
-            if let Some((id, _)) = &message.cancels {
-                link.desk.cancel(id);
+        let (lease, first) = self.call(facts, &link).await.map_err(|error| {
+            if is_lost(&error) {
+                return SseError::SessionGone.into();
             }
-        }
+            error
+        })?;
         if facts.requests().next().is_none() {
             return Ok(accepted());
         }
-        let (lease, first) = self.call(facts, &link).await?;
         self.respond(lease, first, facts.batch).await
     }
 
-    /// Posts the requests; their answers come through the lease. The first may come before the server has taken them all.
+    /// Posts the messages, the requests last; their answers come through the lease. The first may come before the server has taken them all.
+    /// What cannot be expected is refused before anything is posted.
     async fn call(&self, facts: &CallFacts, link: &Arc<Link>) -> Result<(Lease, First), BoxError> {
         let requests: Vec<_> = facts.requests().collect();
         let lease = self.lease(link, link.desk.expect(&requests)?);
-        let texts = requests.iter().map(|m| self.body.slice(m.span.clone()));
-        let mut sending = Box::pin(self.sending(link, texts.collect()));
+        let others = facts.messages().iter().filter(|m| m.kind != Kind::Request);
+        let messages = others.chain(requests.iter().copied());
+        let messages = messages.map(|message| Posting {
+            text: self.body.slice(message.span.clone()),
+            facts: Some(message.alone()),
+        });
+        let mut sending = Box::pin(self.sending(link, &lease.call, messages.collect()));
         let mut first = None;
         loop {
             let next = poll_fn(|cx| lease.call.poll_next(cx));
@@ -200,7 +218,7 @@ where
                     first = Some(item);
                     if over {
                         // The head that it has overtaken comes yet; a POST that is dropped before takes its connection along.
-                        self.shared.notices.tell(async move {
+                        self.shared.tails.tell(async move {
                             let _late = timeout(HEAD, sending).await;
                         });
                         break;
@@ -215,37 +233,42 @@ where
     fn sending(
         &self,
         link: &Link,
-        messages: Vec<Bytes>,
+        call: &Arc<Mailbox>,
+        messages: Vec<Posting>,
     ) -> impl Future<Output = Result<(), BoxError>> + Send + use<S, B> {
         let (inner, origin) = (self.inner.clone(), self.origin.clone());
-        let (to, id) = (link.post.clone(), link.id.clone());
-        let shared = Arc::downgrade(&self.shared);
+        let (to, id, desk) = (link.post.clone(), link.id.clone(), link.desk.clone());
+        let (shared, call) = (Arc::downgrade(&self.shared), call.clone());
         async move {
-            for (at, message) in messages.into_iter().enumerate() {
+            let mut gone = false;
+            for message in messages {
+                let facts = message.facts.as_ref();
+                let asks = facts.filter(|f| f.kind == Kind::Request);
+                let asks = asks.and_then(|f| f.id().cloned());
+                let cancels = facts.and_then(|f| Some(f.cancels.as_ref()?.0.clone()));
                 let sent = link::post(inner.clone(), &origin, &to, message).await;
-                // By this the server says that it does not know the session.
-                let lost = sent.as_ref().err().is_some_and(|error| {
-                    let refused = error.downcast_ref::<SseError>();
-                    matches!(refused, Some(SseError::Refused { status }) if *status == StatusCode::NOT_FOUND)
-                });
-                if lost {
-                    if let Some(shared) = shared.upgrade() {
+                if let Err(error) = sent {
+                    if is_lost(&error)
+                        && let Some(shared) = shared.upgrade()
+                    {
                         shared.remove(&id);
                     }
-                    // What went before is not to be sent again.
-                    return Err(match at {
-                        0 => SseError::SessionGone.into(),
-                        _ => SseError::Gone { sent: true }.into(),
-                    });
+                    return Err(if gone { torn(error) } else { error });
                 }
-                sent?;
+                gone = true;
+                if let Some(id) = &asks {
+                    desk.posted(&call, id);
+                }
+                if let Some(id) = &cancels {
+                    desk.cancel(id);
+                }
             }
             Ok(())
         }
     }
 
     async fn respond(&self, lease: Lease, first: First, batch: bool) -> Answer<B> {
-        let streams = headers::accepts_events(&self.origin.headers);
+        let streams = self.streams;
         let (mut answers, mut bytes) = (Vec::new(), 0);
         let mut next = first;
         loop {
@@ -268,7 +291,7 @@ where
                 Some(Ok(item)) if streams => {
                     return Ok(events(SseBody::events(Some(item.message), lease)));
                 }
-                // Whoever takes JSON alone gets the answers alone.
+                // Whoever takes JSON alone gets the answers alone, and the rest on the session's own stream.
                 Some(Ok(item)) if item.answer => {
                     bytes += item.message.len();
                     let limit = self.shared.settings.buffer;
@@ -277,6 +300,7 @@ where
                     }
                     answers.push(item.message);
                 }
+                Some(Ok(item)) if item.is_for_session() => lease.link.desk.deliver(item),
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error.into()),
                 // Cancelled: there is no answer, and there will be none.
@@ -289,9 +313,12 @@ where
     fn lease(&self, link: &Arc<Link>, call: Arc<Mailbox>) -> Lease {
         let (inner, origin, to) = (self.inner.clone(), self.origin.clone(), link.post.clone());
         let shared = Arc::downgrade(&self.shared);
-        let cancel = move |id: Id, reason: &'static str| {
+        let cancel = move |id: &Id, reason: &'static str| {
             let (inner, origin, to) = (inner.clone(), origin.clone(), to.clone());
-            let message = wire::cancelled(&id, reason);
+            let message = Posting {
+                text: wire::cancelled(id, reason),
+                facts: None,
+            };
             if let Some(shared) = shared.upgrade() {
                 shared.notices.tell(async move {
                     let told = link::post(inner, &origin, &to, message).await;
@@ -303,13 +330,14 @@ where
             call,
             link: link.clone(),
             exchange: self.origin.exchange.clone(),
-            cancel: Box::new(cancel),
+            expires: self.expires,
+            cancel: Arc::new(cancel),
         }
     }
 
     fn stream(self) -> Answer<B> {
         let link = self.link()?;
-        if !headers::accepts_events(&self.origin.headers) {
+        if !self.streams {
             return Err(SseError::NotAcceptable.into());
         }
         let stream = link.desk.open_stream();
@@ -334,19 +362,28 @@ impl Drop for Unbegun<'_> {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.call.detach();
-        self.link.desk.touch();
-        // Legacy: going away is not a cancel. The server goes on, and its answer is dropped.
+        let desk = &self.link.desk;
+        desk.touch();
+        // What else the server said, its client may hear on the session's own stream.
+        let unread = self.call.detach().into_iter();
+        unread
+            .filter(Item::is_for_session)
+            .for_each(|item| desk.deliver(item));
         let Some(why) = self.exchange.gave_up() else {
-            return;
+            // Legacy: going away is not a cancel. The server goes on, and its answer is dropped.
+            let detached = Detached {
+                until: ExpiresAt::of_detached(self.expires.as_ref()),
+                cancel: self.cancel.clone(),
+            };
+            return desk.leave(&self.call, &detached);
         };
-        for id in self.link.desk.give_up(&self.call) {
-            (self.cancel)(id, why.as_str());
+        for id in desk.give_up(&self.call) {
+            (self.cancel)(&id, why.as_str());
         }
     }
 }
 
-// === responses ===
+// === failures ===
 
 /// The endpoint does not speak HTTP+SSE any more: a server in trouble would say something else.
 fn is_other(error: &BoxError) -> bool {
@@ -355,6 +392,23 @@ fn is_other(error: &BoxError) -> bool {
         _ => false,
     }
 }
+
+/// By this the server says that it does not know the session.
+fn is_lost(error: &BoxError) -> bool {
+    let refused = error.downcast_ref();
+    matches!(refused, Some(SseError::Refused { status }) if *status == StatusCode::NOT_FOUND)
+}
+
+/// What is said of messages that went in part: some of them are with the server, so that they are not to be sent again.
+fn torn(error: BoxError) -> BoxError {
+    if Row::of(&Fault::of(&*error)).outcome == Outcome::Unknown {
+        return error;
+    }
+    tracing::debug!(%error, "the server took only a part of the messages");
+    SseError::Gone { sent: true }.into()
+}
+
+// === responses ===
 
 fn accepted<B>() -> Response<SseBody<B>> {
     with_status(StatusCode::ACCEPTED, SseBody::whole(Bytes::new()))

@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use aws_lc_rs::rand;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header, uri::PathAndQuery};
+use http::{Method, Request, Response, Uri, uri::PathAndQuery};
 use http_body::Body as HttpBody;
 use http_body_util::{BodyExt, Limited};
 use tokio::{
@@ -18,21 +18,16 @@ use super::{Shared, SseError, SseSettings, desk::Desk, url::resolve};
 use crate::{
     Body,
     error::BoxError,
-    exchange::Exchange,
+    exchange::Origin,
     mcp::{
+        MessageFacts, Messages,
         events::{DataEvent, EventReader},
-        headers::{LAST_EVENT_ID, SESSION_ID},
+        headers::{EVENTS, JSON_OR_EVENTS},
     },
     observe::Media,
+    session::NoRandomness,
     upstream::http::Exact,
 };
-
-/// What a request brings that others are made after.
-pub(super) struct Origin {
-    pub(super) uri: Uri,
-    pub(super) headers: HeaderMap,
-    pub(super) exchange: Arc<Exchange>,
-}
 
 /// An event stream that has said where to post.
 pub(super) struct Opened {
@@ -81,7 +76,7 @@ where
 {
     let limit = settings.handshake;
     let opened = async {
-        let request = origin.get()?;
+        let request = get(origin)?;
         let response = inner.oneshot(request).await.map_err(Into::into)?;
         endpoint(response, settings, place).await
     };
@@ -146,10 +141,12 @@ impl Stream {
         self.early.drain(..).for_each(take);
         loop {
             let quiet_until = desk.quiet_until();
+            let next = desk.sweep().unwrap_or(quiet_until).min(quiet_until);
             let frame = tokio::select! {
                 frame = self.body.frame() => frame,
-                () = sleep_until(quiet_until) => {
-                    if desk.quiet_until() > quiet_until {
+                () = desk.left.notified() => continue,
+                () = sleep_until(next) => {
+                    if next < quiet_until || desk.quiet_until() > quiet_until {
                         continue;
                     }
                     return SseError::Gone { sent: true };
@@ -175,53 +172,42 @@ impl Stream {
 
 // === requests ===
 
-impl Origin {
-    /// The GET that opens a stream.
-    fn get(&self) -> Result<Request<Body>, BoxError> {
-        let mut request = Request::new(Body::empty());
-        *request.uri_mut() = self.uri.clone();
-        self.furnish(&mut request, "text/event-stream");
-        self.exchange.file_beside(&mut request, &Bytes::new())?;
-        Ok(request)
-    }
+/// A message for the server.
+pub(super) struct Posting {
+    pub(super) text: Bytes,
+    /// What is known of it.
+    pub(super) facts: Option<MessageFacts>,
+}
 
-    /// A POST of one message.
-    fn post(&self, post: &PathAndQuery, message: Bytes) -> Result<Request<Body>, BoxError> {
-        let mut request = Request::new(Body::full(message.clone()));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = Uri::from(post.clone());
-        self.furnish(&mut request, "application/json, text/event-stream");
-        let headers = request.headers_mut();
-        let json = HeaderValue::from_static("application/json");
-        headers.insert(header::CONTENT_TYPE, json);
-        let length = HeaderValue::from(message.len());
-        headers.insert(header::CONTENT_LENGTH, length);
-        request.extensions_mut().insert(Exact(post.clone()));
-        self.exchange.file_beside(&mut request, &message)?;
-        Ok(request)
-    }
+/// The GET that opens a stream.
+fn get(origin: &Origin) -> Result<Request<Body>, BoxError> {
+    let mut request = origin.request(Method::GET, Bytes::new(), EVENTS);
+    origin.exchange.file_beside(&mut request, &Bytes::new())?;
+    Ok(request)
+}
 
-    fn furnish(&self, request: &mut Request<Body>, accept: &'static str) {
-        let headers = request.headers_mut();
-        headers.clone_from(&self.headers);
-        for name in [
-            SESSION_ID,
-            LAST_EVENT_ID,
-            header::CONTENT_TYPE,
-            header::CONTENT_LENGTH,
-        ] {
-            headers.remove(name);
+/// A POST of one message.
+fn posted(origin: &Origin, to: &PathAndQuery, message: Posting) -> Result<Request<Body>, BoxError> {
+    let Posting { text, facts } = message;
+    let mut request = origin.request(Method::POST, text.clone(), JSON_OR_EVENTS);
+    *request.uri_mut() = Uri::from(to.clone());
+    request.extensions_mut().insert(Exact(to.clone()));
+    match facts {
+        Some(facts) => {
+            let message = Messages::One(facts);
+            origin.exchange.file_read_beside(&mut request, message)?
         }
-        headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
-    }
+        None => origin.exchange.file_beside(&mut request, &text)?,
+    };
+    Ok(request)
 }
 
 /// Posts one message; the server must take it.
 pub(super) async fn post<S, B>(
     inner: S,
     origin: &Origin,
-    post: &PathAndQuery,
-    message: Bytes,
+    to: &PathAndQuery,
+    message: Posting,
 ) -> Result<(), BoxError>
 where
     S: Service<Request<Body>, Response = Response<B>>,
@@ -229,7 +215,7 @@ where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    let request = origin.post(post, message)?;
+    let request = posted(origin, to, message)?;
     let response = inner.oneshot(request).await.map_err(Into::into)?;
     let status = response.status();
     if !status.is_success() {
@@ -244,9 +230,9 @@ where
 
 impl Link {
     /// A session over an opened stream, which ends with that.
-    pub(super) fn begin(shared: &Arc<Shared>, opened: Opened) -> Arc<Self> {
+    pub(super) fn begin(shared: &Arc<Shared>, opened: Opened) -> Result<Arc<Self>, NoRandomness> {
         let desk = Arc::new(Desk::new(&shared.settings));
-        let id = random_id();
+        let id = random_id()?;
         let mut reader = JoinSet::new();
         let (limit, theirs) = (shared.settings.message_limit, desk.clone());
         let (owner, own_id) = (Arc::downgrade(shared), id.clone());
@@ -265,20 +251,15 @@ impl Link {
             _place: opened.place,
         });
         shared.insert(&link);
-        link
+        Ok(link)
     }
 }
 
 /// An unguessable id.
-fn random_id() -> Box<str> {
+fn random_id() -> Result<Box<str>, NoRandomness> {
     let mut bytes = [0; 16];
-    // rustls, without which there is no HTTP upstream, has no other source either.
-    rand::fill(&mut bytes).expect("the system gives random bytes");
-    let mut id = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        id.push_str(&format!("{byte:02x}"));
-    }
-    id.into()
+    rand::fill(&mut bytes).map_err(|_| NoRandomness)?;
+    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)).into())
 }
 
 impl Drop for Link {

@@ -16,6 +16,8 @@ pub(super) struct Item {
     pub(super) answer: bool,
     /// And that answer is an error.
     pub(super) error: bool,
+    /// It tells how far the call is, and is of use to nobody else.
+    pub(super) progress: bool,
 }
 
 /// Longer messages are kept as they are rather than copied.
@@ -49,7 +51,21 @@ impl Item {
             message,
             answer: false,
             error: false,
+            progress: false,
         }
+    }
+
+    /// How far its call is.
+    pub(super) fn progress(message: Bytes) -> Self {
+        Self {
+            progress: true,
+            ..Self::said(message)
+        }
+    }
+
+    /// It is for the session's client, if its call does not take it.
+    pub(super) fn is_for_session(&self) -> bool {
+        !self.answer && !self.progress
     }
 }
 

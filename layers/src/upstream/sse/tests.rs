@@ -5,12 +5,16 @@ use http::{HeaderValue, Method, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 
 use super::*;
 use crate::{
-    attempt::Unresumable, exchange::GiveUp, mcp::headers::SESSION_ID, upstream::http::Exact,
+    attempt::Unresumable,
+    deadline::ExpiresAt,
+    exchange::GiveUp,
+    mcp::headers::SESSION_ID,
+    upstream::http::{ConnectTimeout, Exact},
 };
 
 mod calls;
@@ -47,6 +51,8 @@ enum Kind {
     Slow,
     /// Its first stream breaks at once.
     Broken,
+    /// It takes no message.
+    Deaf,
 }
 
 impl Server {
@@ -88,12 +94,21 @@ impl Server {
                 let broken = stream::iter([Err::<Frame<Bytes>, BoxError>("reset".into())]);
                 Ok(events(Body::new(StreamBody::new(broken))))
             }
-            (Kind::Old | Kind::Mute | Kind::Slow | Kind::Broken, Method::GET, None) => {
-                Ok(self.open())
-            }
+            (
+                Kind::Old | Kind::Mute | Kind::Slow | Kind::Broken | Kind::Deaf,
+                Method::GET,
+                None,
+            ) => Ok(self.open()),
+            (Kind::Deaf, Method::POST, _) => Ok(status(404)),
             (Kind::Old | Kind::Slow | Kind::Broken, Method::POST, Some("/messages?s=1")) => {
-                if body["method"] == "404" {
-                    return Ok(status(404));
+                match body["method"].as_str() {
+                    Some("404") => return Ok(status(404)),
+                    Some("400") => return Ok(status(400)),
+                    Some("unreachable") => return Err(unreachable()),
+                    _ => {}
+                }
+                if body["method"] == "never 202" {
+                    return std::future::pending().await;
                 }
                 self.react(&body);
                 if body["method"] == "late 202" {
@@ -138,6 +153,7 @@ impl Server {
         let id = &message["id"];
         match message["method"].as_str().unwrap_or_default() {
             "hang" | "notifications/initialized" | "notifications/cancelled" => {}
+            _ if id.is_null() => {}
             "bad" => self
                 .say(&json!({"jsonrpc": "2.0", "id": id, "error": {"code": 1, "message": "no"}})),
             "initialize" if message["params"]["refuse"] == true => {
@@ -148,6 +164,12 @@ impl Server {
             _ => self.say(&json!({"jsonrpc": "2.0", "id": id, "result": {}})),
         }
     }
+}
+
+/// No connection came about.
+fn unreachable() -> BoxError {
+    let limit = Duration::from_secs(2);
+    ConnectTimeout { limit }.into()
 }
 
 fn status(status: u16) -> Response<Body> {

@@ -60,13 +60,36 @@ async fn a_batch_that_was_sent_in_part_is_not_said_to_be_unsent() {
     let server = server(Kind::Old);
     let upstream = upstream(&server, |s| s.transport = Transport::Sse);
     let id = begin(&upstream).await;
-    let batch = json!([message(1, "hang"), message(2, "404")]);
+    for last in ["unreachable", "400", "404"] {
+        let batch = json!([message(1, "hang"), message(2, last)]);
+        let torn = post(&upstream, Some(&id), &batch).await;
+        assert_eq!(refusal(torn), SseError::Gone { sent: true }, "{last}");
+    }
+    assert_eq!(upstream.sessions(), 0);
+    // What has no id may be executed just as well.
+    let id = begin(&upstream).await;
+    let call = json!({"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "a"}});
+    let batch = json!([call, message(1, "404")]);
     let torn = post(&upstream, Some(&id), &batch).await;
     assert_eq!(refusal(torn), SseError::Gone { sent: true });
     let id = begin(&upstream).await;
     let lost = post(&upstream, Some(&id), &message(3, "404")).await;
     assert_eq!(lost.expect("the server's word").status(), 404);
     assert_eq!(upstream.sessions(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_batch_that_cannot_be_expected_nothing_is_posted() {
+    let server = server(Kind::Old);
+    let upstream = upstream(&server, |s| s.transport = Transport::Sse);
+    let id = begin(&upstream).await;
+    let hang = post(&upstream, Some(&id), &message(1, "hang")).await;
+    let _held = hang.expect("a head");
+    let before = server.seen().len();
+    let call = json!({"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "a"}});
+    let twice = post(&upstream, Some(&id), &json!([call, message(1, "ping")])).await;
+    assert_eq!(refusal(twice), SseError::Duplicate);
+    assert_eq!(server.seen().len(), before);
 }
 
 #[tokio::test(start_paused = true)]
@@ -91,4 +114,86 @@ async fn going_away_is_no_cancel_but_giving_up_is() {
         assert_eq!(cancelled(&server), why.map(|_| json!(2)));
     }
     assert_eq!(upstream.pending(), 1, "the first goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_client_left_is_kept_for_as_long_as_it_may_take() {
+    let server = server(Kind::Old);
+    let upstream = upstream(&server, |s| s.transport = Transport::Sse);
+    let id = begin(&upstream).await;
+    let cancelled = |server: &Server| {
+        let seen = server.seen().into_iter().map(|(_, _, body)| body);
+        let seen = seen.filter(|b| b["method"] == "notifications/cancelled");
+        seen.map(|b| b["params"]["requestId"].clone())
+            .collect::<Vec<_>>()
+    };
+    // While its POST is under way it may never have been sent.
+    let call = request(Method::POST, Some(&id), &message(1, "never 202"));
+    let left = timeout(Duration::from_secs(1), upstream.clone().oneshot(call)).await;
+    assert!(left.is_err());
+    assert_eq!(upstream.pending(), 0);
+    // So it is with what would have come after it; what was taken goes on.
+    let batch = json!([
+        message(1, "hang"),
+        message(2, "never 202"),
+        message(3, "hang")
+    ]);
+    let call = request(Method::POST, Some(&id), &batch);
+    let left = timeout(Duration::from_secs(1), upstream.clone().oneshot(call)).await;
+    assert!(left.is_err());
+    assert_eq!(upstream.pending(), 1);
+    // Its deadline ends it, also where the session is in use.
+    let mut call = request(Method::POST, Some(&id), &message(4, "hang"));
+    let expires = ExpiresAt(Instant::now() + Duration::from_secs(60));
+    call.extensions_mut().insert(expires);
+    drop(upstream.clone().oneshot(call).await.expect("a head"));
+    assert_eq!(upstream.pending(), 2);
+    let get = request(Method::GET, Some(&id), &Value::Null);
+    let _stream = upstream.clone().oneshot(get).await.expect("a stream");
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(
+        (upstream.pending(), cancelled(&server)),
+        (1, vec![json!(4)])
+    );
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let both = [json!(4), json!(1)];
+    assert_eq!((upstream.pending(), cancelled(&server)), (0, both.into()));
+    assert_eq!(upstream.sessions(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_for_a_call_that_left_waits_for_the_sessions_stream() {
+    let server = server(Kind::Old);
+    let upstream = upstream(&server, |s| s.transport = Transport::Sse);
+    let id = begin(&upstream).await;
+    let call = message(1, "hang");
+    let left = post(&upstream, Some(&id), &call).await.expect("a head");
+    server.say(&json!({"jsonrpc": "2.0", "id": 7, "method": "roots/list"}));
+    server.say(&json!({"jsonrpc": "2.0", "id": 1, "result": {}}));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    drop(left);
+    let get = request(Method::GET, Some(&id), &Value::Null);
+    let stream = upstream.clone().oneshot(get).await.expect("a stream");
+    upstream.close().await;
+    let all = text(stream).await;
+    assert!(
+        all.contains("roots/list") && !all.contains("result"),
+        "{all}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancellations_are_sent_before_the_end() {
+    let server = server(Kind::Old);
+    let upstream = upstream(&server, |s| s.transport = Transport::Sse);
+    let id = begin(&upstream).await;
+    let call = request(Method::POST, Some(&id), &message(1, "hang"));
+    let exchange = Exchange::get(&call).expect("one").clone();
+    let response = upstream.clone().oneshot(call).await.expect("a head");
+    exchange.give_up(GiveUp::Drain);
+    drop(response);
+    upstream.close().await;
+    let last = server.seen().pop().expect("a message").2;
+    assert_eq!(last["method"], "notifications/cancelled");
+    assert_eq!(upstream.sessions(), 0);
 }

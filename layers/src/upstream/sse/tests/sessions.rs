@@ -103,7 +103,7 @@ async fn what_a_reader_left_behind_comes_on_the_next_stream() {
     }
     drop(body);
     let again = open().await;
-    upstream.close();
+    upstream.close().await;
     let all = text(again).await;
     let at = |n: u32| all.find(&format!("\"n\":{n}"));
     assert!(at(0).is_none() && at(1) < at(2) && at(1).is_some(), "{all}");
@@ -151,6 +151,16 @@ async fn modern_requests_and_those_without_a_session_are_refused() {
     begin(&upstream).await;
     let full = refusal(post(&upstream, None, &message(0, "initialize")).await);
     assert!(matches!(full, SseError::Full { limit: 1, .. }));
-    upstream.close();
+    upstream.close().await;
     begin(&upstream).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_404_to_an_initialize_is_no_session_that_is_gone() {
+    let server = server(Kind::Deaf);
+    let upstream = upstream(&server, |s| s.transport = Transport::Sse);
+    let refused = post(&upstream, None, &message(0, "initialize")).await;
+    let status = StatusCode::NOT_FOUND;
+    assert_eq!(refusal(refused), SseError::Refused { status });
+    assert_eq!(upstream.sessions(), 0);
 }

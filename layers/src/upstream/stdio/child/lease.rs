@@ -1,9 +1,8 @@
 //! A request in somebody's hands, and what becomes of it when they let go.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use http::Extensions;
-use tokio::time::Instant;
 
 use super::{Call, Child, Era, desk::Detached};
 use crate::{deadline::ExpiresAt, exchange::Exchange};
@@ -17,9 +16,6 @@ pub(in crate::upstream::stdio) struct Lease {
     pub(in crate::upstream::stdio) wires: Vec<u64>,
     pub(in crate::upstream::stdio) extensions: Extensions,
 }
-
-/// How long a call whose client has gone is kept, if it has no deadline.
-const DETACHED: Duration = Duration::from_secs(3600);
 
 impl Lease {
     /// Every answer has been read.
@@ -52,9 +48,7 @@ impl Drop for Lease {
             }
         } else {
             // Legacy: going away is not a cancel. The child goes on, and so does what the call holds.
-            let until = extensions
-                .get::<ExpiresAt>()
-                .map_or_else(|| Instant::now() + DETACHED, |e| e.0);
+            let until = ExpiresAt::of_detached(extensions.get());
             for wire in &self.wires {
                 if let Some(pending) = desk.calls.get_mut(wire) {
                     pending.detached = Some(Detached {
