@@ -223,6 +223,8 @@ impl Pool {
             match (start.await, old) {
                 (Ok(()) | Err(StdioError::Full { .. }), Some((child, why))) => child.retire(why),
                 (Ok(()) | Err(StdioError::Full { .. }), None) => {}
+                // Stopped by somebody, say.
+                (Err(error), _) if error.is_ours() => {}
                 (Err(error), _) => pool.failed_ahead(&error),
             }
         });

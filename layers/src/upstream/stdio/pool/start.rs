@@ -180,7 +180,7 @@ impl Pool {
         };
         tokio::time::timeout(limit, answer)
             .await
-            .unwrap_or(Err(StdioError::Handshake { limit }))
+            .unwrap_or(Err(StdioError::Handshake { limit, sent: true }))
     }
 
     /// Whether children are started at all, now.
@@ -212,14 +212,10 @@ impl Pool {
         Ok(child)
     }
 
-    /// A child did not come up. That somebody who waited was refused one says nothing of the command; what was started for nobody is
-    /// looked at by whoever started it.
+    /// A child did not come up. That somebody who waited was refused one, or that it was stopped, says nothing of the command; what was
+    /// started for nobody is looked at by whoever started it.
     pub(super) fn mishap(&self, error: &StdioError, need: Need) {
-        let refused = matches!(
-            error,
-            StdioError::Full { .. } | StdioError::Backoff { .. } | StdioError::Closing
-        );
-        if need == Need::Now && !refused {
+        if need == Need::Now && !error.is_ours() {
             self.failed();
         }
     }
@@ -237,8 +233,8 @@ impl Pool {
         if self.closing.is_cancelled() {
             return Err(StdioError::Closing);
         }
-        self.meters().spawn(reason);
         let child = Child::start(&self.settings(), &self.common, ahead, seat)?;
+        self.meters().spawn(reason);
         let mut state = self.state();
         state.children.retain(|c| c.strong_count() > 0);
         state.children.push(Arc::downgrade(&child));

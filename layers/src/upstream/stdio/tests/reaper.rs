@@ -6,16 +6,6 @@ use super::*;
 
 const FOLDER: &str = "ZIGGURAT_TEST_PROXY";
 
-fn lives(pid: &str) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        !stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .starts_with(" Z")
-    })
-}
-
 /// A proxy with three children that have children, none of which ends by itself; then it waits to be killed.
 #[tokio::test]
 #[ignore = "run by the tests below"]
