@@ -197,7 +197,7 @@ impl Pool {
 
     /// Whether what nobody waits for may be started.
     fn has_room(&self, settings: &StdioSettings) -> bool {
-        let spare = || self.seats.count().waiting == 0 && self.state().ahead.has_spare();
+        let spare = || self.seats.is_calm() && self.state().ahead.has_spare();
         self.seats.has_room(settings.max_children.get()) || spare()
     }
 

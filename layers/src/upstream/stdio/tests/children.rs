@@ -324,3 +324,13 @@ async fn a_client_whose_call_waited_for_a_greeting_that_failed_is_told_that_it_w
         assert!(!rig.upstream.is_usable());
     }
 }
+
+#[tokio::test]
+async fn a_session_that_has_ended_takes_no_room_from_a_new_one() {
+    let rig = Rig::new("", |s| s.max_sessions = many(1));
+    let session = rig.open().await;
+    let crashed = rig.send(post(&session, tool(1, "crash", 0))).await;
+    crashed.expect_err("it is gone");
+    rig.open().await;
+    assert_eq!(rig.upstream.report().sessions, 1);
+}
