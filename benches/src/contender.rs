@@ -229,13 +229,18 @@ fn in_path(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// A port of this machine that is free now.
+pub(crate) fn free_port() -> std::io::Result<SocketAddr> {
+    TcpListener::bind("127.0.0.1:0")?.local_addr()
+}
+
 /// Writes a configuration for a port that is free now.
 fn configure(
     template: &str,
     dir: &Path,
     words: &[(&str, String)],
 ) -> Result<(SocketAddr, PathBuf), BoxError> {
-    let listen = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let listen = free_port()?;
     let mut filled = template
         .replace("LISTEN", &listen.to_string())
         .replace("DIR", &dir.to_string_lossy());

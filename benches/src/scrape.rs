@@ -2,8 +2,9 @@
 //!
 //! Series come with routes: each has an upstream of its own, and gets one call, so that all its metrics are there.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::time::Instant;
 
 use crate::BoxError;
-use crate::contender::{Programs, Proxy};
+use crate::contender::{Programs, Proxy, free_port};
 use crate::load::{Caller, Era, Target, open};
 use crate::usage;
 
@@ -43,7 +44,7 @@ struct Cost {
 pub(crate) async fn run(options: Options) -> Result<(), BoxError> {
     println!("| routes | series | KiB | ms | ms of CPU |\n| --- | --- | --- | --- | --- |");
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    for routes in [1, options.routes] {
+    for routes in BTreeSet::from([1, options.routes]) {
         let Cost {
             series,
             bytes,
@@ -59,7 +60,7 @@ pub(crate) async fn run(options: Options) -> Result<(), BoxError> {
 async fn measure(options: &Options, routes: u32) -> Result<Cost, BoxError> {
     let programs = Programs::find(options.ziggurat.clone())?;
     let server = programs.echo_http().await?;
-    let admin = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let admin = free_port()?;
     let words = [("ADMIN", admin.to_string())];
     let file = config(routes, server.address)?;
     let proxy = programs.configured(Proxy::Ziggurat, &file, &words).await?;

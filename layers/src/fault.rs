@@ -122,8 +122,13 @@ pub enum Fault {
     SpawnFailed(String),
     /// The server program failed to start, and is left alone for a while.
     Backoff(Duration),
-    /// The server program did not come up in time.
-    Handshake(String),
+    /// The server program, or an old server, did not come up in time.
+    Handshake {
+        /// What it did not do.
+        message: String,
+        /// The call had been handed over.
+        sent: bool,
+    },
     /// The server program went away.
     ServerGone {
         /// How.
@@ -399,7 +404,11 @@ impl Fault {
         use crate::upstream::sse::SseError as E;
         let message = error.to_string();
         match error {
-            E::NoEndpoint { .. } => Self::Handshake(message),
+            // Until that is known nothing can be posted.
+            E::NoEndpoint { .. } => Self::Handshake {
+                message,
+                sent: false,
+            },
             E::NoStream { status } if status.is_success() => Self::BadEndpoint(message),
             E::NoStream { status } | E::Refused { status } => Self::UpstreamStatus(*status),
             E::ForeignEndpoint | E::BadEndpoint => Self::BadEndpoint(message),
@@ -426,7 +435,10 @@ impl Fault {
         match error {
             E::Spawn { .. } => Self::SpawnFailed(message),
             E::Backoff { again } => Self::Backoff(*again),
-            E::Handshake { .. } => Self::Handshake(message),
+            E::Handshake { sent, .. } => Self::Handshake {
+                message,
+                sent: *sent,
+            },
             E::Gone { sent, .. } => Self::ServerGone {
                 message,
                 sent: *sent,

@@ -293,19 +293,9 @@ impl Shared {
         match asked.and_then(StreamId::read) {
             // One of the server's own.
             None if request.headers().contains_key(LAST_EVENT_ID) => Plan::Keep(origin),
-            None => match self.store.unread(serial) {
-                Some(stream) => {
-                    let seen = stream.look(0).seen;
-                    origin.resume_standing(stream, seen)
-                }
-                None => Plan::Keep(origin),
-            },
+            None => self.unread(origin).unwrap_or_else(Plan::Keep),
             // Of another session, perhaps of this client's last one: the server never gave it.
-            Some((id, _)) if id.mark != id::mark(serial) => {
-                self.store.count(Outcome::Gap);
-                request.headers_mut().remove(LAST_EVENT_ID);
-                Plan::Keep(origin)
-            }
+            Some((id, _)) if id.mark != id::mark(serial) => self.anew(request, origin),
             Some((id, after)) => match (self.store.find(serial, &id), id.kind) {
                 (Some(stream), Kind::Standing) => {
                     request.headers_mut().remove(LAST_EVENT_ID);
@@ -317,13 +307,29 @@ impl Shared {
                         request_id = origin.exchange.id(),
                         "a client came back to a stream that is not kept any more"
                     );
-                    self.store.count(Outcome::Gap);
-                    request.headers_mut().remove(LAST_EVENT_ID);
-                    Plan::Keep(origin)
+                    self.anew(request, origin)
                 }
                 (None, Kind::Call) => origin.refuse(&id),
             },
         }
+    }
+
+    /// The id that a client comes back with says nothing here: it is as one that has none, and the upstream does not hear of it.
+    fn anew<B>(&self, request: &mut Request<B>, origin: Origin) -> Plan {
+        request.headers_mut().remove(LAST_EVENT_ID);
+        self.unread(origin).unwrap_or_else(|origin| {
+            self.store.count(Outcome::Gap);
+            Plan::Keep(origin)
+        })
+    }
+
+    /// Goes on with the standing stream that nobody reads, where the last one who did had left it.
+    fn unread(&self, origin: Origin) -> Result<Plan, Origin> {
+        let Some(stream) = self.store.unread(origin.member.serial) else {
+            return Err(origin);
+        };
+        let seen = stream.look(0).seen;
+        Ok(origin.resume_standing(stream, seen))
     }
 
     fn bounds(&self) -> Bounds {

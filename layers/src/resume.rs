@@ -22,7 +22,8 @@
 //! [observer](crate::observe), which also says which ids passed; without one below, nothing is resumed.
 //!
 //! Place: at the endpoint, above the observer, below the clocks, which go on running. Readiness: the inner service's; a clone
-//! of it, kept for each such request, is made ready when the rest is asked for. Errors: none of its own. Bodies: forwarded; the body owns its
+//! of it, kept for each such request, is made ready when the rest is asked for. Of a call that is given up during a pause the service learns by such a
+//! request, which it is given and which is dropped unpolled. Errors: none of its own. Bodies: forwarded; the body owns its
 //! reconnecting, so that dropping it ends everything. Allocations: one for each request whose answer may be such a stream, another for each stream; a timer
 //! only once one broke.
 //!
@@ -195,6 +196,7 @@ impl<S, Req, Res> Future for ResumeFuture<S, Req>
 where
     S: Service<Request<Req>, Response = Response<Res>>,
     S::Error: Into<BoxError>,
+    Req: Default,
 {
     type Output = Result<Response<ResumeBody<S, Req, Res>>, BoxError>;
 

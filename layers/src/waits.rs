@@ -20,8 +20,13 @@ pub struct Waits {
     cancelled: Arc<Mutex<Cancelled>>,
 }
 
-/// The newest cancellations, each with its session.
-type Cancelled = VecDeque<(Box<str>, Id)>;
+/// The newest cancellations of each session. One that cancels much evicts its own alone.
+#[derive(Debug, Default)]
+struct Cancelled {
+    of: HashMap<Box<str>, VecDeque<Id>>,
+    /// Its sessions, the first that came first.
+    order: VecDeque<Box<str>>,
+}
 
 /// How a session stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -49,8 +54,12 @@ struct Session {
 
 const MAX_SESSIONS: usize = 10_000;
 const MAX_OPEN: usize = 256;
-/// How many of the newest cancellations are known. Each matters only until its call has ended, which is soon.
-const MAX_CANCELLED: usize = 256;
+/// How many of the newest cancellations of a session are known. Each matters only until its call has ended, which is soon.
+const MAX_CANCELLED: usize = 128;
+/// How many sessions are known to have cancelled something.
+const MAX_CANCELLING: usize = 2048;
+/// The longest id that is noted, in bytes of JSON text.
+const LONGEST: usize = 128;
 
 impl Waits {
     /// How the session stands.
@@ -72,19 +81,16 @@ impl Waits {
 
     /// The client has taken its call `id` back.
     pub fn cancel(&self, session: &str, id: &Id) {
-        let mut cancelled = lock(&self.cancelled);
-        if cancelled.len() >= MAX_CANCELLED {
-            cancelled.pop_front();
+        if id.as_json().len() <= LONGEST {
+            lock(&self.cancelled).note(session, id);
         }
-        cancelled.push_back((session.into(), id.clone()));
     }
 
     /// The client took its call `id` back not long ago, so that nobody may answer it.
     pub fn is_cancelled(&self, session: &str, id: &Id) -> bool {
         let cancelled = lock(&self.cancelled);
-        cancelled
-            .iter()
-            .any(|(of, which)| **of == *session && which == id)
+        let of = cancelled.of.get(session);
+        of.is_some_and(|ids| ids.contains(id))
     }
 
     /// A stream on which the session's client may be asked.
@@ -103,6 +109,25 @@ impl Waits {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Cancelled {
+    fn note(&mut self, session: &str, id: &Id) {
+        if let Some(ids) = self.of.get_mut(session) {
+            if ids.len() >= MAX_CANCELLED {
+                ids.pop_front();
+            }
+            ids.push_back(id.clone());
+            return;
+        }
+        if self.order.len() >= MAX_CANCELLING
+            && let Some(first) = self.order.pop_front()
+        {
+            self.of.remove(&first);
+        }
+        self.order.push_back(session.into());
+        self.of.insert(session.into(), VecDeque::from([id.clone()]));
+    }
 }
 
 impl Session {
@@ -174,11 +199,22 @@ mod tests {
         assert!(waits.is_cancelled("s", &Id::from_number(1)));
         assert!(!waits.is_cancelled("t", &Id::from_number(1)));
         assert!(!waits.is_cancelled("s", &Id::from_number(2)));
-        for id in 0..MAX_CANCELLED as u64 {
+        for id in 0..=MAX_CANCELLED as u64 {
             waits.cancel("t", &Id::from_number(id));
         }
-        assert!(!waits.is_cancelled("s", &Id::from_number(1)));
-        assert_eq!(lock(&waits.cancelled).len(), MAX_CANCELLED);
+        assert!(waits.is_cancelled("t", &Id::from_number(1)));
+        assert!(!waits.is_cancelled("t", &Id::from_number(0)));
+        assert!(
+            waits.is_cancelled("s", &Id::from_number(1)),
+            "another session has its own"
+        );
+        for session in 0..MAX_CANCELLING {
+            waits.cancel(&session.to_string(), &Id::from_number(1));
+        }
+        let cancelled = lock(&waits.cancelled);
+        assert_eq!(cancelled.of.len(), MAX_CANCELLING);
+        assert_eq!(cancelled.order.len(), MAX_CANCELLING);
+        assert!(!cancelled.of.contains_key("s"));
     }
 
     #[test]

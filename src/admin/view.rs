@@ -72,7 +72,7 @@ pub struct EndpointView {
     pub health: Option<HealthView>,
     /// How it does beside the others; null where that is off.
     pub outlier: Option<OutlierView>,
-    /// The process ids of its children, if it is a command.
+    /// The process ids of its children that are not on their way out, if it is a command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub children: Option<Vec<i32>>,
     /// How many of its children are in which state, if it is a command.

@@ -1,6 +1,7 @@
 //! The tracing subscriber: which events are written, and how a line looks.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{IsTerminal, stderr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -89,13 +90,17 @@ pub struct LogGuard {
 pub fn start_log(settings: &LogSettings) -> Result<LogGuard, LogError> {
     let filter = parse(&settings.filter)?;
     let writer = WriterThread::start(stderr(), report_drops).map_err(LogError::Thread)?;
-    // https://no-color.org
-    let colourless = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let ansi = stderr().is_terminal() && !colourless;
+    let no_color = std::env::var_os("NO_COLOR");
+    let ansi = has_colours(stderr().is_terminal(), no_color.as_deref());
     let (lines, apply) = subscriber(writer.lines(), filter, settings.format, ansi);
     tracing::subscriber::set_global_default(lines).map_err(|_| LogError::Twice)?;
     let control = LogControl::new(settings.filter.clone(), apply);
     Ok(LogGuard { writer, control })
+}
+
+/// Only for people to look at, and if they have not said otherwise: <https://no-color.org>.
+fn has_colours(terminal: bool, no_color: Option<&OsStr>) -> bool {
+    terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
 /// What the operator did is on record, whatever the filter says.
@@ -282,6 +287,14 @@ mod tests {
         drop(writer);
         let bytes = sink.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn only_a_terminal_has_colours_and_no_color_takes_them_away() {
+        assert!(has_colours(true, None));
+        assert!(has_colours(true, Some("".as_ref())));
+        assert!(!has_colours(true, Some("1".as_ref())));
+        assert!(!has_colours(false, None));
     }
 
     fn logged(format: LogFormat) -> String {

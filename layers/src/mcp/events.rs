@@ -1,7 +1,7 @@
 //! Server-sent events with their data, for who wants to read a stream rather than to pass it on.
 //!
 //! [`EventReader`] is fed the bytes of an event stream in pieces of any size, and tells each event that has data. What it holds is bounded: an event
-//! over the limit is an error. Line ends may be CR, LF or CRLF. Format: WHATWG HTML, "Server-sent events", section 9.2.6. Where events only
+//! whose data is over the limit is an error. Line ends may be CR, LF or CRLF. Format: WHATWG HTML, "Server-sent events", section 9.2.6. Where events only
 //! pass, [`sse::Scanner`] does with less.
 
 use bytes::{Bytes, BytesMut};
@@ -44,7 +44,8 @@ pub struct EventTooLong {
 }
 
 impl EventReader {
-    /// A reader that takes events of at most so many bytes.
+    /// A reader that takes events of at most so many bytes of data, the line that is being read among them. A type and an id are a line each, so
+    /// that it never holds more than a few times as much.
     pub fn new(limit: usize) -> Self {
         Self {
             limit,

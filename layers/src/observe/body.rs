@@ -299,13 +299,8 @@ impl Teller {
         let Some(call) = self.exchange.call() else {
             return;
         };
-        let session = call.session.as_deref();
         let waits = call.requests().next().is_some() && !call.is_standing();
-        let taken_back = |id| session.is_some_and(|s| self.waits.is_cancelled(s, id));
-        if waits
-            && !self.exchange.is_answered()
-            && !call.requests().filter_map(|m| m.id()).any(taken_back)
-        {
+        if waits && !self.exchange.is_answered() && !self.exchange.is_taken_back() {
             self.exchange.response().set_ended_unanswered();
         }
     }

@@ -133,11 +133,8 @@ impl Reader {
                 ..
             } = self;
             match ready!(stream.poll_next(cx, *turn, *own, cursor, out)) {
-                Step::More if self.counts => {
-                    let torn = self.stream.is_torn(self.turn);
-                    self.exchange.response().set_torn(torn);
-                }
-                Step::More => {}
+                Step::More { torn } if self.counts => self.exchange.response().set_torn(torn),
+                Step::More { .. } => {}
                 Step::End | Step::Superseded => self.state = State::Ending,
                 Step::Failed(error) => self.state = State::Failing(error),
                 Step::Lost => self.miss(),

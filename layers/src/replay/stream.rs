@@ -111,7 +111,10 @@ pub(super) enum Ids {
 #[derive(Debug)]
 pub(super) enum Step {
     /// Something to go out.
-    More,
+    More {
+        /// Of an event the beginning has gone out, and not the end.
+        torn: bool,
+    },
     /// The end.
     End,
     /// The failure of the upstream.
@@ -277,7 +280,7 @@ impl Stream {
             return Poll::Ready(Step::Superseded);
         }
         if *cursor < state.buffer.newest() {
-            return Poll::Ready(self.recall(&state, cursor, out));
+            return Poll::Ready(self.recall(&state, turn, cursor, out));
         }
         let Some(source) = &mut state.inner else {
             return Poll::Ready(Step::End);
@@ -293,20 +296,21 @@ impl Stream {
         let before = state.buffer.bytes();
         let missing = ended && !matches!(frame, Some(Err(_))) && self.exchange.is_left_unanswered();
         let reader = (turn, own);
-        let mut step = match frame {
+        let mut last = match frame {
             Some(Ok(frame)) => {
                 self.take(&mut state, turn, frame, out);
                 *cursor = state.buffer.newest();
-                Step::More
+                None
             }
-            Some(Err(error)) if self.fail(&mut state, reader, &*error, cursor) => Step::More,
-            Some(Err(error)) => Step::Failed(error),
-            None => Step::End,
+            Some(Err(error)) if self.fail(&mut state, reader, &*error, cursor) => None,
+            Some(Err(error)) => Some(Step::Failed(error)),
+            None => Some(Step::End),
         };
         if missing && self.fail(&mut state, reader, &AnswerMissing, cursor) {
-            step = Step::More;
+            last = None;
         }
         let gone = ended.then(|| self.end(&mut state, out)).flatten();
+        let step = last.unwrap_or_else(|| state.more(turn));
         self.settle(&mut state, before);
         drop(state);
         drop(gone);
@@ -315,7 +319,7 @@ impl Stream {
     }
 
     /// The next thing that is kept.
-    fn recall(&self, state: &State, cursor: &mut u64, out: &mut VecDeque<Out>) -> Step {
+    fn recall(&self, state: &State, turn: u64, cursor: &mut u64, out: &mut VecDeque<Out>) -> Step {
         if self.id.kind == Kind::Call && !state.buffer.has_all_after(*cursor) {
             return Step::Lost;
         }
@@ -328,7 +332,7 @@ impl Stream {
             }
             None => *cursor = state.buffer.newest(),
         }
-        Step::More
+        state.more(turn)
     }
 
     /// Takes in a frame, and passes it on.
@@ -432,11 +436,6 @@ impl Stream {
         state.inner.take()
     }
 
-    /// The reader with this turn has the beginning of an event that has not ended.
-    pub(super) fn is_torn(&self, turn: u64) -> bool {
-        self.lock().torn == Some(turn)
-    }
-
     /// Makes known what it holds now.
     fn settle(&self, state: &mut State, before: usize) {
         let now = state.buffer.bytes();
@@ -458,6 +457,15 @@ impl Stream {
             Ok(state) => Some(state),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}
+
+impl State {
+    /// The reader with this turn got something.
+    fn more(&self, turn: u64) -> Step {
+        Step::More {
+            torn: self.torn == Some(turn),
         }
     }
 }

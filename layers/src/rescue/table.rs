@@ -209,7 +209,7 @@ impl Row {
                 .unsent()
                 .by(Blame::Proxy)
                 .again(*again),
-            Fault::Handshake(_) => row("stdio", "start_timeout", 504),
+            Fault::Handshake { sent, .. } => row("stdio", "start_timeout", 504).sent(*sent),
             Fault::ServerGone { sent, .. } => row("stdio", "server_gone", 502).sent(*sent),
             Fault::AnswerTooLong(_) => row("stdio", "answer_too_long", 502),
             Fault::AnswerGarbled(_) => row("stdio", "answer_garbled", 502),
@@ -308,7 +308,6 @@ pub(super) fn message(fault: &Fault) -> String {
         | Fault::IdleTimeout(text)
         | Fault::ConnectTimeout(text)
         | Fault::SpawnFailed(text)
-        | Fault::Handshake(text)
         | Fault::AnswerTooLong(text)
         | Fault::AnswerGarbled(text)
         | Fault::SlowReader(text)
@@ -320,6 +319,7 @@ pub(super) fn message(fault: &Fault) -> String {
         | Fault::Blocked { message: text, .. }
         | Fault::Unreadable { message: text, .. }
         | Fault::Deadline { message: text, .. }
+        | Fault::Handshake { message: text, .. }
         | Fault::ServerGone { message: text, .. } => text.clone(),
         Fault::RateLimited(limited) => limited.to_string(),
         Fault::UnsupportedVersion { requested, .. } => {

@@ -108,8 +108,8 @@ impl Head {
     }
 
     /// The request for the rest.
-    pub(super) fn request<B: Default>(&self, exchange: &Arc<Exchange>) -> Request<B> {
-        let mut request = Request::new(B::default());
+    pub(super) fn request<B>(&self, exchange: &Arc<Exchange>, body: B) -> Request<B> {
+        let mut request = Request::new(body);
         *request.method_mut() = Method::GET;
         *request.uri_mut() = self.uri.clone();
         let headers = request.headers_mut();

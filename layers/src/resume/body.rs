@@ -23,7 +23,7 @@ use crate::{
     error::BoxError,
     exchange::Exchange,
     fault::{Blame, Fault},
-    rescue::Row,
+    rescue::{self, Row},
 };
 
 /// The response body of [`Resume`](super::Resume).
@@ -44,6 +44,8 @@ pub(super) struct Life<S: Service<Request<Req>>, Req> {
     shared: Arc<Shared>,
     schedule: Schedule,
     phase: Phase<S, Req>,
+    /// The body of a request for the rest.
+    empty: fn() -> Req,
     /// The messages that had passed when the stream was away for the last time.
     messages: u32,
 }
@@ -65,9 +67,15 @@ struct Away<S: Service<Request<Req>>, Req> {
     polls: bool,
     /// The end of the pause, and then of the time that there is for an answer.
     clock: Pin<Box<Sleep>>,
-    /// The request for the rest, during the pause.
-    next: Option<Request<Req>>,
-    asked: Option<Asked<S, Req>>,
+    next: Try<S, Req>,
+}
+
+/// The next try.
+enum Try<S: Service<Request<Req>>, Req> {
+    /// After the pause.
+    Pausing,
+    /// The rest has been asked for.
+    Asked(Asked<S, Req>),
 }
 
 /// What a break, or an end, means.
@@ -94,7 +102,10 @@ enum Next<B> {
 // === impl Life ===
 
 impl<S: Service<Request<Req>>, Req> Life<S, Req> {
-    pub(super) fn new(kept: Kept<S>) -> Self {
+    pub(super) fn new(kept: Kept<S>) -> Self
+    where
+        Req: Default,
+    {
         let Kept {
             service,
             head,
@@ -110,6 +121,7 @@ impl<S: Service<Request<Req>>, Req> Life<S, Req> {
             exchange,
             shared,
             phase: Phase::Flows,
+            empty: Req::default,
             messages: 0,
         }
     }
@@ -147,10 +159,7 @@ impl<S: Service<Request<Req>>, Req> Life<S, Req> {
     }
 
     /// The stream is away from now on. Without a pause there is no try.
-    fn away(&mut self, broke: &Broke, cause: Option<BoxError>) -> Result<(), Option<BoxError>>
-    where
-        Req: Default,
-    {
+    fn away(&mut self, broke: &Broke, cause: Option<BoxError>) -> Result<(), Option<BoxError>> {
         let now = Instant::now();
         // Of half an event nothing has passed: others may speak meanwhile.
         self.exchange.response().set_torn(false);
@@ -175,8 +184,7 @@ impl<S: Service<Request<Req>>, Req> Life<S, Req> {
             cause,
             polls,
             clock: Box::pin(sleep(pause)),
-            next: Some(self.head.request(&self.exchange)),
-            asked: None,
+            next: Try::Pausing,
         }));
         Ok(())
     }
@@ -209,20 +217,27 @@ impl<S: Service<Request<Req>>, Req> Life<S, Req> {
     }
 
     /// During a pause the upstream service has nothing of the call by whose end it would learn that the call was given up: so it gets the
-    /// request for the rest, and loses it at once. Nothing is sent of what is not polled, but for the cancellation.
+    /// request for the rest, and loses it at once. Nothing is sent of what is not polled, but for the cancellation. Nobody is there to
+    /// hear of a panic.
     fn cancel(&mut self) {
-        let Phase::Away(away) = &mut self.phase else {
-            return;
-        };
+        let pauses = matches!(&self.phase, Phase::Away(away) if matches!(away.next, Try::Pausing));
         let given_up = self.head.kind == Kind::Call
             && self.exchange.gave_up().is_some()
             && !self.exchange.is_answered();
-        let Some(request) = away.next.take().filter(|_| given_up) else {
+        if !pauses || !given_up {
             return;
-        };
-        let mut context = Context::from_waker(Waker::noop());
-        if let Poll::Ready(Ok(())) = self.service.poll_ready(&mut context) {
-            drop(self.service.call(request));
+        }
+        let request = self.head.request(&self.exchange, (self.empty)());
+        let service = &mut self.service;
+        let told = rescue::catch(|| {
+            let mut context = Context::from_waker(Waker::noop());
+            if let Poll::Ready(Ok(())) = service.poll_ready(&mut context) {
+                drop(service.call(request));
+            }
+        });
+        if let Err(error) = told {
+            let request_id = self.exchange.id();
+            tracing::error!(request_id, %error, "a call that was given up could not be cancelled");
         }
     }
 }
@@ -231,7 +246,6 @@ impl<S, Req, B> Life<S, Req>
 where
     S: Service<Request<Req>, Response = Response<B>> + Clone,
     S::Error: Into<BoxError>,
-    Req: Default,
     B: HttpBody<Data = Bytes>,
 {
     /// Tries, until the stream goes on or is given up.
@@ -240,7 +254,7 @@ where
             let Phase::Away(away) = &mut self.phase else {
                 return Poll::Ready(Next::End);
             };
-            let Some(asked) = &mut away.asked else {
+            let Try::Asked(asked) = &mut away.next else {
                 ready!(away.clock.as_mut().poll(cx));
                 self.ask();
                 continue;
@@ -249,7 +263,7 @@ where
                 ready!(away.clock.as_mut().poll(cx));
                 return Poll::Ready(self.gives_up(false));
             };
-            away.asked = None;
+            away.next = Try::Pausing;
             let answer = answer.map_err(Into::into);
             let now = Instant::now();
             match (self.head.judge(&answer), answer) {
@@ -270,7 +284,6 @@ where
                     if let Phase::Away(away) = &mut self.phase {
                         away.polls = false;
                         away.clock.as_mut().reset(now + pause);
-                        away.next = Some(self.head.request(&self.exchange));
                     }
                 }
             }
@@ -280,13 +293,12 @@ where
     /// The pause is over.
     fn ask(&mut self) {
         let now = Instant::now();
+        let request = self.head.request(&self.exchange, (self.empty)());
         self.exchange.response().go_on();
         let left = self.schedule.left(now);
-        if let Phase::Away(away) = &mut self.phase
-            && let Some(request) = away.next.take()
-        {
+        if let Phase::Away(away) = &mut self.phase {
             let asked = self.service.clone().oneshot(request);
-            away.asked = Some(Box::pin(asked));
+            away.next = Try::Asked(Box::pin(asked));
             away.clock.as_mut().reset(now + left.max(LEAST));
         }
     }
@@ -345,7 +357,6 @@ impl<S, Req, B> HttpBody for ResumeBody<S, Req, B>
 where
     S: Service<Request<Req>, Response = Response<B>> + Clone,
     S::Error: Into<BoxError>,
-    Req: Default,
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
 {

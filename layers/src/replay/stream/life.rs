@@ -61,7 +61,7 @@ impl Stream {
             out.clear();
             match self.poll_next(cx, turn, false, &mut cursor, &mut out) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Step::More) => cursor = u64::MAX,
+                Poll::Ready(Step::More { .. }) => cursor = u64::MAX,
                 Poll::Ready(Step::End | Step::Failed(_) | Step::Lost | Step::Superseded) => {
                     return Poll::Ready(());
                 }

@@ -120,6 +120,16 @@ async fn an_answer_that_nobody_knows_is_an_error_for_the_request_in_the_id() {
     assert_eq!((batch.status, batch.next().await), (204, None));
 }
 
+/// The client that came back is told that its call failed, by an event with an id, and nothing more.
+async fn told_of_failure(again: &mut Reading) {
+    let (error_id, data) = again.next().await.expect("an event");
+    assert!(
+        error_id.is_some() && data.contains(r#""id":"q","error""#),
+        "{data}"
+    );
+    assert_eq!(again.next().await, None);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_failure_without_a_client_is_an_event_for_the_one_that_comes_back() {
     let rig = Rig::new();
@@ -130,12 +140,7 @@ async fn a_failure_without_a_client_is_an_event_for_the_one_that_comes_back() {
     source.try_send(Err("broken")).expect("somebody reads on");
     tokio::time::sleep(MOMENT).await;
     let mut again = rig.get(Some(&id)).await;
-    let (error_id, data) = again.next().await.expect("an event");
-    assert!(
-        error_id.is_some() && data.contains(r#""id":"q","error""#),
-        "{data}"
-    );
-    assert_eq!(again.next().await, None);
+    told_of_failure(&mut again).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,12 +167,7 @@ async fn an_end_without_the_answer_is_an_event_for_who_comes_back() {
             Some(again) => again,
             None => rig.get(Some(&id)).await,
         };
-        let (error_id, data) = again.next().await.expect("an event");
-        assert!(
-            error_id.is_some() && data.contains(r#""id":"q","error""#),
-            "{data}"
-        );
-        assert_eq!(again.next().await, None);
+        told_of_failure(&mut again).await;
     }
 }
 
@@ -182,8 +182,7 @@ async fn an_end_without_the_answer_is_told_the_client_that_asked_by_rescue_alone
     drop(source);
     assert_eq!(first.next().await, None);
     drop(first);
-    let (_, data) = rig.get(Some(&id)).await.next().await.expect("an event");
-    assert!(data.contains("\"error\""), "{data}");
+    told_of_failure(&mut rig.get(Some(&id)).await).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -201,10 +200,7 @@ async fn a_panic_of_the_upstream_is_a_failure_like_any_other() {
         drop(first);
         tokio::time::sleep(MOMENT).await;
         assert!(source.is_closed(), "{attached}");
-        let mut again = rig.get(Some(&id)).await;
-        let (_, data) = again.next().await.expect("an event");
-        assert!(data.contains("\"error\""), "{data}");
-        assert_eq!(again.next().await, None);
+        told_of_failure(&mut rig.get(Some(&id)).await).await;
     }
 }
 
@@ -219,8 +215,7 @@ async fn a_failure_comes_as_an_error_to_the_client_that_asked() {
     assert_eq!(failed, "failed: broken");
     assert_eq!(first.next().await, None);
     drop(first);
-    let (_, data) = rig.get(Some(&id)).await.next().await.expect("an event");
-    assert!(data.contains("\"error\""), "{data}");
+    told_of_failure(&mut rig.get(Some(&id)).await).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -320,4 +315,24 @@ async fn a_stream_of_a_server_is_left_alone_unless_all_are_wanted() {
     assert_eq!(first.next().await, Some((None, "1".to_owned())));
     drop(first);
     assert!(source.is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_whose_id_means_nothing_here_gets_what_no_client_has_read() {
+    // Of another session, a call's of that one, and of a stream that is not known any more.
+    for id in [
+        "zg-00000002-00000007-3",
+        "zc-00000002-00000007-3-InEi",
+        "zg-00000001-00000007-3",
+    ] {
+        let rig = Rig::new();
+        rig.get(Some(id)).await.nothing().await;
+        rig.source()
+            .try_send(Ok("data: 1\n\n"))
+            .expect("somebody reads on");
+        tokio::time::sleep(MOMENT).await;
+        let mut again = rig.get(Some(id)).await;
+        again.event("1").await;
+        assert_eq!(rig.asked(), 1, "{id}");
+    }
 }

@@ -197,3 +197,35 @@ async fn off_is_off() {
     assert_eq!(read(body).await.1, Ended::Cut);
     assert_eq!(server.seen().len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_given_up_during_a_pause_is_told_below_whose_panic_harms_nobody() {
+    let later = "id: 1\nretry: 5000\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"one\"}\n\n";
+    for panics in [false, true] {
+        let server = Server::new([Act::Cut(vec![later]), Act::Never]);
+        let inner = server.clone();
+        let service = ServiceBuilder::new()
+            .layer(ResumeLayer::new("u", Some(ResumeSettings::default())))
+            .layer(ObserveLayer::new("u"))
+            .service(service_fn(move |request: Request<Body>| {
+                let act = inner.takes(&request);
+                assert!(!panics || request.method() != Method::GET, "as it shall");
+                async move { act.answer().await }
+            }));
+        let request = call("2025-06-18");
+        let exchange = Exchange::get(&request).expect("one").clone();
+        let response = service.oneshot(request).await.expect("a head");
+        let mut body = Body::new(response.into_body());
+        let _first = body.frame().await.expect("a frame").expect("no error");
+        let pause = tokio::time::timeout(Duration::from_secs(1), body.frame());
+        assert!(pause.await.is_err());
+        assert_eq!(server.seen().len(), 1);
+        exchange.give_up(GiveUp::Operator);
+        drop(body);
+        assert_eq!(
+            server.cursors(),
+            ["1"],
+            "it is asked for the rest, and no more"
+        );
+    }
+}

@@ -172,11 +172,6 @@ impl Child {
         desk.life.end().is_none() && !desk.deaf
     }
 
-    /// It holds its seat, and is not about to give it back.
-    pub(super) fn is_staying(&self) -> bool {
-        !matches!(self.stage(), Some(Stage::Stopping) | None)
-    }
-
     fn touch(&self) {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.used.store(now, Ordering::Relaxed);

@@ -27,6 +27,8 @@ pub enum StdioError {
     Handshake {
         /// The limit.
         limit: Duration,
+        /// That was the client's own call.
+        sent: bool,
     },
     /// It went away with the call unanswered.
     #[error("the server {how}")]
@@ -121,6 +123,8 @@ pub enum Gone {
     Stuck,
     /// It was stopped by the proxy.
     Stopped,
+    /// It answered its first request, which was the proxy's own, with an error or with what is no answer.
+    Ungreeted,
 }
 
 impl fmt::Display for Gone {
@@ -131,6 +135,7 @@ impl fmt::Display for Gone {
             Self::Closed => f.write_str("closed its standard output"),
             Self::Stuck => f.write_str("stopped reading its standard input"),
             Self::Stopped => f.write_str("was stopped"),
+            Self::Ungreeted => f.write_str("did not take the first request"),
         }
     }
 }
@@ -140,8 +145,27 @@ impl StdioError {
     pub(super) fn unsent(self) -> Self {
         match self {
             Self::Gone { how, .. } => Self::Gone { how, sent: false },
+            Self::Handshake { limit, .. } => Self::Handshake { limit, sent: false },
+            Self::LineTooLong { .. } | Self::Garbled | Self::SlowReader { .. } => Self::Gone {
+                how: Gone::Ungreeted,
+                sent: false,
+            },
             error => error,
         }
+    }
+
+    /// Whether it says nothing of the command: the proxy refused to start it, or stopped it.
+    pub(super) fn is_ours(&self) -> bool {
+        matches!(
+            self,
+            Self::Full { .. }
+                | Self::Backoff { .. }
+                | Self::Closing
+                | Self::Gone {
+                    how: Gone::Stopped,
+                    ..
+                }
+        )
     }
 
     /// What is known of the call's effect.
@@ -152,8 +176,9 @@ impl StdioError {
             | Self::Busy { .. }
             | Self::Full { .. }
             | Self::Closing
+            | Self::Handshake { sent: false, .. }
             | Self::Gone { sent: false, .. } => Outcome::NotSent,
-            Self::Handshake { .. }
+            Self::Handshake { sent: true, .. }
             | Self::Gone { sent: true, .. }
             | Self::LineTooLong { .. }
             | Self::Garbled

@@ -109,6 +109,7 @@ impl Pool {
         let settings = settings.of(&self.settings());
         self.settings.store(Arc::new(settings));
         self.common.wake.notify_one();
+        self.seats.tell();
     }
 
     fn meters(&self) -> &Meters {
@@ -121,16 +122,15 @@ impl Pool {
         id: &str,
         principal: Option<&Arc<str>>,
     ) -> Result<Place, StdioError> {
-        let mut state = self.state();
-        let place = state.sessions.get(id).cloned();
+        let place = self.state().sessions.get(id).cloned();
         // Somebody else's is told from none at all by nobody.
         let place = place
             .filter(|place| place.session.principal.as_ref() == principal)
             .ok_or(StdioError::SessionGone)?;
         if place.session.is_ended() || !place.child.is_open() {
-            state.sessions.remove(id);
-            drop(state);
-            self.meters().evict("exit");
+            if self.state().sessions.remove(id).is_some() {
+                self.meters().evict("exit");
+            }
             return Err(StdioError::SessionGone);
         }
         Ok(place)
@@ -144,7 +144,16 @@ impl Pool {
         up: bool,
     ) -> Result<Place, StdioError> {
         let limit = self.settings().max_sessions.get();
+        // Let go of when the state is free again.
+        let ended: Vec<_>;
         let mut state = self.state();
+        if state.sessions.len() >= limit {
+            let sessions = &mut state.sessions;
+            ended = sessions
+                .extract_if(|_, place| place.session.is_ended())
+                .collect();
+            ended.iter().for_each(|_| self.meters().evict("exit"));
+        }
         if state.sessions.len() >= limit {
             return Err(StdioError::Full {
                 limit,

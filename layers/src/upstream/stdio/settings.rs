@@ -39,7 +39,7 @@ pub struct StdioSettings {
     /// Whether a client is answered its `initialize` with what the command has answered to the same one before, while its own child is
     /// still starting. If that child then answers otherwise (revision or capabilities), the session ends. Not for a child that is shared.
     pub snapshot: bool,
-    /// The most children at a time.
+    /// The most children at a time. For whoever needs one more, one that nobody uses ends; what is kept ready ahead of need is the last to.
     pub max_children: NonZeroUsize,
     /// The most legacy sessions at a time, with however many children; also the most principals that have children.
     pub max_sessions: NonZeroUsize,

@@ -20,7 +20,7 @@ mod storm;
 mod streams;
 mod warm;
 
-use std::{path::PathBuf, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::BodyExt;
@@ -29,7 +29,13 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::*;
-use crate::{Body, error::find, exchange::GiveUp};
+use crate::{
+    Body,
+    error::{Outcome, find},
+    exchange::GiveUp,
+    fault::Fault,
+    rescue::Row,
+};
 
 /// An upstream with a scripted server, a folder for the server's notes and gates, and a recorder of its metrics.
 struct Rig {
@@ -63,8 +69,7 @@ impl Rig {
 
     /// The server with more cases (`pattern) commands ;;`), behind other settings.
     fn new(arms: &str, change: impl FnOnce(&mut StdioSettings)) -> Self {
-        let script = include_str!("tests/server.sh").replace("#ARMS#", arms);
-        Self::script(&script, change)
+        Self::script(&server(arms), change)
     }
 
     /// A server of its own.
@@ -187,6 +192,27 @@ impl Rig {
         })?;
         line.rsplit_once(' ')?.1.parse().ok()
     }
+}
+
+/// The server with more cases.
+fn server(arms: &str) -> String {
+    include_str!("tests/server.sh").replace("#ARMS#", arms)
+}
+
+/// So many, as settings have it.
+fn many(n: usize) -> NonZeroUsize {
+    n.try_into().expect("not zero")
+}
+
+/// There is such a process, and it has not ended.
+fn lives(pid: impl std::fmt::Display) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .starts_with(" Z")
+    })
 }
 
 /// Reads a response to its end.

@@ -86,6 +86,15 @@ impl Life {
         self.greeted = true;
     }
 
+    pub(super) fn is_greeted(&self) -> bool {
+        self.greeted
+    }
+
+    /// It was started ahead of need, and nobody has used it.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.ahead
+    }
+
     /// It was given requests of a client. Returns how many that makes.
     pub(super) fn serve(&mut self, requests: usize) -> u64 {
         self.taken();

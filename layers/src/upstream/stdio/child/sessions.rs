@@ -20,6 +20,7 @@ impl Child {
         desk.sessions.insert(session.serial, session.clone());
         desk.life.taken();
         drop(desk);
+        self.touch();
         for message in early {
             session.deliver(message, self.settings.buffer);
         }
@@ -69,6 +70,7 @@ impl Child {
         }
         drop(desk);
         drop(over);
+        self.touch();
         self.write.notify_one();
     }
 

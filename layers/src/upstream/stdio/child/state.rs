@@ -1,6 +1,6 @@
 //! What a child is at, and whether it should go on.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{cmp::Reverse, sync::atomic::Ordering, time::Duration};
 
 use super::{Child, Stage, StdioSettings};
 
@@ -66,11 +66,35 @@ impl Child {
 
     /// How long nobody has used it, if nobody does now. One that was started ahead of need waits for its first use.
     pub(in crate::upstream::stdio) fn unused(&self) -> Option<Duration> {
-        if self.stage() != Some(Stage::Idle) {
-            return None;
+        (self.stage() == Some(Stage::Idle)).then(|| self.quiet())
+    }
+
+    /// In which order it ends to make room for another, if it may.
+    pub(in crate::upstream::stdio) fn may_go(&self) -> Option<impl Ord + Copy + use<>> {
+        let desk = self.desk();
+        let waits = match desk.stage()? {
+            Stage::Idle => false,
+            Stage::Warm if desk.life.is_greeted() => true,
+            Stage::Starting | Stage::Warm | Stage::Leased | Stage::Stopping => return None,
+        };
+        drop(desk);
+        Some((waits, Reverse(self.quiet())))
+    }
+
+    /// It has a seat for as long as it is not made to go: it is neither on its way out, nor coming up for nobody.
+    pub(in crate::upstream::stdio) fn is_settled(&self) -> bool {
+        let desk = self.desk();
+        match desk.stage() {
+            Some(Stage::Starting | Stage::Warm) => desk.life.is_greeted() || !desk.life.is_ahead(),
+            Some(Stage::Idle | Stage::Leased) => true,
+            Some(Stage::Stopping) | None => false,
         }
+    }
+
+    /// How long it has not been used.
+    fn quiet(&self) -> Duration {
         let used = Duration::from_millis(self.used.load(Ordering::Relaxed));
-        Some(self.age().saturating_sub(used))
+        self.age().saturating_sub(used)
     }
 
     /// Stops it if nobody uses it. False if somebody does.

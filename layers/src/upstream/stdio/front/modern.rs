@@ -45,7 +45,10 @@ impl Incoming {
             }
             if let Some(tool) = message.tool() {
                 let text = std::str::from_utf8(&self.body).unwrap_or_default();
-                params::check(&self.pool, &modern, tool, text, &self.headers).await?;
+                match params::check(&self.pool, &modern, tool, text, &self.headers).await {
+                    Err(error) if !last && is_unsent(&*error) => continue,
+                    checked => checked?,
+                }
             }
             let call = Arc::new(Call::new(1, self.pool.settings().buffer));
             let (child, origin) = (&modern.child, Origin::default());
@@ -53,10 +56,16 @@ impl Incoming {
                 Ok(lease) => {
                     return respond(lease, &self.headers, &self.pool, Vec::new(), facts).await;
                 }
-                Err(StdioError::Gone { sent: false, .. }) if !last => {}
+                Err(error) if !last && is_unsent(&error) => {}
                 Err(error) => return Err(error.into()),
             }
         }
         Err(StdioError::Closing.into())
     }
+}
+
+/// The child went away before it was sent the call.
+fn is_unsent(error: &(dyn std::error::Error + 'static)) -> bool {
+    let error = error.downcast_ref();
+    matches!(error, Some(StdioError::Gone { sent: false, .. }))
 }

@@ -7,11 +7,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{
-    Pool, State,
-    backoff::Backoff,
-    start::{Need, Start},
-};
+use super::{Pool, State, backoff::Backoff, seats::Waiter, start::Start};
 use crate::upstream::stdio::{
     child::Child,
     error::StdioError,
@@ -94,10 +90,14 @@ impl StdioSettings {
 }
 
 impl Pool {
-    /// A process that waits to be greeted; none for nobody while somebody waits for one.
-    pub(super) fn spare(self: &Arc<Self>, what: &Start) -> Result<Option<Arc<Child>>, StdioError> {
+    /// A process that waits to be greeted, if nobody else has waited for one for longer.
+    pub(super) fn spare(
+        self: &Arc<Self>,
+        what: &Start,
+        waiter: Option<&Waiter>,
+    ) -> Result<Option<Arc<Child>>, StdioError> {
         self.may_start()?;
-        if what.need != Need::Now && self.seats.count().waiting > 0 {
+        if !waiter.map_or(self.seats.is_calm(), Waiter::is_first) {
             return Ok(None);
         }
         let mut state = self.state();
@@ -129,7 +129,7 @@ impl Pool {
                 }
             }
             // A seat that is given back is told, and that nobody waits for one any more.
-            let seat = self.seats.take_free(settings.max_children.get())?;
+            let seat = self.seats.take(settings.max_children.get())?;
             let note = |state: &mut State, child: &Arc<Child>| {
                 state.ahead.spares.push_back(child.clone());
             };
@@ -169,6 +169,8 @@ impl Drop for Coming {
     fn drop(&mut self) {
         self.0.state().ahead.coming -= 1;
         self.0.common.wake.notify_one();
+        // It may make room now.
+        self.0.seats.tell();
     }
 }
 
@@ -177,7 +179,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::upstream::stdio::pool::seats::{Count, Seat, Seats, Waiter};
+    use crate::upstream::stdio::pool::seats::{Count, Seat, Seats};
 
     /// What may happen to a stock: it is looked after, a spare comes up or dies; somebody needs a child, looks again, or waits no more; a child
     /// of somebody ends; other settings come.
@@ -217,7 +219,7 @@ mod tests {
         settling: Vec<Seat>,
         settled: Vec<Seat>,
         used: Vec<Seat>,
-        waiting: Vec<Waiter>,
+        waiting: VecDeque<Waiter>,
     }
 
     impl Stock {
@@ -233,7 +235,7 @@ mod tests {
                 missing(stock.wanted, stock.have(), starting, stock.most_starting)
             };
             while missing(self) > 0 {
-                let Some(seat) = self.seats.take_free(self.most) else {
+                let Some(seat) = self.seats.take(self.most) else {
                     break;
                 };
                 self.settling.push(seat);
@@ -241,10 +243,16 @@ mod tests {
             self.have() - before
         }
 
-        /// Somebody gets a spare, or a seat.
-        fn serve(&mut self) -> bool {
+        /// Who comes, or has waited longest, gets a spare or a seat.
+        fn serve(&mut self, waits: bool) -> bool {
+            if !waits && !self.seats.is_calm() {
+                return false;
+            }
             let spare = self.settled.pop().or_else(|| self.settling.pop());
-            let seat = spare.or_else(|| self.seats.take(self.most));
+            let seat = spare.or_else(|| match self.waiting.front() {
+                Some(first) => first.take(self.most),
+                None => self.seats.take(self.most),
+            });
             let served = seat.is_some();
             self.used.extend(seat);
             served
@@ -254,13 +262,13 @@ mod tests {
             match event {
                 Event::Look => drop(self.look()),
                 Event::Settle => self.settled.append(&mut self.settling),
-                Event::Need if self.serve() => {}
-                Event::Need => self.waiting.push(self.seats.wait()),
-                Event::Again if !self.waiting.is_empty() && self.serve() => {
-                    drop(self.waiting.pop());
+                Event::Need if self.serve(false) => {}
+                Event::Need => self.waiting.push_back(self.seats.wait()),
+                Event::Again if !self.waiting.is_empty() && self.serve(true) => {
+                    drop(self.waiting.pop_front());
                 }
                 Event::Again => {}
-                Event::GiveUp => drop(self.waiting.pop()),
+                Event::GiveUp => drop(self.waiting.pop_back()),
                 Event::Die => drop(self.settled.pop()),
                 Event::Free => drop(self.used.pop()),
                 Event::Want(now) => self.wanted = now,
@@ -283,7 +291,7 @@ mod tests {
                 settling: Vec::new(),
                 settled: Vec::new(),
                 used: Vec::new(),
-                waiting: Vec::new(),
+                waiting: VecDeque::new(),
             };
             for event in events {
                 let (have, taken) = (stock.have(), stock.seats.count().taken);

@@ -24,8 +24,12 @@ impl Backoff {
         *self = Self::default();
     }
 
-    /// It could not be started, or did not come up: from half the pause to all of it has to pass, as `dice` (0 to 1) says.
+    /// It could not be started, or did not come up: from half the pause to all of it has to pass, as `dice` (0 to 1) says. What fails during
+    /// a pause was started before it, beside what failed first, and says no more than that.
     pub(super) fn failed(&mut self, now: Instant, dice: f64) {
+        if self.left(now).is_some() {
+            return;
+        }
         self.failures = self.failures.saturating_add(1);
         let doubled = 2_f64.powi(self.failures.min(20) as i32 - 1);
         let most = (FIRST * doubled).min(MOST);
@@ -48,13 +52,15 @@ mod tests {
 
     #[test]
     fn the_pause_doubles_to_its_cap_and_a_start_forgets_it() {
-        let now = Instant::now();
+        let mut now = Instant::now();
         let mut backoff = Backoff::default();
         assert_eq!(backoff.left(now), None);
-        let mut pauses = Vec::new();
+        let (mut pauses, mut pause) = (Vec::new(), Duration::ZERO);
         for _ in 0..9 {
+            now += pause;
             backoff.failed(now, 1.0);
-            pauses.push(backoff.left(now).expect("a pause").as_millis());
+            pause = backoff.left(now).expect("a pause");
+            pauses.push(pause.as_millis());
         }
         let doubling = [200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000];
         assert_eq!(pauses, doubling);
@@ -65,15 +71,29 @@ mod tests {
         assert_eq!(backoff.left(now), Some(Duration::from_millis(100)));
     }
 
+    #[test]
+    fn failures_side_by_side_are_one() {
+        let now = Instant::now();
+        let mut backoff = Backoff::default();
+        for _ in 0..10 {
+            backoff.failed(now, 1.0);
+        }
+        assert_eq!(backoff.left(now), Some(Duration::from_millis(200)));
+        let next = now + Duration::from_millis(200);
+        backoff.failed(next, 1.0);
+        assert_eq!(backoff.left(next), Some(Duration::from_millis(400)));
+    }
+
     proptest! {
         #[test]
         fn a_pause_is_never_shorter_than_half_nor_longer_than_the_cap(
             failures in 1..200_u32,
             dice in 0.0..=1.0_f64,
         ) {
-            let now = Instant::now();
+            let mut now = Instant::now();
             let mut backoff = Backoff::default();
             for _ in 0..failures {
+                now += backoff.left(now).unwrap_or_default();
                 backoff.failed(now, dice);
             }
             let left = backoff.left(now).expect("a pause").as_secs_f64();

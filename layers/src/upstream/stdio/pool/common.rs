@@ -76,6 +76,12 @@ pub(in crate::upstream::stdio) enum Way {
 /// How long the verdict that a server speaks one era only holds: the command may be upgraded beneath us.
 const VERDICT: Duration = Duration::from_secs(600);
 
+/// A server that answers the proxy's own greeting otherwise than it should; it is ended.
+const UNGREETED: StdioError = StdioError::Gone {
+    how: Gone::Ungreeted,
+    sent: false,
+};
+
 impl Pool {
     /// Which child the sessions of this client get.
     pub(in crate::upstream::stdio) fn way(&self, principal: Option<&Arc<str>>) -> Way {
@@ -132,8 +138,17 @@ impl Pool {
         self.to_its_end(start).await
     }
 
-    /// Starts that child, whose turn the caller has.
+    /// Starts that child, whose turn the caller has. Of what fails here nothing was a client's.
     pub(super) async fn start_shared(
+        self: &Arc<Self>,
+        bench: &Bench,
+        need: Need,
+    ) -> Result<Arc<Shared>, StdioError> {
+        let greeted = self.greet_shared(bench, need).await;
+        greeted.map_err(StdioError::unsent)
+    }
+
+    async fn greet_shared(
         self: &Arc<Self>,
         bench: &Bench,
         need: Need,
@@ -159,15 +174,11 @@ impl Pool {
             .await;
         let (mut trial, item) = first.inspect_err(|error| self.mishap(error, need))?;
         if item.answer != Some(None) {
-            let refused = StdioError::Gone {
-                how: Gone::Stopped,
-                sent: true,
-            };
-            self.mishap(&refused, need);
+            self.mishap(&UNGREETED, need);
             if need == Need::Ahead {
                 self.state().ahead.no_legacy_until = Some(Instant::now() + VERDICT);
             }
-            return Err(refused);
+            return Err(UNGREETED);
         }
         self.came_up(need);
         let answer = Bytes::from(item.message.into_parts().concat());
@@ -236,7 +247,9 @@ impl Pool {
             .await;
         let (mut trial, item) = match first {
             Ok(greeted) => greeted,
-            Err(error @ (StdioError::Gone { .. } | StdioError::Handshake { .. })) => {
+            Err(error @ (StdioError::Gone { .. } | StdioError::Handshake { .. }))
+                if !error.is_ours() =>
+            {
                 return Err(self.is_not_modern(error, false, need));
             }
             Err(error) => {
@@ -245,12 +258,8 @@ impl Pool {
             }
         };
         let Some(versions) = versions(&item) else {
-            let odd = StdioError::Gone {
-                how: Gone::Stopped,
-                sent: true,
-            };
             let denied = matches!(item.answer, Some(Some(-32602..=-32600)));
-            return Err(self.is_not_modern(odd, denied, need));
+            return Err(self.is_not_modern(UNGREETED, denied, need));
         };
         self.came_up(need);
         self.speaks_modern();

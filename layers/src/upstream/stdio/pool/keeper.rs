@@ -197,7 +197,7 @@ impl Pool {
 
     /// Whether what nobody waits for may be started.
     fn has_room(&self, settings: &StdioSettings) -> bool {
-        let spare = || self.seats.count().waiting == 0 && self.state().ahead.has_spare();
+        let spare = || self.seats.is_calm() && self.state().ahead.has_spare();
         self.seats.has_room(settings.max_children.get()) || spare()
     }
 
@@ -223,6 +223,8 @@ impl Pool {
             match (start.await, old) {
                 (Ok(()) | Err(StdioError::Full { .. }), Some((child, why))) => child.retire(why),
                 (Ok(()) | Err(StdioError::Full { .. }), None) => {}
+                // Stopped by somebody, say.
+                (Err(error), _) if error.is_ours() => {}
                 (Err(error), _) => pool.failed_ahead(&error),
             }
         });

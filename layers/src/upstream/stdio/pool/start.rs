@@ -1,7 +1,6 @@
 //! The start of a child: room for it, the process, and its first answer.
 
 use std::{
-    cmp::Reverse,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -44,7 +43,7 @@ pub(super) enum Need {
 /// What somebody who needs a child gets.
 enum Room {
     Seat(Seat),
-    /// A process that waits to be greeted.
+    /// A process that waited to be greeted.
     Spare(Arc<Child>),
 }
 
@@ -128,21 +127,22 @@ impl Pool {
         child.call(&body, &[&facts], call, &origin, &mut Extensions::new())
     }
 
-    /// A child that has answered its first request, which `ask` hands to it. One that waited to be used may have died of that: then it is
-    /// one that did not.
+    /// A child that has answered its first request, which `ask` hands to it. One that waited to be used may have died of that, or before:
+    /// then it is another. What was started since then has had no time to.
     pub(super) async fn come_up(
         self: &Arc<Self>,
         what: &Start,
         ask: impl Fn(&Arc<Child>) -> Result<Lease, StdioError>,
     ) -> Result<(Trial, Item), StdioError> {
-        if let Some(child) = self.spare(what)? {
+        let began = Instant::now();
+        loop {
+            let child = self.start(what).await?;
+            let waited = child.age() > began.elapsed();
             match self.try_out(child, &ask).await {
-                Err(StdioError::Gone { .. }) => {}
+                Err(StdioError::Gone { .. }) if waited => {}
                 tried => return tried,
             }
         }
-        let child = self.start(what).await?;
-        self.try_out(child, &ask).await
     }
 
     async fn try_out(
@@ -180,7 +180,7 @@ impl Pool {
         };
         tokio::time::timeout(limit, answer)
             .await
-            .unwrap_or(Err(StdioError::Handshake { limit }))
+            .unwrap_or(Err(StdioError::Handshake { limit, sent: true }))
     }
 
     /// Whether children are started at all, now.
@@ -195,9 +195,11 @@ impl Pool {
         }
     }
 
-    /// Starts a child, if there is room and it is not to be left alone for a while.
+    /// A child that nobody has greeted: one that waits for that, or a new one, if there is room and it is not to be left alone for a while.
     pub(super) async fn start(self: &Arc<Self>, what: &Start) -> Result<Arc<Child>, StdioError> {
-        self.may_start()?;
+        if let Some(child) = self.spare(what, None)? {
+            return Ok(child);
+        }
         let seat = if what.need == Need::Now {
             match self.room(what).await? {
                 Room::Seat(seat) => seat,
@@ -205,21 +207,17 @@ impl Pool {
             }
         } else {
             let most = self.settings().max_children.get();
-            self.seats.take_free(most).ok_or(full(most))?
+            self.seats.take(most).ok_or(full(most))?
         };
         let child = self.launch(what.reason, what.is_ahead(), seat, |_, _| {})?;
         child.assign(what.role, what.is_ahead());
         Ok(child)
     }
 
-    /// A child did not come up. That somebody who waited was refused one says nothing of the command; what was started for nobody is
-    /// looked at by whoever started it.
+    /// A child did not come up. That somebody who waited was refused one, or that it was stopped, says nothing of the command; what was
+    /// started for nobody is looked at by whoever started it.
     pub(super) fn mishap(&self, error: &StdioError, need: Need) {
-        let refused = matches!(
-            error,
-            StdioError::Full { .. } | StdioError::Backoff { .. } | StdioError::Closing
-        );
-        if need == Need::Now && !refused {
+        if need == Need::Now && !error.is_ours() {
             self.failed();
         }
     }
@@ -237,8 +235,8 @@ impl Pool {
         if self.closing.is_cancelled() {
             return Err(StdioError::Closing);
         }
-        self.meters().spawn(reason);
         let child = Child::start(&self.settings(), &self.common, ahead, seat)?;
+        self.meters().spawn(reason);
         let mut state = self.state();
         state.children.retain(|c| c.strong_count() > 0);
         state.children.push(Arc::downgrade(&child));
@@ -255,19 +253,20 @@ impl Pool {
     }
 
     /// Room for a child that somebody needs now. If there is none it is waited for, for as long as it takes a child to go; a process that
-    /// comes to wait for its greeting meanwhile does as well.
+    /// comes to wait for its greeting meanwhile does as well. Who has waited longest comes first.
     async fn room(self: &Arc<Self>, what: &Start) -> Result<Room, StdioError> {
         const GRACE: Duration = Duration::from_secs(1);
         let settings = self.settings();
-        let most = settings.max_children.get();
-        if let Some(seat) = self.seats.take(most) {
+        if let Some(seat) = self.seats.take(settings.max_children.get()) {
             return Ok(Room::Seat(seat));
         }
         let until = Instant::now() + settings.stop.stdin + settings.stop.term + GRACE;
         let waiter = self.seats.wait();
         loop {
             let told = waiter.told();
-            if let Some(child) = self.spare(what)? {
+            // It may have changed meanwhile, which is told.
+            let most = self.settings().max_children.get();
+            if let Some(child) = self.spare(what, Some(&waiter))? {
                 return Ok(Room::Spare(child));
             }
             if let Some(seat) = waiter.take(most) {
@@ -283,8 +282,8 @@ impl Pool {
         }
     }
 
-    /// Whether a seat may be had soon. Children that nobody uses are ended, the one that is unused for the longest time first, until as many
-    /// seats are on their way as are waited for.
+    /// Whether a seat may be had soon. Children that nobody uses are ended until as many seats are on their way as are waited for: the one
+    /// that is unused for the longest time first, and those that are kept for their first use after all others.
     fn makes_room(&self, most: usize) -> bool {
         // Let go of when the state is free again.
         let children: Vec<Arc<Child>>;
@@ -292,15 +291,15 @@ impl Pool {
         let state = self.state();
         children = state.children.iter().filter_map(Weak::upgrade).collect();
         let Count { taken, waiting } = self.seats.count();
-        let staying = children.iter().filter(|c| c.is_staying()).count();
-        // Of those that are leaving, or so new that they are not listed yet: they are told of.
-        let unsettled = taken.saturating_sub(staying);
-        let unused = children.iter().filter_map(|c| Some((c.unused()?, c)));
+        let settled = children.iter().filter(|c| c.is_settled()).count();
+        // Of those that are leaving, or come for nobody, or are so new that they are not listed yet: what becomes of them is told.
+        let unsettled = taken.saturating_sub(settled);
+        let unused = children.iter().filter_map(|c| Some((c.may_go()?, c)));
         let mut unused: Vec<_> = unused.collect();
         if unsettled + unused.len() + most <= taken {
             return false;
         }
-        unused.sort_by_key(|(since, _)| Reverse(*since));
+        unused.sort_by_key(|(may_go, _)| *may_go);
         let wanted = (waiting + taken).saturating_sub(most + unsettled);
         let ended = unused.iter().filter(|(_, c)| c.stop_unused("room"));
         unsettled + ended.take(wanted).count() + most > taken

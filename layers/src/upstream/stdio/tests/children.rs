@@ -111,6 +111,7 @@ async fn a_program_that_is_not_there_is_told_and_left_alone_for_a_while() {
         "{error}"
     );
     assert!(!error.to_string().contains("/no"));
+    assert_eq!(rig.spawned("session"), 0, "none was started");
     assert!(!rig.upstream.is_usable());
     assert!(
         matches!(rig.error(initialize()).await, StdioError::Backoff { again } if again <= Duration::from_millis(200))
@@ -147,8 +148,7 @@ async fn a_child_that_refuses_initialize_is_ended_and_its_error_passes() {
 
 #[tokio::test]
 async fn children_and_sessions_are_bounded_and_their_places_given_back() {
-    let one = || std::num::NonZeroUsize::MIN;
-    let rig = Rig::new("", |s| s.max_children = one());
+    let rig = Rig::new("", |s| s.max_children = many(1));
     let session = rig.open().await;
     assert!(matches!(
         rig.error(initialize()).await,
@@ -162,7 +162,7 @@ async fn children_and_sessions_are_bounded_and_their_places_given_back() {
     rig.open().await;
 
     let rig = Rig::new("", |s| {
-        s.max_sessions = one();
+        s.max_sessions = many(1);
         s.isolation = Isolation::Shared;
     });
     let session = rig.open().await;
@@ -181,7 +181,7 @@ async fn children_and_sessions_are_bounded_and_their_places_given_back() {
 async fn a_legacy_server_is_found_out_with_a_child_that_is_thrown_away() {
     for arm in ["fail -32601", "exit 1", "fail -32602"] {
         let arms = format!("*server/discover*) {arm} ;;");
-        let rig = Rig::new(&arms, |s| s.max_children = std::num::NonZeroUsize::MIN);
+        let rig = Rig::new(&arms, |s| s.max_children = many(1));
         assert!(matches!(
             rig.error(modern_tool(1, "echo", 0)).await,
             StdioError::LegacyServer
@@ -306,4 +306,31 @@ async fn the_environment_is_the_allow_list_and_what_is_set() {
         reply.json()["result"],
         json!({"home": home, "cargo": "", "own": "é 1", "cwd": "/"})
     );
+}
+
+#[tokio::test]
+async fn a_client_whose_call_waited_for_a_greeting_that_failed_is_told_that_it_was_not_sent() {
+    let long = format!("say {}", "x".repeat(3000));
+    for arm in ["", "exit 3", "fail -32602", &long] {
+        let arms = format!("*'\"method\":\"initialize\"'*) {arm} ;;");
+        let rig = Rig::new(&arms, |s| {
+            s.isolation = Isolation::Shared;
+            s.handshake = Duration::from_millis(300);
+            s.line_limit = 2000;
+        });
+        let error = rig.error(initialize()).await;
+        assert_eq!(error.outcome(), Outcome::NotSent, "{arm}: {error}");
+        assert_eq!(Row::of(&Fault::of(&error)).outcome, Outcome::NotSent);
+        assert!(!rig.upstream.is_usable());
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_has_ended_takes_no_room_from_a_new_one() {
+    let rig = Rig::new("", |s| s.max_sessions = many(1));
+    let session = rig.open().await;
+    let crashed = rig.send(post(&session, tool(1, "crash", 0))).await;
+    crashed.expect_err("it is gone");
+    rig.open().await;
+    assert_eq!(rig.upstream.report().sessions, 1);
 }

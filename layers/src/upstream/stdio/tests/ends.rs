@@ -2,17 +2,6 @@
 
 use super::*;
 
-/// Whether a process (not a zombie) has this id.
-fn lives(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        !stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .starts_with(" Z")
-    })
-}
-
 fn pid(text: &str) -> i32 {
     text.trim().parse().expect("a process id")
 }

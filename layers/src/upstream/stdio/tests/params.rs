@@ -75,3 +75,12 @@ async fn a_server_that_ends_while_it_lists_its_tools_fails_the_call_as_not_sent(
         "{error:?}"
     );
 }
+
+#[tokio::test]
+async fn a_server_that_ends_once_while_it_lists_its_tools_costs_the_client_nothing() {
+    let once = r#"*'"method":"tools/list"'*) [ -e "$DIR/once" ] || { : >"$DIR/once"; exit 3; }; answer '{"tools":[]}' ;;"#;
+    let rig = Rig::new(once, |_| {});
+    let reply = rig.reply(modern_tool(1, "echo", 1)).await;
+    assert_eq!(reply.json()["result"]["mark"], 1);
+    assert_eq!(rig.noted("starts").len(), 2);
+}

@@ -6,16 +6,6 @@ use super::*;
 
 const FOLDER: &str = "ZIGGURAT_TEST_PROXY";
 
-fn lives(pid: &str) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        !stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .starts_with(" Z")
-    })
-}
-
 /// A proxy with three children that have children, none of which ends by itself; then it waits to be killed.
 #[tokio::test]
 #[ignore = "run by the tests below"]
@@ -106,7 +96,7 @@ async fn killed_hard(again: bool) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let pids: Vec<String> = read("pids").lines().map(str::to_owned).collect();
-    assert!(pids.iter().all(|pid| lives(pid)));
+    assert!(pids.iter().all(lives));
     if !again {
         // The reaper holds nothing of the proxy's but its pipe, and no child holds that.
         let inherited = files(&proxy.id().to_string(), |info| !is_close_on_exec(info));
@@ -126,12 +116,12 @@ async fn killed_hard(again: bool) {
     }
     proxy.kill().expect("killed");
     proxy.wait().expect("gone");
-    while pids.iter().any(|pid| lives(pid)) {
+    while pids.iter().any(lives) {
         assert!(std::time::Instant::now() < end, "somebody is left");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     if !again {
-        while lives(&read("reaper")) {
+        while lives(read("reaper")) {
             assert!(std::time::Instant::now() < end, "the reaper is left");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

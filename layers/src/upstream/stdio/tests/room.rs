@@ -2,10 +2,6 @@
 
 use super::*;
 
-fn many(n: usize) -> std::num::NonZeroUsize {
-    n.try_into().expect("not zero")
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_started_ahead_never_takes_the_room_that_a_client_waits_for() {
     let rig = Rig::new("", |s| {
@@ -42,8 +38,7 @@ async fn for_each_who_waits_one_that_nobody_uses_has_to_go() {
 
 /// A server that is slow to end, when asked to.
 fn slow_to_end() -> String {
-    let script = include_str!("server.sh").replace("#ARMS#", "");
-    script.replace("note $$ ends", "await gate; note $$ ends")
+    server("").replace("note $$ ends", "await gate; note $$ ends")
 }
 
 #[tokio::test]
@@ -101,4 +96,75 @@ async fn a_start_that_is_under_way_keeps_nothing_that_nobody_has_any_more() {
     rig.upstream = StdioUpstream::new(StdioSettings::new("other", ["false"]));
     rig.until("it has ended", |rig| rig.exited("drain") == 1)
         .await;
+}
+
+#[tokio::test]
+async fn what_was_greeted_ahead_makes_room_for_whoever_needs_it() {
+    let arm =
+        r#"*server/discover*) note x asked; answer '{"supportedVersions":["2026-07-28"]}' ;;"#;
+    let rig = Rig::new(arm, |s| {
+        s.isolation = Isolation::Shared;
+        s.warm = 1;
+        s.max_children = many(1);
+    });
+    rig.upstream.warm_up();
+    rig.until("it is greeted", |rig| {
+        rig.at("warm") == 1 && rig.noted("heard").len() == 1
+    })
+    .await;
+    rig.modern_is_up().await;
+    assert_eq!(rig.exited("room"), 1);
+    rig.open().await;
+
+    let rig = Rig::new(arm, |s| {
+        s.warm = 1;
+        s.max_children = many(1);
+    });
+    rig.modern_is_up().await;
+    rig.reply(modern_tool(1, "bye", 0)).await;
+    rig.until("another is greeted", |rig| {
+        rig.at("warm") == 1 && rig.noted("asked").len() == 2
+    })
+    .await;
+    rig.open().await;
+    assert_eq!(rig.exited("room"), 1);
+}
+
+#[tokio::test]
+async fn one_that_is_being_greeted_ahead_is_waited_for_and_makes_room_then() {
+    let rig = Rig::new(
+        r#"*'"method":"initialize"'*) await gate; answer '{}' ;;"#,
+        |s| {
+            s.isolation = Isolation::Shared;
+            s.warm = 1;
+            s.max_children = many(1);
+            s.stop.stdin = PATIENCE;
+        },
+    );
+    rig.upstream.warm_up();
+    rig.until("it is greeted", |rig| rig.at("starting") == 1)
+        .await;
+    let modern = rig.start(modern_tool(1, "echo", 0));
+    tokio::task::yield_now().await;
+    rig.gate("gate");
+    modern.await.expect("no panic").expect("an answer").json();
+}
+
+#[tokio::test]
+async fn who_waits_for_room_hears_of_other_settings() {
+    let rig = Rig::script(&slow_to_end(), |s| {
+        s.max_children = many(1);
+        s.stop.stdin = PATIENCE;
+    });
+    let session = rig.open().await;
+    rig.reply(delete(&session)).await;
+    let waiting = rig.start(initialize());
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    let mut settings = StdioSettings::clone(&rig.upstream.pool.settings());
+    settings.max_children = many(2);
+    rig.upstream.set(settings);
+    waiting.await.expect("no panic").expect("a session");
+    assert_eq!(rig.at("stopping"), 1, "nothing has gone");
+    rig.gate("gate");
 }

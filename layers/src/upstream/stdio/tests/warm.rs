@@ -4,12 +4,7 @@ use super::*;
 
 /// The server, which first runs these commands.
 fn begins_with(first: &str, arms: &str) -> String {
-    let script = include_str!("server.sh").replace("#ARMS#", arms);
-    script.replace("note $$ starts", &format!("note $$ starts\n{first}"))
-}
-
-fn many(n: usize) -> std::num::NonZeroUsize {
-    n.try_into().expect("not zero")
+    server(arms).replace("note $$ starts", &format!("note $$ starts\n{first}"))
 }
 
 #[tokio::test]
