@@ -50,11 +50,18 @@ impl<T> ByTool<T> {
 
     /// The value for this tool, or for what is no call of a tool.
     pub fn of(&self, tool: Option<&str>) -> &T {
-        let (Some(rules), Some(tool)) = (&self.rules, tool) else {
-            return &self.otherwise;
-        };
-        let found = rules.iter().find(|(pattern, _)| pattern.fits(tool));
-        found.map_or(&self.otherwise, |(_, value)| value)
+        let rule = tool.and_then(|tool| self.rule(tool));
+        rule.map_or(&self.otherwise, |(_, value)| value)
+    }
+
+    /// The rule that counts for this tool.
+    pub fn rule(&self, tool: &str) -> Option<&(Pattern, T)> {
+        self.rules().find(|(pattern, _)| pattern.fits(tool))
+    }
+
+    /// The rules, in order.
+    pub fn rules(&self) -> impl Iterator<Item = &(Pattern, T)> {
+        self.rules.iter().flat_map(|rules| rules.iter())
     }
 
     /// The value for this exchange.
@@ -72,8 +79,8 @@ impl<T> ByTool<T> {
 
     /// The same rules, with what is made of their values.
     pub fn map<U>(&self, mut change: impl FnMut(&T) -> U) -> ByTool<U> {
-        let rules = self.rules.iter().flat_map(|rules| rules.iter());
-        let rules: Vec<_> = rules
+        let rules: Vec<_> = self
+            .rules()
             .map(|(pattern, value)| (pattern.clone(), change(value)))
             .collect();
         ByTool::new(change(&self.otherwise), rules)

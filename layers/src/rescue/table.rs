@@ -160,6 +160,14 @@ impl Row {
                 .unsent()
                 .by(Blame::Proxy)
                 .again(SOON),
+            // What is never let in is no better for waiting, and whoever sent it can send less at once.
+            Fault::ToolBusy { later: false, .. } => {
+                row("limit", "overloaded", 503).unsent().by(Blame::Client)
+            }
+            Fault::ToolBusy { later: true, .. } => row("limit", "overloaded", 503)
+                .unsent()
+                .by(Blame::Proxy)
+                .again(SOON),
             // Who asks too much is told so, also where that must not end his session; a warning for each would be a flood in the log.
             Fault::RateLimited(limited) => Self {
                 retry_after: limited.retry_after,
@@ -171,7 +179,7 @@ impl Row {
                 .unsent()
                 .by(Blame::Proxy)
                 .again(again.unwrap_or(SOON)),
-            Fault::CircuitOpen(_, again) => row("circuit", "circuit_open", 503)
+            Fault::CircuitOpen(_, _, again) => row("circuit", "circuit_open", 503)
                 .unsent()
                 .by(Blame::Proxy)
                 .again(again.unwrap_or(SOON)),
@@ -299,7 +307,7 @@ pub(super) fn message(fault: &Fault) -> String {
         | Fault::Shed(text)
         | Fault::GateShut(text, _)
         | Fault::SessionsFull(text, _)
-        | Fault::CircuitOpen(text, _)
+        | Fault::CircuitOpen(text, ..)
         | Fault::SwitchedOff(text)
         | Fault::NoEndpoint(text, _)
         | Fault::QueueFull(text)
@@ -316,6 +324,7 @@ pub(super) fn message(fault: &Fault) -> String {
         | Fault::LegacyServer(text)
         | Fault::BadEndpoint(text)
         | Fault::Unforwardable(text)
+        | Fault::ToolBusy { message: text, .. }
         | Fault::PauseFull { message: text, .. }
         | Fault::Blocked { message: text, .. }
         | Fault::Unreadable { message: text, .. }
