@@ -102,7 +102,7 @@ async fn a_tool_has_room_of_its_own_within_that_of_the_endpoint() {
     let refused = async |id: &str| {
         let answer = session.call(id, "progress", json!({"steps": 1})).await;
         let answer = answer.last().await;
-        assert_eq!(kind(&answer), "overloaded", "{answer}");
+        assert_eq!(kind(&answer), "tool_busy", "{answer}");
         let data = &answer["error"]["data"];
         assert_eq!(
             (&data["outcome"], &answer["id"]),

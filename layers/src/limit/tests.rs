@@ -187,7 +187,7 @@ fn a_batch_that_finds_no_place_however_often_it_comes_is_told_so() {
     assert_eq!((row.outcome, row.blame), (Outcome::NotSent, Blame::Proxy));
     let (calls, row, message) = refused(&["slow_a", "search", "slow_b", "slow_a"]);
     assert_eq!((calls, row.retry_after), (3, None));
-    assert_eq!((row.outcome, row.blame), (Outcome::NotSent, Blame::Client));
+    assert_eq!((row.outcome, row.blame), (Outcome::NotSent, Blame::Proxy));
     assert_eq!(
         message,
         "3 calls in one batch are of tools of which 2 calls may be in flight"

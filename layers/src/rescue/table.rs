@@ -64,6 +64,7 @@ pub(super) const KINDS: &[(&str, &str)] = &[
     ("intercept", "too_many_paused"),
     ("intercept", "unreadable"),
     ("limit", "overloaded"),
+    ("limit", "tool_busy"),
     ("rate_limit", "rate_limited"),
     ("replay", "events_lost"),
     ("rescue", "answer_missing"),
@@ -160,14 +161,11 @@ impl Row {
                 .unsent()
                 .by(Blame::Proxy)
                 .again(SOON),
-            // What is never let in is no better for waiting, and whoever sent it can send less at once.
-            Fault::ToolBusy { later: false, .. } => {
-                row("limit", "overloaded", 503).unsent().by(Blame::Client)
-            }
-            Fault::ToolBusy { later: true, .. } => row("limit", "overloaded", 503)
-                .unsent()
-                .by(Blame::Proxy)
-                .again(SOON),
+            // What is never let in is no better for waiting.
+            Fault::ToolBusy { later, .. } => Self {
+                retry_after: later.then_some(SOON),
+                ..row("limit", "tool_busy", 503).unsent().by(Blame::Proxy)
+            },
             // Who asks too much is told so, also where that must not end his session; a warning for each would be a flood in the log.
             Fault::RateLimited(limited) => Self {
                 retry_after: limited.retry_after,
