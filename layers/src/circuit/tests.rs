@@ -509,6 +509,41 @@ async fn the_breakers_of_tools_are_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_breaker_that_was_taken_away_says_nothing_of_the_one_after_it() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let rendered = recorder.handle();
+    let has = |line: &str| rendered.render().lines().any(|l| l == line);
+    let state = |n| format!(r#"ziggurat_breaker_state{{scope="tool",name="up/t"}} {n}"#);
+    ::metrics::with_local_recorder(&recorder, || {
+        let tools = ToolCircuits::new("up", &Tools::default());
+        let service = service(&CircuitLayer::off().tools(&tools));
+        let call = |path: &str| {
+            let call = service.clone().oneshot(tool_call(path, "t"));
+            task::spawn(async move { call.await?.into_body().collect().await })
+        };
+        tools.set(Some(settings()));
+        // The breaker is made for the first call that has a result; these know it before that, and after.
+        assert!(tools.force("t", Some(Forced::Closed)));
+        let (mut unproven, mut hangs) = (call("/result"), call("/hangs"));
+        let (mut early, mut late) = (call("/stream"), call("/stream"));
+        assert!(early.poll().is_pending());
+        assert!(assert_ready!(unproven.poll()).is_ok());
+        assert!(hangs.poll().is_pending() && late.poll().is_pending());
+        assert!(has(&state(0)));
+
+        tools.set(None);
+        tools.set(Some(settings()));
+        assert!(assert_ready!(call("/result").poll()).is_ok());
+        assert!(tools.force("t", Some(Forced::Open)));
+        assert!(has(&state(2)));
+        drop((hangs, early, late, unproven));
+        assert!(has(&state(2)), "it is open still");
+        drop((service, tools));
+        assert!(has(&state(0)));
+    });
+}
+
+#[tokio::test(start_paused = true)]
 async fn its_metrics_move() {
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
     let rendered = recorder.handle();
