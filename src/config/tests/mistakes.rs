@@ -326,6 +326,21 @@ fn what_works_but_is_likely_not_meant_is_a_warning() {
         assert_eq!(waits(rule), "", "a request waits outside its deadline");
     }
     assert_eq!(waits("when: { direction: response }, delay: 50s"), "");
+    let delayed = with_route(
+        "match: { path: /mcp }\ndeadline: 1m\nintercept: { rules: [{ name: a, when: { direction: response }, delay: 2m }] }",
+    );
+    for (own, fits) in [
+        ("deadline: 30s", false),
+        ("deadline: 2m", false),
+        ("deadline: 3m", true),
+        ("deadline: { limit: 3m }", true),
+        ("deadline: off", true),
+        ("concurrency: 4", false),
+    ] {
+        let tools = format!("    tools: [{{ tool: slow, {own} }}]\n    endpoints:");
+        let said = warnings(&delayed.replace("    endpoints:", &tools));
+        assert_eq!(said.is_empty(), fits, "{own}: {said}");
+    }
     assert!(warnings(&two("/mcp", "/mcp/a")).contains("no request gets here"));
     assert_eq!(warnings(&two("/mcp/a", "/mcp")), "");
     assert_eq!(warnings(&two("/mcp", "/mcpx")), "");
