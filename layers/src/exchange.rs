@@ -310,8 +310,7 @@ impl Exchange {
         self.elsewhere.store(is_there, Ordering::Relaxed);
     }
 
-    /// When the newest attempt was sent on its way, another endpoint would have taken it that did not have the call yet. Not so where no balancer
-    /// says it.
+    /// When the newest attempt was sent on its way, another endpoint would have taken it that did not have the call yet; not so where no balancer says it.
     pub fn may_go_elsewhere(&self) -> bool {
         self.elsewhere.load(Ordering::Relaxed)
     }

@@ -181,8 +181,8 @@ impl LimitLayer {
         self.caps.streams.set(settings.streams);
     }
 
-    /// Sets caps for the calls of some tools together: that of the first pattern which fits a tool counts; `None` is none. A cap of a pattern that
-    /// was there before goes on with what it let in.
+    /// Sets caps for the calls of some tools together: that of the first pattern which fits a tool counts, also where that is `None`, which is none. A cap of a
+    /// pattern that had one before goes on with what it let in; a new one counts only what comes after it, whatever is in flight.
     pub fn set_tools(&self, caps: impl IntoIterator<Item = (Pattern, Option<NonZeroUsize>)>) {
         self.caps.tools.set(caps);
     }
