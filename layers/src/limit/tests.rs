@@ -142,6 +142,8 @@ fn the_calls_of_some_tools_have_a_cap_of_their_own_within_that_of_all() {
         busy.message(),
         "over the limit of 1 calls of these tools in flight"
     );
+    let logged = busy.to_string();
+    assert!(logged.ends_with("(the tools are slow_*)"), "{logged}");
     let _light = call("slow_but_light").expect("a place");
     assert_eq!(gate.look(), Look::Open, "other calls have room");
     let _search = call("search").expect("a place");
