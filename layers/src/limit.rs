@@ -301,17 +301,21 @@ impl Cap {
         self.settle();
     }
 
+    fn limit(&self) -> usize {
+        self.limit.load(Ordering::SeqCst)
+    }
+
     fn is_off(&self) -> bool {
         self.limit.load(Ordering::Relaxed) == OFF
     }
 
     fn is_full(&self) -> bool {
-        self.taken.load(Ordering::SeqCst) >= self.limit.load(Ordering::SeqCst)
+        self.taken.load(Ordering::SeqCst) >= self.limit()
     }
 
     /// Takes so many places, all or none; without enough of them it says how many there are in all.
     fn take(self: &Arc<Self>, places: usize) -> Result<Place, usize> {
-        let limit = self.limit.load(Ordering::SeqCst);
+        let limit = self.limit();
         let next = |taken: usize| Some(taken.checked_add(places)?).filter(|next| *next <= limit);
         match self
             .taken

@@ -197,6 +197,20 @@ fn a_batch_that_finds_no_place_however_often_it_comes_is_told_so() {
 }
 
 #[test]
+fn no_cap_that_is_full_hides_that_there_is_never_room_under_another() {
+    let layer = LimitLayer::default();
+    layer.set_tools([("slow_*".into(), most(2)), ("*".into(), most(1))]);
+    let busy = |tools: &[&str]| refusal::<ToolBusy>(layer.admit(&mut calls(tools)));
+    let _search = layer.admit(&mut calls(&["search"])).expect("a place");
+    assert!(!busy(&["search", "slow_a", "slow_b"]).is_never_let_in());
+    let many = busy(&["search", "slow_a", "slow_b", "slow_c"]);
+    assert_eq!((many.calls, many.limit), (3, 2));
+    assert!(many.is_never_let_in());
+    let room = layer.admit(&mut calls(&["slow_a", "slow_b"]));
+    assert!(room.is_ok(), "who was refused took none");
+}
+
+#[test]
 fn what_a_layer_above_and_a_tool_let_in_goes_with_the_request() {
     let (server, endpoint) = (LimitLayer::default(), LimitLayer::default());
     server.set(LimitSettings {

@@ -56,7 +56,7 @@ impl ToolCaps {
         let mut permit = Permit(None);
         let caps = self.caps.read();
         let caps = caps.unwrap_or_else(PoisonError::into_inner);
-        // How many places are wanted under each cap: of a batch that never finds them, nobody is to say that it may come again.
+        // How many places are wanted under each cap.
         let mut wanted: Vec<(&Pattern, &Arc<Cap>, usize)> = Vec::new();
         for message in messages.unwrap_or_default() {
             let rule = message.tool().and_then(|tool| caps.rule(tool));
@@ -71,6 +71,8 @@ impl ToolCaps {
                 None => wanted.push((tools, cap, 1)),
             }
         }
+        // Those that are never found go first: nobody is to say that such a batch may come again.
+        wanted.sort_by_key(|(_, cap, calls)| *calls <= cap.limit());
         for (tools, cap, calls) in wanted {
             let place = cap.take(calls).map_err(|limit| ToolBusy {
                 tools: tools.clone(),
