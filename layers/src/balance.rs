@@ -15,7 +15,8 @@
 //! members are up, also those that only probes or the comparison with others hold back (leave [`GateLayer`](crate::gate::GateLayer) out of a member's
 //! service: it would refuse them). New and healed endpoints come in slowly over [`BalanceSettings::slow_start`], unless they are the first. A call that
 //! is [`Pinned`] goes to its endpoint and nowhere else, through the same service, and is refused at once if that is held back. Endpoints in [`Tried`] are
-//! chosen only if there are no others.
+//! chosen only if there are no others; whether there is one yet is told to the exchange
+//! ([`Exchange::may_go_elsewhere`](crate::exchange::Exchange::may_go_elsewhere)).
 //!
 //! Where none may be chosen: if all are held back, or there are none, the caller is told at once, with the time after which one may be
 //! back. If some are only busy (its concurrency limit says so, or its service is not ready) the call waits in a queue of

@@ -5,7 +5,8 @@
 //! [`ByTool`]: rules in order, of which the first whose pattern fits the tool counts, and a value for all else. A plain value turns into one without
 //! rules, which costs one branch.
 //!
-//! All else is: other methods, plain HTTP, tools that no pattern fits, and a batch of several messages, which has one exchange and so one clock: it must suit all that is in it.
+//! All else is: other methods, plain HTTP, tools that no pattern fits, and a batch that is not of one tool ([`CallFacts::tool`]), which has one exchange and so one clock: it must
+//! suit all that is in it. So who puts calls of two tools, or a call and a `ping`, into one batch goes by what is for all calls, also where that is more than one of the tools has.
 //! (What can be counted is: under [`limit`](crate::limit) each call of a batch takes a place of its own.) The tool is the one that goes on to
 //! the upstream, as an interceptor may have changed it.
 //!
@@ -49,18 +50,25 @@ impl<T> ByTool<T> {
 
     /// The value for this tool, or for what is no call of a tool.
     pub fn of(&self, tool: Option<&str>) -> &T {
-        let (Some(rules), Some(tool)) = (&self.rules, tool) else {
-            return &self.otherwise;
-        };
-        let found = rules.iter().find(|(pattern, _)| pattern.fits(tool));
-        found.map_or(&self.otherwise, |(_, value)| value)
+        let rule = tool.and_then(|tool| self.rule(tool));
+        rule.map_or(&self.otherwise, |(_, value)| value)
+    }
+
+    /// The rule that counts for this tool.
+    pub fn rule(&self, tool: &str) -> Option<&(Pattern, T)> {
+        self.rules().find(|(pattern, _)| pattern.fits(tool))
+    }
+
+    /// The rules, in order.
+    pub fn rules(&self) -> impl Iterator<Item = &(Pattern, T)> {
+        self.rules.iter().flat_map(|rules| rules.iter())
     }
 
     /// The value for this exchange.
     pub fn of_exchange(&self, exchange: &Exchange) -> &T {
         match self.only() {
             Some(only) => only,
-            None => self.of(exchange.call().and_then(tool)),
+            None => self.of(exchange.call().and_then(CallFacts::tool)),
         }
     }
 
@@ -71,8 +79,8 @@ impl<T> ByTool<T> {
 
     /// The same rules, with what is made of their values.
     pub fn map<U>(&self, mut change: impl FnMut(&T) -> U) -> ByTool<U> {
-        let rules = self.rules.iter().flat_map(|rules| rules.iter());
-        let rules: Vec<_> = rules
+        let rules: Vec<_> = self
+            .rules()
             .map(|(pattern, value)| (pattern.clone(), change(value)))
             .collect();
         ByTool::new(change(&self.otherwise), rules)
@@ -86,14 +94,6 @@ impl<T> From<T> for ByTool<T> {
             otherwise,
             rules: None,
         }
-    }
-}
-
-/// The tool of a call that has only one message.
-fn tool(call: &CallFacts) -> Option<&str> {
-    match call.messages() {
-        [message] => message.tool(),
-        _ => None,
     }
 }
 
@@ -161,13 +161,15 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_call_goes_by_its_tool_and_a_batch_by_none() {
+    fn a_call_goes_by_its_tool_and_a_batch_by_that_of_all_in_it() {
         let plain = Exchange::of(&mut Request::new(()));
         assert_eq!(rules().of_exchange(&plain), &0);
         let list = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
         let prompt = call("slow_one").replace("tools/call", "prompts/get");
         let one = format!("[{}]", call("slow_one"));
         let two = format!("[{},{}]", call("slow_one"), call("slow_one"));
+        let others = format!("[{},{}]", call("slow_one"), call("slow_two"));
+        let noted = format!(r#"[{},{{"method":"notifications/foo"}}]"#, call("slow_one"));
         for (body, value) in [
             (call("slow_one"), 1),
             (call("slow_three"), 2),
@@ -175,7 +177,9 @@ pub(crate) mod tests {
             (list.to_owned(), 0),
             (prompt, 0),
             (one, 1),
-            (two, 0),
+            (two, 1),
+            (others, 0),
+            (noted, 1),
         ] {
             let exchange = Exchange::of(&mut request(&body));
             assert_eq!(rules().of_exchange(&exchange), &value, "{body}");

@@ -16,7 +16,8 @@
 //! - **Standing streams** (GET, `subscriptions/listen`; without MCP facts a GET that accepts an event stream) are refused like calls.
 //!   They count with their response head, which is never slow; how they end is not counted.
 //! - **Tools** ([`CircuitLayer::tools`]): a call of a tool is also refused while that tool's own breaker is open, so that one broken tool
-//!   need not open the endpoint's. A batch counts for the endpoint only.
+//!   need not open the endpoint's. A batch is one call, of the tool that all of it calls ([`CallFacts::tool`]); one that is of several tools counts for the endpoint
+//!   only. A call without an id has no answer: it is refused like others, and tells of its tool only where it fails.
 //!
 //! Place: at the endpoint, outside its clocks, so that a timeout is a failure, and below what chooses endpoints. With a
 //! [`Gate`] the breaker of the endpoint shuts that while it refuses, so that a balancer goes around it ([`Reason::Circuit`]); a tool's
@@ -63,10 +64,7 @@ pub use self::{
     settings::{CircuitSettings, SlowCalls, Window},
     tools::ToolCircuits,
 };
-use self::{
-    handle::Switch,
-    pass::{Counted, tool_of},
-};
+use self::{handle::Switch, pass::Counted};
 #[cfg(doc)]
 use crate::gate::Reason;
 use crate::{
@@ -75,6 +73,7 @@ use crate::{
     error::BoxError,
     exchange::Exchange,
     gate::Gate,
+    mcp::CallFacts,
     verdict::{Attempt, Judge, Watched},
 };
 
@@ -170,7 +169,7 @@ impl CircuitLayer {
             return Ok(Pass::default());
         }
         let open = |scope| move |retry_after| CircuitOpen { scope, retry_after };
-        let tool = match (&self.tools, tool_of(exchange)) {
+        let tool = match (&self.tools, exchange.call().and_then(CallFacts::tool)) {
             (Some(tools), Some(name)) => {
                 let ticket = tools.admit(name).map_err(open(Scope::Tool))?;
                 Some((tools.clone(), ticket))

@@ -3,7 +3,7 @@
 //! A call may take `limit`; each progress notification starts that anew, up to `cap` in all. While a request of the server
 //! waits for its client's answer no clock runs, and afterwards the call has at least `limit` again. Standing
 //! streams (GET, `subscriptions/listen`; without MCP any event stream, once it has begun) have no deadline. (MCP 2025-11-25, lifecycle, "Timeouts"; 2026-07-28, cancellation, "Timeouts":
-//! progress may reset the clock, a maximum stays.) Tools may have their own ([`ByTool`]).
+//! progress may reset the clock, a maximum stays.) Tools may have their own ([`ByTool`]). A call goes by what was set when it began.
 //!
 //! Place: outside retry, so that all attempts share it. Readiness: the inner service's. Errors: [`DeadlineExceeded`], from the call
 //! or as the error of the response body; before that the exchange is told ([`GiveUp::Timeout`]), so that the upstream service can

@@ -64,6 +64,7 @@ pub struct Exchange {
     route: OnceLock<Arc<RouteInfo>>,
     principal: OnceLock<Arc<str>>,
     endpoint: Mutex<Option<Arc<EndpointInfo>>>,
+    elsewhere: AtomicBool,
     attempts: AtomicU32,
     gave_up: AtomicU8,
     due: OnceLock<Instant>,
@@ -137,6 +138,7 @@ impl Exchange {
             route: OnceLock::new(),
             principal: OnceLock::new(),
             endpoint: Mutex::new(None),
+            elsewhere: AtomicBool::new(false),
             attempts: AtomicU32::new(0),
             gave_up: AtomicU8::new(0),
             due: OnceLock::new(),
@@ -291,6 +293,16 @@ impl Exchange {
         if let Ok(mut slot) = self.endpoint.lock() {
             *slot = Some(endpoint);
         }
+    }
+
+    /// Says whether there is another endpoint that would take the call now, and did not have it yet.
+    pub fn set_elsewhere(&self, is_there: bool) {
+        self.elsewhere.store(is_there, Ordering::Relaxed);
+    }
+
+    /// When the newest attempt was sent on its way, another endpoint would have taken it that did not have the call yet; not so where no balancer says it.
+    pub fn may_go_elsewhere(&self) -> bool {
+        self.elsewhere.load(Ordering::Relaxed)
     }
 
     /// An attempt begins at this endpoint.

@@ -12,7 +12,7 @@ use crate::{
     balance::{NoEndpoint, PinnedGone, QueueFull, QueueTimeout},
     cap::BodyTooLarge,
     chaos::Injected,
-    circuit::CircuitOpen,
+    circuit::{CircuitOpen, Scope},
     deadline::DeadlineExceeded,
     drain::Draining,
     error::{Outcome, find},
@@ -20,7 +20,7 @@ use crate::{
     guard::{HostRefused, OriginRefused, Problem},
     inspect::{Encoded, NotJson, UploadFailed, UploadTimeout},
     intercept::{Blocked, PauseFull, Unreadable},
-    limit::Shed,
+    limit::{Shed, ToolBusy},
     mcp::{EnvelopeError, events::EventTooLong, headers::HeaderMismatch},
     rate_limit::RateLimited,
     replay::EventsLost,
@@ -71,12 +71,19 @@ pub enum Fault {
     NoRoute,
     /// Over a cap.
     Shed(String),
+    /// Over a cap of the calls of some tools.
+    ToolBusy {
+        /// What there is too much of.
+        message: String,
+        /// There may be room for it later.
+        later: bool,
+    },
     /// Over a rate limit.
     RateLimited(Box<RateLimited>),
     /// The endpoint takes no calls now; perhaps after this time.
     GateShut(String, Option<Duration>),
-    /// A circuit breaker is open; perhaps no longer after this time.
-    CircuitOpen(String, Option<Duration>),
+    /// The circuit breaker of an endpoint, or of a tool at all endpoints, is open; perhaps no longer after this time.
+    CircuitOpen(String, Scope, Option<Duration>),
     /// The operator switched off what was asked for.
     SwitchedOff(String),
     /// A fault was injected, for a test.
@@ -230,7 +237,7 @@ impl Fault {
             return Some(Self::GateShut(e.to_string(), e.retry_after));
         }
         if let Some(e) = find::<CircuitOpen>(error) {
-            return Some(Self::CircuitOpen(e.to_string(), e.retry_after));
+            return Some(Self::CircuitOpen(e.to_string(), e.scope, e.retry_after));
         }
         if find::<AnswerMissing>(error).is_some() {
             return Some(Self::AnswerMissing);
@@ -246,6 +253,12 @@ impl Fault {
         }
         if find::<EventsLost>(error).is_some() {
             return Some(Self::EventsLost);
+        }
+        if let Some(e) = find::<ToolBusy>(error) {
+            return Some(Self::ToolBusy {
+                message: e.message(),
+                later: !e.is_never_let_in(),
+            });
         }
         find::<Shed>(error).map(|e| Self::Shed(e.to_string()))
     }

@@ -7,7 +7,7 @@
 //!
 //! Place: on the route, behind [`inspect`](crate::inspect), since only that knows what must pass; one layer that all routes share is the
 //! server's cap. Again at each endpoint, where [`LimitLayer::gate`] lets a balancer see that no place is left for a call, so that it goes
-//! elsewhere or waits; the caps of tools never shut it, since other calls have room. Readiness: the inner service's; permits are taken in `call`, and ride with the response body. Errors: [`Shed`]. Bodies: forwarded.
+//! elsewhere or waits; the caps of tools never shut it, since other calls have room. Readiness: the inner service's; permits are taken in `call`, and ride with the response body. Errors: [`Shed`], [`ToolBusy`]. Bodies: forwarded.
 //!
 //! Clones share the caps, which may be set anew while calls are in flight ([`LimitLayer::set`]): what a cap let in counts under the next. What
 //! was let in while there was none does not.
@@ -86,6 +86,18 @@ pub struct Shed {
     pub what: &'static str,
 }
 
+/// Over a cap that the calls of some tools share. Nothing was sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} (the tools are {tools})", self.message())]
+pub struct ToolBusy {
+    /// Which tools, as the operator wrote it.
+    pub tools: Pattern,
+    /// The cap.
+    pub limit: usize,
+    /// How many calls of these tools the request has: several only in a batch.
+    pub calls: usize,
+}
+
 /// A place under a cap; given back when its last clone is dropped. It is also in the request's extensions, so that an upstream
 /// service that goes on with a call after its client left can hold it.
 #[derive(Debug, Clone, Default)]
@@ -102,9 +114,9 @@ struct Held {
     _outer: Option<Permit>,
 }
 
-/// A place under a cap, given back when it is dropped.
+/// So many places under a cap, given back when this is dropped.
 #[derive(Debug)]
-struct Place(Arc<Cap>);
+struct Place(Arc<Cap>, usize);
 
 #[derive(Debug)]
 struct Caps {
@@ -118,16 +130,18 @@ struct Cap {
     /// [`OFF`] is none.
     limit: AtomicUsize,
     taken: AtomicUsize,
-    what: &'static str,
     /// Shows whether a place is left.
     gate: OnceLock<Gate>,
 }
 
 const OFF: usize = usize::MAX;
 
+const CALLS: &str = "calls in flight";
+const STREAMS: &str = "open streams";
+
 #[pin_project(project = LimitStateProj)]
 enum LimitState<F> {
-    Refused(Option<Shed>),
+    Refused(Option<BoxError>),
     Admitted(#[pin] F, Option<Permit>),
 }
 
@@ -137,8 +151,8 @@ impl Default for LimitLayer {
     fn default() -> Self {
         Self {
             caps: Arc::new(Caps {
-                calls: Cap::new("calls in flight"),
-                streams: Cap::new("open streams"),
+                calls: Cap::new(),
+                streams: Cap::new(),
                 tools: ToolCaps::default(),
             }),
         }
@@ -167,8 +181,8 @@ impl LimitLayer {
         self.caps.streams.set(settings.streams);
     }
 
-    /// Sets caps for the calls of some tools together: that of the first pattern which fits a tool counts; `None` is none. A cap of a pattern that
-    /// was there before goes on with what it let in.
+    /// Sets caps for the calls of some tools together: that of the first pattern which fits a tool counts, also where that is `None`, which is none. A cap of a
+    /// pattern that had one before goes on with what it let in; a new one counts only what comes after it, whatever is in flight.
     pub fn set_tools(&self, caps: impl IntoIterator<Item = (Pattern, Option<NonZeroUsize>)>) {
         self.caps.tools.set(caps);
     }
@@ -181,10 +195,15 @@ impl LimitLayer {
         if self.caps.streams.is_off() {
             return Ok(Permit(None));
         }
-        Ok(Permit::new(self.caps.streams.take()?, None))
+        let place = self.caps.streams.take(1);
+        let place = place.map_err(|limit| Shed {
+            limit,
+            what: STREAMS,
+        })?;
+        Ok(Permit::new(place, None))
     }
 
-    fn admit<B>(&self, request: &mut Request<B>) -> Result<Permit, Shed> {
+    fn admit<B>(&self, request: &mut Request<B>) -> Result<Permit, BoxError> {
         let Caps {
             calls,
             streams,
@@ -193,13 +212,13 @@ impl LimitLayer {
         if calls.is_off() && streams.is_off() && tools.is_off() {
             return Ok(Permit(None));
         }
-        let cap = match Class::of(request) {
+        let (cap, what) = match Class::of(request) {
             Class::Free => return Ok(Permit(None)),
             Class::Stream if request.extensions().get::<Counted>().is_some() => {
                 return Ok(Permit(None));
             }
-            Class::Stream => streams,
-            Class::Call => calls,
+            Class::Stream => (streams, STREAMS),
+            Class::Call => (calls, CALLS),
         };
         // Before the others: who is refused by them has not shut the gate for a moment.
         let mut permit = if tools.is_off() {
@@ -208,7 +227,8 @@ impl LimitLayer {
             tools.admit(request)?
         };
         if !cap.is_off() {
-            permit = Permit::hold(cap.take()?, request);
+            let place = cap.take(1).map_err(|limit| Shed { limit, what })?;
+            permit = Permit::hold(place, request);
         }
         Ok(permit)
     }
@@ -222,6 +242,27 @@ impl<S> Layer<S> for LimitLayer {
             inner,
             layer: self.clone(),
         }
+    }
+}
+
+// === impl ToolBusy ===
+
+impl ToolBusy {
+    /// What the client is told: which tools share the cap is the operator's business.
+    pub fn message(&self) -> String {
+        let Self { limit, calls, .. } = self;
+        if self.is_never_let_in() {
+            format!(
+                "{calls} calls in one batch are of tools of which {limit} calls may be in flight"
+            )
+        } else {
+            format!("over the limit of {limit} calls of these tools in flight")
+        }
+    }
+
+    /// It is a batch with more calls than there are places: it is refused however often it comes.
+    pub fn is_never_let_in(&self) -> bool {
+        self.calls > self.limit
     }
 }
 
@@ -246,11 +287,10 @@ impl Permit {
 // === impl Cap ===
 
 impl Cap {
-    fn new(what: &'static str) -> Arc<Self> {
+    fn new() -> Arc<Self> {
         Arc::new(Self {
             limit: AtomicUsize::new(OFF),
             taken: AtomicUsize::new(0),
-            what,
             gate: OnceLock::new(),
         })
     }
@@ -261,29 +301,31 @@ impl Cap {
         self.settle();
     }
 
+    fn limit(&self) -> usize {
+        self.limit.load(Ordering::SeqCst)
+    }
+
     fn is_off(&self) -> bool {
         self.limit.load(Ordering::Relaxed) == OFF
     }
 
     fn is_full(&self) -> bool {
-        self.taken.load(Ordering::SeqCst) >= self.limit.load(Ordering::SeqCst)
+        self.taken.load(Ordering::SeqCst) >= self.limit()
     }
 
-    fn take(self: &Arc<Self>) -> Result<Place, Shed> {
-        let limit = self.limit.load(Ordering::SeqCst);
-        let next = |taken| (taken < limit).then_some(taken + 1);
+    /// Takes so many places, all or none; without enough of them it says how many there are in all.
+    fn take(self: &Arc<Self>, places: usize) -> Result<Place, usize> {
+        let limit = self.limit();
+        let next = |taken: usize| Some(taken.checked_add(places)?).filter(|next| *next <= limit);
         match self
             .taken
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next)
         {
             Ok(_) => {
                 self.settle();
-                Ok(Place(self.clone()))
+                Ok(Place(self.clone(), places))
             }
-            Err(_) => Err(Shed {
-                limit,
-                what: self.what,
-            }),
+            Err(_) => Err(limit),
         }
     }
 
@@ -310,7 +352,7 @@ impl Cap {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::SeqCst);
+        self.0.taken.fetch_sub(self.1, Ordering::SeqCst);
         self.0.settle();
     }
 }
@@ -335,7 +377,7 @@ where
     fn call(&mut self, mut request: Request<Req>) -> Self::Future {
         LimitFuture(match self.layer.admit(&mut request) {
             Ok(permit) => LimitState::Admitted(self.inner.call(request), Some(permit)),
-            Err(shed) => LimitState::Refused(Some(shed)),
+            Err(error) => LimitState::Refused(Some(error)),
         })
     }
 }
@@ -351,7 +393,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(match self.project().0.project() {
-            LimitStateProj::Refused(shed) => Err(shed.take().expect("polled once").into()),
+            LimitStateProj::Refused(error) => Err(error.take().expect("polled once")),
             LimitStateProj::Admitted(inner, permit) => {
                 let response = ready!(inner.poll(cx)).map_err(Into::into)?;
                 let permit = permit.take().unwrap_or_default();

@@ -183,6 +183,15 @@ impl CallFacts {
         self.verb == Verb::Delete || (self.verb == Verb::Post && !may_act())
     }
 
+    /// The tool that it is a call of: that of the one message in it for which a server may do something, with an id or without, or of several such
+    /// messages if all call the same tool. What stands beside that in a batch (notifications, answers) changes nothing. A batch with several tools, or with a call
+    /// beside another request, is no tool's.
+    pub fn tool(&self) -> Option<&str> {
+        let mut acting = self.messages().iter().filter(|m| m.may_act());
+        let tool = acting.next()?.tool()?;
+        acting.all(|m| m.tool() == Some(tool)).then_some(tool)
+    }
+
     /// The request is an `initialize`, which begins a legacy session.
     pub fn is_initialize(&self) -> bool {
         self.era == Era::Legacy && self.request().is_some_and(|m| m.is("initialize"))
@@ -449,6 +458,37 @@ mod tests {
             let alone = &body[message.span.clone()];
             let read = envelope::read_message(alone, 0).expect("a message");
             assert_eq!(format!("{:?}", message.alone()), format!("{read:?}"));
+        }
+    }
+
+    #[test]
+    fn a_call_is_one_of_its_tool_whatever_stands_beside_it() {
+        let call = |tool: &str| {
+            format!(r#"{{"id":1,"method":"tools/call","params":{{"name":"{tool}"}}}}"#)
+        };
+        let (a, b) = (&call("a"), &call("b"));
+        let unanswered = &a.replace(r#""id":1,"#, "");
+        let note = r#"{"method":"notifications/foo"}"#;
+        let answer = r#"{"id":1,"result":{}}"#;
+        let ping = r#"{"id":2,"method":"ping"}"#;
+        for (body, tool) in [
+            (a.clone(), Some("a")),
+            (unanswered.clone(), Some("a")),
+            (format!("[{a}]"), Some("a")),
+            (format!("[{unanswered}]"), Some("a")),
+            (format!("[{a},{note}]"), Some("a")),
+            (format!("[{answer},{note},{a}]"), Some("a")),
+            (format!("[{a},{unanswered},{a}]"), Some("a")),
+            (format!("[{a},{b}]"), None),
+            (format!("[{a},{ping}]"), None),
+            (format!("[{ping},{a}]"), None),
+            (a.replace("tools/call", "prompts/get"), None),
+            (format!("[{note}]"), None),
+            (answer.to_owned(), None),
+        ] {
+            let (headers, bytes) = (http::HeaderMap::new(), bytes::Bytes::from(body.clone()));
+            let facts = CallFacts::read(&http::Method::POST, &headers, &bytes);
+            assert_eq!(facts.expect("a message").tool(), tool, "{body}");
         }
     }
 

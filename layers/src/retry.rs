@@ -3,10 +3,11 @@
 //! | what failed | who gets another attempt |
 //! | --- | --- |
 //! | an error, and nothing was sent (no connection, a shut gate, a limit, a server that did not start) | every call |
+//! | no place for calls of its tool ([`ToolBusy`]) | every call, while there is an endpoint for it that did not have it yet |
 //! | status 503 with `Retry-After` | every call: it was refused |
 //! | an error, and nobody knows what was executed (broken connection, clock of the attempt) | calls that are safe to repeat |
 //! | a status of [`RetrySettings::statuses`] | calls that are safe to repeat |
-//! | the client's mistake, the deadline of the call, an answer that is too long | none |
+//! | the client's mistake, the deadline of the call, an answer that is too long, the open breaker of a tool | none |
 //!
 //! Safe to repeat are, on MCP, what [`is_safe`] says, and tools that the operator marks or that, where the server is trusted,
 //! say that they read only or are idempotent; never a request with `inputResponses` or `requestState`, a notification or an answer; a batch if
@@ -21,7 +22,9 @@
 //! Each retry pauses first ([`Backoff`]; a `Retry-After` of the upstream is waited for, within `retry_after` and the deadline),
 //! is paid from a [`Budget`], and carries [`Tried`](crate::attempt::Tried), so that a balancer chooses another endpoint. It is the same request:
 //! method, target, headers, extensions and body, and so the same JSON-RPC id. If an attempt may have been sent and a later one was
-//! not, the earlier error is told.
+//! not, the earlier error is told. Only after [`ToolBusy`] it neither pauses nor costs anything: it asks nothing of the endpoint that was full, and one that costs
+//! would let a tool that is always full use up what others need. Whether there is another endpoint is told by the balancer
+//! ([`Exchange::may_go_elsewhere`]).
 //!
 //! Place: inside [`deadline`](crate::deadline), which all attempts share; above the balancer. Readiness: the inner service's; a
 //! retry waits for its own clone. Errors: none of its own. Request bodies: kept up to `body_cap`; see below. Response bodies: forwarded.
@@ -70,6 +73,8 @@ pub use self::{
     safe::is_safe,
 };
 use self::{attempts::Call, meters::Meters, replay::Replay, safe::SafeTools};
+#[cfg(doc)]
+use crate::limit::ToolBusy;
 use crate::{Body, body::Tracked, error::BoxError, exchange::Exchange, pattern::Pattern};
 
 /// What is repeated, how often, and when.

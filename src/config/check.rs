@@ -70,7 +70,7 @@ pub(super) fn check(node: &Node, context: &Context<'_>, mistakes: &mut Mistakes)
         .iter()
         .map(|route| route.value.upstream.clone())
         .collect();
-    let routes = route::check(raw.routes.value, context, mistakes);
+    let routes = route::check(raw.routes.value, &raw.upstreams, context, mistakes);
     check_names(&names, complete, &raw.upstreams, mistakes);
     let upstreams = raw.upstreams.entries.into_iter();
     let upstreams = upstreams

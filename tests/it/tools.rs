@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Ziggurat, config, demo,
+    Ziggurat, config, demo, endpoints,
     mcp::{Session, text},
     until,
     upstream::{Received, Upstream, Wire},
@@ -102,7 +102,7 @@ async fn a_tool_has_room_of_its_own_within_that_of_the_endpoint() {
     let refused = async |id: &str| {
         let answer = session.call(id, "progress", json!({"steps": 1})).await;
         let answer = answer.last().await;
-        assert_eq!(kind(&answer), "overloaded", "{answer}");
+        assert_eq!(kind(&answer), "tool_busy", "{answer}");
         let data = &answer["error"]["data"];
         assert_eq!(
             (&data["outcome"], &answer["id"]),
@@ -135,6 +135,69 @@ async fn a_tool_has_room_of_its_own_within_that_of_the_endpoint() {
     })
     .await;
     assert_eq!(z.servers(), servers);
+}
+
+/// Starts a server that never answers a call of the tool `stuck`, and answers others at once.
+async fn half_stuck() -> Upstream {
+    Upstream::start(async |received: Received, wire: Wire| {
+        let body: Value = serde_json::from_str(&received.body).unwrap_or_default();
+        if body["params"]["name"] == "stuck" {
+            return wire.stall().await;
+        }
+        let result = json!({"content": [{"type": "text", "text": "done"}]});
+        let answer = json!({"jsonrpc": "2.0", "id": body["id"], "result": result});
+        wire.json(&answer.to_string()).await
+    })
+    .await
+}
+
+/// What these metrics say of retries: how many there were, and what is left for others.
+async fn retries(z: &Ziggurat) -> (f64, f64) {
+    let metrics = z.metrics().await;
+    let made = metrics.sum("ziggurat_retries_total", &["tools"]);
+    let left = metrics.sum("ziggurat_retry_budget_ratio", &["tools"]);
+    (made, left)
+}
+
+#[tokio::test]
+async fn a_tool_without_room_is_asked_for_at_each_endpoint_once_and_costs_the_others_nothing() {
+    let room = "tools: [{ tool: stuck, concurrency: 1 }],";
+    let servers = [half_stuck().await, half_stuck().await];
+    let urls: Vec<_> = servers.iter().map(|server| server.url("/mcp")).collect();
+    let in_flight = || servers.iter().map(|server| server.received().len());
+    let hang = |caller: &Session, id: u32| {
+        let caller = caller.clone();
+        tokio::spawn(async move { caller.call(id, "stuck", json!({})).await.last().await })
+    };
+    let refused = async |caller: &Session, id: u32| {
+        let answer = caller.call(id, "stuck", json!({})).await.last().await;
+        assert_eq!(kind(&answer), "tool_busy", "{answer}");
+        assert_eq!(answer["error"]["data"]["outcome"], "not_sent");
+    };
+
+    let z = Ziggurat::yaml(&config("", "", room, &endpoints(&urls[..1]))).await;
+    let caller = z.target().stateless("/mcp");
+    let only = hang(&caller, 1);
+    until("a call is in flight", async || in_flight().eq([1, 0])).await;
+    for id in 10..40 {
+        refused(&caller, id).await;
+    }
+    assert_eq!(retries(&z).await, (0.0, 1.0));
+    only.abort();
+    drop(z);
+
+    let z = Ziggurat::yaml(&config("", "", room, &endpoints(&urls))).await;
+    let caller = z.target().stateless("/mcp");
+    // Wherever the second one is sent first, it finds the other endpoint.
+    let both = [hang(&caller, 1), hang(&caller, 2)];
+    until("both have one", async || in_flight().eq([2, 1])).await;
+    let (before, _) = retries(&z).await;
+    assert!(before <= 1.0);
+    for id in 10..40 {
+        refused(&caller, id).await;
+    }
+    assert_eq!(retries(&z).await, (before + 30.0, 1.0));
+    both.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test]

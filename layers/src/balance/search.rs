@@ -22,6 +22,7 @@ use crate::{
     attempt::{Pinned, Tried},
     class::Class,
     error::BoxError,
+    exchange::Exchange,
     gate::{GateShut, Look, Reason},
 };
 
@@ -180,14 +181,16 @@ where
             && self.passes(only.endpoint.observe())
         {
             // The usual case, without a choice.
+            self.tell_of_others(&[], &only.endpoint);
             return match self.ask(only, cx) {
                 Poll::Ready(Ok(service)) => Found::Ready(service),
                 Poll::Ready(Err(error)) => Found::Refused(error),
                 Poll::Pending => Found::Busy,
             };
         }
-        if let Some(service) = self.ask_parked(&members, cx) {
-            return Found::Ready(service);
+        if let Some(found) = self.ask_parked(&members, cx) {
+            self.tell_of_others(&members, &found.endpoint);
+            return Found::Ready(found.service);
         }
         let (mut rng, now) = (Rng::new(), Instant::now());
         let mut broken: Vec<Endpoint> = Vec::new();
@@ -216,7 +219,10 @@ where
             let list = candidates.as_slice();
             let chosen = &list[shared.picker.pick(list, self.key, now, &mut rng)];
             match self.ask(&members[chosen.at], cx) {
-                Poll::Ready(Ok(service)) => return Found::Ready(service),
+                Poll::Ready(Ok(service)) => {
+                    self.tell_of_others(&members, chosen.endpoint);
+                    return Found::Ready(service);
+                }
                 Poll::Ready(Err(failed)) => {
                     error = Some(failed);
                     broken.push(chosen.endpoint.clone());
@@ -251,8 +257,8 @@ where
         if !self.free && gate.is_shut_by(Reason::Busy) {
             return Found::Busy;
         }
-        if let Some(service) = self.ask_parked(members, cx) {
-            return Found::Ready(service);
+        if let Some(found) = self.ask_parked(members, cx) {
+            return Found::Ready(found.service);
         }
         if !self.parked.is_empty() {
             return Found::Busy;
@@ -262,6 +268,18 @@ where
             Poll::Ready(Err(error)) => Found::Refused(error),
             Poll::Pending => Found::Busy,
         }
+    }
+
+    /// Tells the exchange whether there is another place for this call than the endpoint that was chosen, should that refuse it.
+    fn tell_of_others(&self, members: &[Member<S>], chosen: &Endpoint) {
+        let Some(exchange) = self.request.as_ref().and_then(Exchange::get) else {
+            return;
+        };
+        exchange.set_elsewhere(members.iter().map(|member| &member.endpoint).any(|other| {
+            !other.is(chosen)
+                && !self.tried().contains(other.name())
+                && other.observe() == Look::Open
+        }));
     }
 
     fn passes(&self, look: Look) -> bool {
@@ -283,7 +301,7 @@ where
     }
 
     /// Asks those again that were not ready, and lets go of those that are no members any more, or may not be chosen now.
-    fn ask_parked(&mut self, members: &[Member<S>], cx: &mut Context<'_>) -> Option<S> {
+    fn ask_parked(&mut self, members: &[Member<S>], cx: &mut Context<'_>) -> Option<Member<S>> {
         let mut found = None;
         for mut parked in std::mem::take(&mut self.parked) {
             let stays = members.iter().any(|m| m.endpoint.is(&parked.endpoint))
@@ -292,7 +310,7 @@ where
                 continue;
             }
             match parked.service.poll_ready(cx) {
-                Poll::Ready(Ok(())) => found = Some(parked.service),
+                Poll::Ready(Ok(())) => found = Some(parked),
                 // Whoever asks it anew hears of that.
                 Poll::Ready(Err(_)) => {}
                 Poll::Pending => self.parked.push(parked),

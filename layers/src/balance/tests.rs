@@ -318,6 +318,35 @@ async fn where_it_was_tried_is_avoided_while_there_are_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_exchange_knows_whether_there_is_another_endpoint_for_a_call() {
+    let set = set(&["a", "b", "c"]);
+    let balance = balance(&set);
+    let elsewhere = async |names: &[&str]| {
+        let mut request = request();
+        let exchange = Exchange::of(&mut request);
+        let names: Vec<Arc<str>> = names.iter().map(|n| Arc::from(*n)).collect();
+        request.extensions_mut().insert(Tried(names.into()));
+        let _response = balance.clone().oneshot(request).await.expect("one of them");
+        exchange.may_go_elsewhere()
+    };
+    assert!(elsewhere(&[]).await);
+    assert!(elsewhere(&["a"]).await);
+    assert!(!elsewhere(&["a", "c"]).await, "only b is left");
+    assert!(!elsewhere(&["a", "b", "c"]).await);
+    set.get("c").expect("a member").endpoint.set_priority(1);
+    assert!(elsewhere(&["a"]).await, "also one of another priority");
+    let gate = |name| set.get(name).expect("a member").endpoint.gate().clone();
+    gate("b").shut(Reason::Busy, None);
+    assert!(elsewhere(&[]).await);
+    assert!(!elsewhere(&["c"]).await, "it would wait at the other one");
+    gate("c").shut(Reason::Operator, None);
+    assert!(!elsewhere(&[]).await);
+    set.remove("b");
+    set.remove("c");
+    assert!(!elsewhere(&[]).await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_member_that_is_taken_out_drains_and_lets_go_of_its_service() {
     let set = set(&["a"]);
     let alive = Arc::new(());

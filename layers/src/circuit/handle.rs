@@ -161,7 +161,8 @@ impl Switch {
         }
     }
 
-    /// Makes its metrics, under this name; `alone` if no other breaker has that.
+    /// Makes its metrics, under this name; `alone` if no other breaker has that. One that had metrics, and was turned off, gets no others: the name may be
+    /// another's by now.
     pub(super) fn measure(&self, name: &str, alone: bool) {
         let scope = self.scope.as_str();
         let to = [State::Closed, State::HalfOpen, State::Open].map(|state| {
@@ -170,6 +171,9 @@ impl Switch {
         });
         let state = alone.then(|| gauge(names::BREAKER_STATE, &[("scope", scope), ("name", name)]));
         let mut inner = self.lock();
+        if inner.meters.is_some() && inner.settings.is_none() {
+            return;
+        }
         if let Some(state) = &state {
             state.set(level(inner.breaker.state()));
         }
@@ -311,8 +315,11 @@ impl Switch {
 }
 
 impl Drop for Switch {
+    /// A breaker that is gone is not open. One that was turned off has said so, and its gauge may be another's by now.
     fn drop(&mut self) {
-        if let Some(state) = self.lock().meters.as_ref().and_then(|m| m.state.as_ref()) {
+        let inner = self.lock();
+        let state = inner.meters.as_ref().and_then(|m| m.state.as_ref());
+        if let (Some(state), Some(_)) = (state, &inner.settings) {
             state.set(level(State::Closed));
         }
     }

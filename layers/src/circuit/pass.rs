@@ -9,7 +9,7 @@ use super::{handle::Ticket, tools::ToolCircuits};
 use crate::{
     body::End,
     exchange::Exchange,
-    mcp::peek::Answer,
+    mcp::{CallFacts, peek::Answer},
     verdict::{Judge, Verdict, Watch},
 };
 
@@ -94,20 +94,21 @@ impl Counted {
             let verdict = refined(ticket.judge);
             ticket.end(verdict, took);
         }
-        let (Some((tools, ticket)), Some(name)) = (tool, tool_of(&exchange)) else {
+        let call = exchange.call();
+        let (Some((tools, ticket)), Some(name)) = (tool, call.and_then(CallFacts::tool)) else {
             return;
         };
         let answer = exchange.response().answer();
         let proven = answer == Some(Answer::Result);
         let unanswered = verdict == Verdict::Failure && answer.is_none();
-        let verdict = ticket.as_ref().map_or(verdict, |t| refined(t.judge));
+        let asks = call.is_some_and(|call| call.requests().next().is_some());
+        let verdict = match ticket.as_ref().map_or(verdict, |t| refined(t.judge)) {
+            // That a call without an id was taken says nothing of its tool.
+            Verdict::Success if !asks => Verdict::Neutral,
+            verdict => verdict,
+        };
         if ticket.is_some() || proven || unanswered {
             tools.end(name, ticket, (verdict, took), proven);
         }
     }
-}
-
-/// The tool that a call names.
-pub(super) fn tool_of(exchange: &Exchange) -> Option<&str> {
-    exchange.call()?.request()?.tool()
 }

@@ -386,6 +386,73 @@ async fn one_broken_tool_is_left_alone_and_no_other() {
     assert!(!tools.force("new", Some(Forced::Open)));
 }
 
+/// Every way to call this tool, and only this one.
+fn ways(path: &str, tool: &str) -> Vec<Request<Body>> {
+    let call = format!(r#"{{"id":1,"method":"tools/call","params":{{"name":"{tool}"}}}}"#);
+    let unanswered = call.replace(r#""id":1,"#, "");
+    let note = r#"{"method":"notifications/foo"}"#;
+    let texts = [
+        format!("[{call}]"),
+        format!("[{unanswered}]"),
+        format!("[{note},{call}]"),
+        format!("[{call},{call}]"),
+        call,
+        unanswered,
+    ];
+    texts.iter().map(|text| message(path, text)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_walks_around_the_breaker_of_a_tool() {
+    let tools = ToolCircuits::new("up", &Tools::default());
+    tools.set(Some(settings()));
+    let service = service(&CircuitLayer::off().tools(&tools));
+    // A failure of each counts.
+    for at in 0..ways("/fails", "").len() {
+        let tool = format!("tool_{at}");
+        for _ in 0..2 {
+            let call = ways("/fails", &tool).swap_remove(at);
+            assert_eq!(send(&service, call).await, Err(None), "{tool}");
+        }
+        let refused = send(&service, tool_call("/result", &tool)).await;
+        assert!(matches!(refused, Err(Some(_))), "{tool}");
+    }
+    assert!(tools.force("forced", Some(Forced::Open)));
+    for (at, call) in ways("/result", "forced").into_iter().enumerate() {
+        let refused = send(&service, call).await;
+        assert!(matches!(refused, Err(Some(_))), "{at}");
+    }
+    let both =
+        r#"[{"id":1,"method":"tools/call","params":{"name":"forced"}},{"id":2,"method":"ping"}]"#;
+    let passed = send(&service, message("/result", both)).await;
+    assert_eq!(passed, Ok(StatusCode::OK), "it is not the tool's alone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_no_answer_does_not_close_the_breaker_of_a_tool() {
+    let tools = ToolCircuits::new("up", &Tools::default());
+    tools.set(Some(settings()));
+    let service = service(&CircuitLayer::off().tools(&tools));
+    for _ in 0..2 {
+        assert_eq!(send(&service, tool_call("/fails", "t")).await, Err(None));
+    }
+    tokio::time::advance(2 * OPEN).await;
+    let state = || tools.look().first().map(|(_, report)| report.state);
+    let unanswered = r#"{"method":"tools/call","params":{"name":"t"}}"#;
+    for _ in 0..3 {
+        let taken = send(&service, message("/ok", unanswered)).await;
+        assert_eq!(
+            (taken, state()),
+            (Ok(StatusCode::OK), Some(State::HalfOpen))
+        );
+    }
+    assert_eq!(
+        send(&service, tool_call("/result", "t")).await,
+        Ok(StatusCode::OK)
+    );
+    assert_eq!(state(), Some(State::Closed));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_tool_may_have_a_breaker_of_its_own_kind_or_none() {
     let tools = ToolCircuits::new("up", &Tools::default());
@@ -439,6 +506,41 @@ async fn the_breakers_of_tools_are_bounded() {
     assert_eq!(tools.look().len(), 1);
     assert_eq!(send("/result", &"x".repeat(129)).await, Ok(StatusCode::OK));
     assert_eq!(tools.look().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_breaker_that_was_taken_away_says_nothing_of_the_one_after_it() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let rendered = recorder.handle();
+    let has = |line: &str| rendered.render().lines().any(|l| l == line);
+    let state = |n| format!(r#"ziggurat_breaker_state{{scope="tool",name="up/t"}} {n}"#);
+    ::metrics::with_local_recorder(&recorder, || {
+        let tools = ToolCircuits::new("up", &Tools::default());
+        let service = service(&CircuitLayer::off().tools(&tools));
+        let call = |path: &str| {
+            let call = service.clone().oneshot(tool_call(path, "t"));
+            task::spawn(async move { call.await?.into_body().collect().await })
+        };
+        tools.set(Some(settings()));
+        // The breaker is made for the first call that has a result; these know it before that, and after.
+        assert!(tools.force("t", Some(Forced::Closed)));
+        let (mut unproven, mut hangs) = (call("/result"), call("/hangs"));
+        let (mut early, mut late) = (call("/stream"), call("/stream"));
+        assert!(early.poll().is_pending());
+        assert!(assert_ready!(unproven.poll()).is_ok());
+        assert!(hangs.poll().is_pending() && late.poll().is_pending());
+        assert!(has(&state(0)));
+
+        tools.set(None);
+        tools.set(Some(settings()));
+        assert!(assert_ready!(call("/result").poll()).is_ok());
+        assert!(tools.force("t", Some(Forced::Open)));
+        assert!(has(&state(2)));
+        drop((hangs, early, late, unproven));
+        assert!(has(&state(2)), "it is open still");
+        drop((service, tools));
+        assert!(has(&state(0)));
+    });
 }
 
 #[tokio::test(start_paused = true)]

@@ -64,9 +64,8 @@ impl ToolCircuits {
         let mut inner = self.write();
         inner.tools.retain(|tool, switch| {
             let own = settings.of(Some(tool));
-            if own.is_some() {
-                switch.set(own.clone());
-            }
+            // One that goes is off from now on: what calls in flight still tell it is no word of one that comes after it.
+            switch.set(own.clone());
             own.is_some()
         });
         inner.settings = settings;
@@ -151,7 +150,13 @@ impl ToolCircuits {
             return Some(switch.clone());
         }
         if inner.tools.len() >= Self::MAX {
-            inner.tools.retain(|_, switch| switch.is_kept());
+            inner.tools.retain(|_, switch| {
+                let kept = switch.is_kept();
+                if !kept {
+                    switch.set(None);
+                }
+                kept
+            });
         }
         if inner.tools.len() >= Self::MAX {
             return None;

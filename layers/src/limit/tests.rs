@@ -1,7 +1,14 @@
 use tower::{ServiceExt, service_fn};
 
 use super::*;
-use crate::{Body, by_tool::tests::calls, gate::Look};
+use crate::{
+    Body,
+    by_tool::tests::calls,
+    error::{Outcome, find},
+    fault::{Blame, Fault},
+    gate::Look,
+    rescue::Row,
+};
 
 #[tokio::test]
 async fn the_gate_shows_whether_a_place_is_left() {
@@ -98,6 +105,12 @@ fn most(calls: usize) -> Option<NonZeroUsize> {
     NonZeroUsize::new(calls)
 }
 
+/// Why it was not let in.
+fn refusal<E: std::error::Error + Clone + 'static>(admitted: Result<Permit, BoxError>) -> E {
+    let error = admitted.expect_err("full");
+    find::<E>(&*error).expect("of this kind").clone()
+}
+
 #[test]
 fn the_calls_of_some_tools_have_a_cap_of_their_own_within_that_of_all() {
     let gate = Gate::new();
@@ -113,23 +126,36 @@ fn the_calls_of_some_tools_have_a_cap_of_their_own_within_that_of_all() {
     ]);
     let call = |tool: &str| layer.admit(&mut calls(&[tool]));
     let report = call("slow_report").expect("a place");
-    let shed = call("slow_export").expect_err("they share one place");
+    let busy: ToolBusy = refusal(call("slow_export"));
+    let tools = "slow_*".into();
+    let (limit, calls) = (1, 1);
     assert_eq!(
-        (shed.limit, shed.what),
-        (1, "calls of these tools in flight")
+        busy,
+        ToolBusy {
+            tools,
+            limit,
+            calls
+        },
+        "they share one place"
     );
+    assert_eq!(
+        busy.message(),
+        "over the limit of 1 calls of these tools in flight"
+    );
+    let logged = busy.to_string();
+    assert!(logged.ends_with("(the tools are slow_*)"), "{logged}");
     let _light = call("slow_but_light").expect("a place");
     assert_eq!(gate.look(), Look::Open, "other calls have room");
     let _search = call("search").expect("a place");
     assert_eq!(gate.look(), Look::Busy);
-    assert_eq!(call("search").expect_err("full").limit, 3);
+    assert_eq!(refusal::<Shed>(call("search")).limit, 3);
     drop(report);
     assert_eq!(gate.look(), Look::Open);
     let export = call("slow_export").expect("a place");
     drop(export);
     // Who is refused by the cap of all keeps no place under that of its tool.
     let _other = call("search").expect("a place");
-    assert_eq!(call("slow_report").expect_err("full").limit, 3);
+    assert_eq!(refusal::<Shed>(call("slow_report")).limit, 3);
     layer.set(LimitSettings::default());
     assert!(call("slow_report").is_ok());
 }
@@ -146,6 +172,42 @@ fn each_call_of_a_batch_takes_a_place_under_the_cap_of_its_tool() {
     assert!(batch(&["search", "search"]).is_ok());
     drop((one, two));
     assert!(batch(&["slow_a", "slow_b"]).is_ok());
+}
+
+#[test]
+fn a_batch_that_finds_no_place_however_often_it_comes_is_told_so() {
+    let layer = LimitLayer::default();
+    layer.set_tools([("slow_*".into(), most(2)), ("*".into(), most(9))]);
+    let refused = |tools: &[&str]| {
+        let busy: ToolBusy = refusal(layer.admit(&mut calls(tools)));
+        (busy.calls, Row::of(&Fault::of(&busy)), busy.message())
+    };
+    let second = std::time::Duration::from_secs(1);
+    let _one = layer.admit(&mut calls(&["slow_a"])).expect("a place");
+    let (calls, row, _) = refused(&["search", "slow_a", "slow_b"]);
+    assert_eq!((calls, row.retry_after), (2, Some(second)));
+    assert_eq!((row.outcome, row.blame), (Outcome::NotSent, Blame::Proxy));
+    let (calls, row, message) = refused(&["slow_a", "search", "slow_b", "slow_a"]);
+    assert_eq!((calls, row.retry_after), (3, None));
+    assert_eq!((row.outcome, row.blame), (Outcome::NotSent, Blame::Proxy));
+    assert_eq!(
+        message,
+        "3 calls in one batch are of tools of which 2 calls may be in flight"
+    );
+}
+
+#[test]
+fn no_cap_that_is_full_hides_that_there_is_never_room_under_another() {
+    let layer = LimitLayer::default();
+    layer.set_tools([("slow_*".into(), most(2)), ("*".into(), most(1))]);
+    let busy = |tools: &[&str]| refusal::<ToolBusy>(layer.admit(&mut calls(tools)));
+    let _search = layer.admit(&mut calls(&["search"])).expect("a place");
+    assert!(!busy(&["search", "slow_a", "slow_b"]).is_never_let_in());
+    let many = busy(&["search", "slow_a", "slow_b", "slow_c"]);
+    assert_eq!((many.calls, many.limit), (3, 2));
+    assert!(many.is_never_let_in());
+    let room = layer.admit(&mut calls(&["slow_a", "slow_b"]));
+    assert!(room.is_ok(), "who was refused took none");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
 
 use http::Request;
 
-use super::{Cap, Permit, Shed};
+use super::{Cap, Permit, ToolBusy};
 use crate::{by_tool::ByTool, exchange::Exchange, pattern::Pattern};
 
 /// The caps of tools, which may be set anew.
@@ -18,14 +18,7 @@ use crate::{by_tool::ByTool, exchange::Exchange, pattern::Pattern};
 pub(super) struct ToolCaps {
     /// There are some: without that there is nothing to look at.
     any: AtomicBool,
-    state: RwLock<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    by_tool: ByTool<Option<Arc<Cap>>>,
-    /// The caps by their patterns, for who comes after.
-    known: Vec<(Pattern, Arc<Cap>)>,
+    caps: RwLock<ByTool<Option<Arc<Cap>>>>,
 }
 
 impl ToolCaps {
@@ -34,14 +27,13 @@ impl ToolCaps {
     }
 
     pub(super) fn set(&self, caps: impl IntoIterator<Item = (Pattern, Option<NonZeroUsize>)>) {
-        let state = self.state.write();
+        let state = self.caps.write();
         let mut state = state.unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::take(&mut state.known);
         let cap = |(pattern, limit): (Pattern, Option<NonZeroUsize>)| {
-            let mut same = before.iter().filter(|(known, _)| *known == pattern);
-            let cap = limit.map(|_| match same.next() {
-                Some((_, cap)) => cap.clone(),
-                None => Cap::new("calls of these tools in flight"),
+            let mut before = state.rules().filter(|(before, _)| *before == pattern);
+            let cap = limit.map(|_| {
+                let same = before.find_map(|(_, cap)| cap.clone());
+                same.unwrap_or_else(Cap::new)
             });
             if let Some(cap) = &cap {
                 cap.set(limit);
@@ -49,29 +41,45 @@ impl ToolCaps {
             (pattern, cap)
         };
         let caps: Vec<_> = caps.into_iter().map(cap).collect();
-        state.known = caps
-            .iter()
-            .filter_map(|(pattern, cap)| Some((pattern.clone(), cap.clone()?)))
-            .collect();
         // Under the lock, so that the last change has the last word.
-        self.any.store(!state.known.is_empty(), Ordering::Relaxed);
-        state.by_tool = ByTool::new(None, caps);
+        let any = caps.iter().any(|(_, cap)| cap.is_some());
+        self.any.store(any, Ordering::Relaxed);
+        *state = ByTool::new(None, caps);
     }
 
     /// Takes a place for each call of a tool that has a cap. Those of a request that is refused go with it.
-    pub(super) fn admit<B>(&self, request: &mut Request<B>) -> Result<Permit, Shed> {
+    pub(super) fn admit<B>(&self, request: &mut Request<B>) -> Result<Permit, ToolBusy> {
         let Some(exchange) = Exchange::get(request).cloned() else {
             return Ok(Permit(None));
         };
         let messages = exchange.call().map(|call| call.messages());
         let mut permit = Permit(None);
-        let state = self.state.read();
-        let state = state.unwrap_or_else(PoisonError::into_inner);
+        let caps = self.caps.read();
+        let caps = caps.unwrap_or_else(PoisonError::into_inner);
+        // How many places are wanted under each cap.
+        let mut wanted: Vec<(&Pattern, &Arc<Cap>, usize)> = Vec::new();
         for message in messages.unwrap_or_default() {
-            let tool = message.tool();
-            if let Some(cap) = tool.and_then(|tool| state.by_tool.of(Some(tool)).as_ref()) {
-                permit = Permit::hold(cap.take()?, request);
+            let rule = message.tool().and_then(|tool| caps.rule(tool));
+            let Some((tools, Some(cap))) = rule else {
+                continue;
+            };
+            match wanted
+                .iter_mut()
+                .find(|(_, known, _)| Arc::ptr_eq(known, cap))
+            {
+                Some((_, _, calls)) => *calls += 1,
+                None => wanted.push((tools, cap, 1)),
             }
+        }
+        // Those that are never found go first: nobody is to say that such a batch may come again.
+        wanted.sort_by_key(|(_, cap, calls)| *calls <= cap.limit());
+        for (tools, cap, calls) in wanted {
+            let place = cap.take(calls).map_err(|limit| ToolBusy {
+                tools: tools.clone(),
+                limit,
+                calls,
+            })?;
+            permit = Permit::hold(place, request);
         }
         Ok(permit)
     }

@@ -300,7 +300,8 @@ impl Teller {
             return;
         };
         let waits = call.requests().next().is_some() && !call.is_standing();
-        if waits && !self.exchange.is_answered() && !self.exchange.is_taken_back() {
+        let mut ids = call.requests().filter_map(|message| message.id());
+        if waits && !self.exchange.is_answered() && !ids.any(|id| self.exchange.is_taken_back(id)) {
             self.exchange.response().set_ended_unanswered();
         }
     }

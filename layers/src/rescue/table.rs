@@ -64,6 +64,7 @@ pub(super) const KINDS: &[(&str, &str)] = &[
     ("intercept", "too_many_paused"),
     ("intercept", "unreadable"),
     ("limit", "overloaded"),
+    ("limit", "tool_busy"),
     ("rate_limit", "rate_limited"),
     ("replay", "events_lost"),
     ("rescue", "answer_missing"),
@@ -160,6 +161,11 @@ impl Row {
                 .unsent()
                 .by(Blame::Proxy)
                 .again(SOON),
+            // What is never let in is no better for waiting.
+            Fault::ToolBusy { later, .. } => Self {
+                retry_after: later.then_some(SOON),
+                ..row("limit", "tool_busy", 503).unsent().by(Blame::Proxy)
+            },
             // Who asks too much is told so, also where that must not end his session; a warning for each would be a flood in the log.
             Fault::RateLimited(limited) => Self {
                 retry_after: limited.retry_after,
@@ -171,7 +177,7 @@ impl Row {
                 .unsent()
                 .by(Blame::Proxy)
                 .again(again.unwrap_or(SOON)),
-            Fault::CircuitOpen(_, again) => row("circuit", "circuit_open", 503)
+            Fault::CircuitOpen(_, _, again) => row("circuit", "circuit_open", 503)
                 .unsent()
                 .by(Blame::Proxy)
                 .again(again.unwrap_or(SOON)),
@@ -299,7 +305,7 @@ pub(super) fn message(fault: &Fault) -> String {
         | Fault::Shed(text)
         | Fault::GateShut(text, _)
         | Fault::SessionsFull(text, _)
-        | Fault::CircuitOpen(text, _)
+        | Fault::CircuitOpen(text, ..)
         | Fault::SwitchedOff(text)
         | Fault::NoEndpoint(text, _)
         | Fault::QueueFull(text)
@@ -315,6 +321,7 @@ pub(super) fn message(fault: &Fault) -> String {
         | Fault::LegacyServer(text)
         | Fault::BadEndpoint(text)
         | Fault::Unforwardable(text)
+        | Fault::ToolBusy { message: text, .. }
         | Fault::PauseFull { message: text, .. }
         | Fault::Blocked { message: text, .. }
         | Fault::Unreadable { message: text, .. }

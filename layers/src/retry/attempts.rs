@@ -137,7 +137,11 @@ where
                 return Poll::Ready(call.end(result));
             };
             let rest = call.set_aside(result);
-            this.state.set(State::Pausing(Box::pin(sleep(pause)), rest));
+            this.state.set(if pause.is_zero() && rest.is_none() {
+                State::Readying(call.service())
+            } else {
+                State::Pausing(Box::pin(sleep(pause)), rest)
+            });
             *this.call = Some(call);
         }
     }
@@ -173,18 +177,7 @@ impl<S: Clone> Call<S> {
         if let Some(running) = self.running.take() {
             running.ended(failed.is_none() && result.is_ok());
         }
-        let failed = failed?;
-        // It can go nowhere else.
-        if failed.refused && self.parts.extensions.get::<Pinned>().is_some() {
-            return None;
-        }
-        // Somebody ended the call as a whole; a clock may have been that of the attempt.
-        if matches!(
-            self.exchange.gave_up(),
-            Some(GiveUp::Operator | GiveUp::Drain | GiveUp::Proxy)
-        ) {
-            return None;
-        }
+        let failed = failed.filter(|failed| !self.is_vain(failed))?;
         let Shared {
             settings,
             safe,
@@ -200,14 +193,19 @@ impl<S: Clone> Call<S> {
         if self.made >= settings.attempts.get() {
             return None;
         }
-        let jitter = settings.backoff.pause(self.made, fastrand::f64());
-        let pause = failed.wait.unwrap_or_default().saturating_add(jitter);
+        let pause = match failed.elsewhere {
+            true => Duration::ZERO,
+            false => {
+                let jitter = settings.backoff.pause(self.made, fastrand::f64());
+                failed.wait.unwrap_or_default().saturating_add(jitter)
+            }
+        };
         let too_long = failed.wait.is_some_and(|wait| wait > settings.retry_after);
         let why_not = if !self.replay.is_there() {
             Outcome::NoBody
         } else if too_long || self.is_late(pause) {
             Outcome::NoTime
-        } else if !budget.withdraw() {
+        } else if !failed.elsewhere && !budget.withdraw() {
             meters.budget.set(budget.left());
             Outcome::NoBudget
         } else {
@@ -224,6 +222,22 @@ impl<S: Clone> Call<S> {
             "no other attempt",
         );
         None
+    }
+
+    /// No other attempt can help, whatever the settings say.
+    fn is_vain(&self, failed: &Failed) -> bool {
+        // It can go nowhere else.
+        if failed.refused && self.parts.extensions.get::<Pinned>().is_some() {
+            return true;
+        }
+        if failed.elsewhere && !self.exchange.may_go_elsewhere() {
+            return true;
+        }
+        // Somebody ended the call as a whole; a clock may have been that of the attempt.
+        matches!(
+            self.exchange.gave_up(),
+            Some(GiveUp::Operator | GiveUp::Drain | GiveUp::Proxy)
+        )
     }
 
     /// The server was told to cancel the call under an id that belongs to its session: what repeats that id might be cancelled

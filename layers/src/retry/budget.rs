@@ -4,6 +4,8 @@
 //! slots of one second: calls over the ten newest, retries over eleven, so that rounding never allows more. An outage that
 //! fails many calls at once finds the share of the last ten seconds, not only that of the moment.
 //!
+//! What goes on to another endpoint because there is no place for its tool ([`ToolBusy`](crate::limit::ToolBusy)) does not count: nothing is sent twice.
+//!
 //! [`Budget`] is one of tower's, and so can be used with `tower::retry` too. tower's own `TpsBudget` was not used: it
 //! keeps `1 / percent` as an integer, so that 0.3 is 33 %, 0.4 is 50 % and 0.6 is 100 %, and it cannot say what is left.
 

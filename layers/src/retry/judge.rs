@@ -6,6 +6,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::backoff;
 use crate::{
+    circuit::Scope,
     error::{BoxError, Outcome},
     fault::{Blame, Fault},
     rescue::Row,
@@ -22,6 +23,8 @@ pub(super) struct Failed {
     pub(super) wait: Option<Duration>,
     /// The endpoint was not even tried.
     pub(super) refused: bool,
+    /// It has no place for calls of this tool, and waiting for one would be in the way of other tools: only another endpoint that was not tried yet may help.
+    pub(super) elsewhere: bool,
 }
 
 /// Why there is another attempt.
@@ -70,10 +73,12 @@ impl Failed {
                 reason,
                 wait,
                 refused: is_refusal(&fault),
+                elsewhere: matches!(fault, Fault::ToolBusy { .. }),
             })
         };
         match (row.outcome, row.blame) {
-            // The time of the whole call is over; or the answer would be as long again; or the balancer has looked, or waited, already.
+            // The time of the whole call is over; or the answer would be as long again; or the balancer has looked, or waited, already; or it would be
+            // refused at every endpoint.
             _ if matches!(
                 fault,
                 Fault::Deadline { .. }
@@ -82,6 +87,8 @@ impl Failed {
                     | Fault::EndpointGone
                     | Fault::QueueFull(_)
                     | Fault::QueueTimeout(_)
+                    | Fault::CircuitOpen(_, Scope::Tool, _)
+                    | Fault::ToolBusy { later: false, .. }
             ) =>
             {
                 None
@@ -123,6 +130,7 @@ impl Failed {
                 reason: Reason::RetryAfter,
                 wait,
                 refused: false,
+                elsewhere: false,
             });
         }
         listed.then_some(Self {
@@ -130,6 +138,7 @@ impl Failed {
             reason: Reason::Status,
             wait,
             refused: false,
+            elsewhere: false,
         })
     }
 }
@@ -141,6 +150,7 @@ fn is_refusal(fault: &Fault) -> bool {
         Fault::GateShut(..)
             | Fault::CircuitOpen(..)
             | Fault::Shed(_)
+            | Fault::ToolBusy { .. }
             | Fault::Backoff(_)
             | Fault::ServerBusy(_)
     )
@@ -171,11 +181,12 @@ impl Says {
 mod tests {
     use super::*;
     use crate::{
+        circuit::CircuitOpen,
         deadline::DeadlineExceeded,
         drain::Draining,
         gate::{GateShut, Reason as Shut},
         inspect::NotJson,
-        limit::Shed,
+        limit::{Shed, ToolBusy},
         timeout::HeadTimeout,
     };
 
@@ -189,6 +200,7 @@ mod tests {
                 reason,
                 wait: None,
                 refused: unsent,
+                elsewhere: false,
             })
         };
         let shut = GateShut {
@@ -199,6 +211,19 @@ mod tests {
             limit: 1,
             what: "calls",
         };
+        let open = |scope| CircuitOpen {
+            scope,
+            retry_after: Some(SECOND),
+        };
+        let busy = |calls| ToolBusy {
+            tools: "slow_*".into(),
+            limit: 2,
+            calls,
+        };
+        let elsewhere = some(true, Reason::NotSent).map(|failed| Failed {
+            elsewhere: true,
+            ..failed
+        });
         let deadline = |sent| DeadlineExceeded {
             limit: SECOND,
             sent,
@@ -206,6 +231,12 @@ mod tests {
         for (error, expected) in [
             (BoxError::from(shut), some(true, Reason::NotSent)),
             (shed.into(), some(true, Reason::NotSent)),
+            (open(Scope::Endpoint).into(), some(true, Reason::NotSent)),
+            // It is the same breaker at every endpoint.
+            (open(Scope::Tool).into(), None),
+            (busy(1).into(), elsewhere),
+            (busy(2).into(), elsewhere),
+            (busy(3).into(), None),
             (
                 HeadTimeout { limit: SECOND }.into(),
                 some(false, Reason::Timeout),
@@ -237,6 +268,7 @@ mod tests {
                 reason,
                 wait,
                 refused: false,
+                elsewhere: false,
             })
         };
         for status in [200, 204, 404, 408, 429, 500, 501] {

@@ -12,7 +12,7 @@ use crate::{
     attempt::Tried,
     error::find,
     exchange::{EndpointInfo, GiveUp},
-    limit::Shed,
+    limit::{Shed, ToolBusy},
     mcp::{CallFacts, peek::Answer},
     timeout::HeadTimeout,
 };
@@ -29,6 +29,8 @@ enum Reply {
     Json(&'static str),
     /// Refuses before anything is sent.
     Unsent,
+    /// Has no place for calls of this tool, and there is another endpoint, or none.
+    Busy(bool),
     /// The clock of the attempt runs out.
     Silent,
     /// Reads one frame of the body, then breaks off.
@@ -126,6 +128,7 @@ impl Service<Request<Body>> for Upstream {
             }));
             match reply {
                 Reply::Unsent => {}
+                Reply::Busy(elsewhere) => exchange.set_elsewhere(elsewhere),
                 Reply::Broken => {
                     let _one = request.body_mut().frame().await;
                 }
@@ -169,6 +172,12 @@ async fn answer(reply: Reply, exchange: &Exchange) -> Result<Response<Body>, Box
         Reply::Unsent => Err(Shed {
             limit: 1,
             what: "calls",
+        }
+        .into()),
+        Reply::Busy(_) => Err(ToolBusy {
+            tools: "*".into(),
+            limit: 1,
+            calls: 1,
         }
         .into()),
         Reply::Silent => {
@@ -257,6 +266,40 @@ async fn what_was_not_sent_is_repeated_for_every_call() {
         assert_eq!(result.expect("an answer"), 200);
         assert_eq!(upstream.calls(), 3);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_tool_is_asked_for_elsewhere_at_once_or_not_at_all() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let text = recorder.handle();
+    let layer = ::metrics::with_local_recorder(&recorder, || RetryLayer::new("u", settings()));
+    let ask = async |script: &[Reply]| {
+        let upstream = Upstream::new(script);
+        let start = Instant::now();
+        let result = layer.layer(upstream.clone()).oneshot(mcp(UNSAFE)).await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        let busy = |error: BoxError| find::<ToolBusy>(&*error).is_some();
+        (
+            result.map(|r| r.status().as_u16()).map_err(busy),
+            upstream.calls(),
+        )
+    };
+    for _ in 0..100 {
+        assert_eq!(ask(&[Reply::Busy(false)]).await, (Err(true), 1));
+        assert_eq!(ask(&[Reply::Busy(true)]).await, (Ok(200), 2));
+        let nowhere = [Reply::Busy(true), Reply::Busy(false)];
+        assert_eq!(ask(&nowhere).await, (Err(true), 2));
+        assert_eq!(
+            ask(&[Reply::Busy(true); 9]).await,
+            (Err(true), 3),
+            "attempts"
+        );
+    }
+    let text = text.render();
+    assert!(
+        text.contains("ziggurat_retry_budget_ratio{upstream=\"u\"} 1\n"),
+        "it costs nothing: {text}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,11 +5,11 @@ use std::time::Duration;
 use ziggurat_layers::replay::{ReplaySettings, Scope};
 use ziggurat_layers::session::SessionSettings;
 
-use super::{Context, rate, resilience, rules};
+use super::{Context, rate, resilience, rules, tools};
 use crate::config::mistake::Mistakes;
-use crate::config::raw::{RawDeadline, RawReplay, RawRoute, RawSession};
-use crate::config::read::{At, OrOff, ShortOr};
-use crate::config::value::{Clock, Count, ErrorStatus, HeaderText};
+use crate::config::raw::{RawDeadline, RawReplay, RawRoute, RawSession, RawUpstream};
+use crate::config::read::{At, Dict, OrOff, ShortOr};
+use crate::config::value::{Clock, Count, ErrorStatus, HeaderText, Label};
 use crate::config::{Deadline, Protocol, Route};
 
 /// The time that a call may take in all where the file does not say.
@@ -17,6 +17,7 @@ const CAP: Duration = Duration::from_secs(60 * 60);
 
 pub(super) fn check(
     raw: Vec<At<RawRoute>>,
+    upstreams: &Dict<Label, RawUpstream>,
     context: &Context<'_>,
     mistakes: &mut Mistakes,
 ) -> Vec<Route> {
@@ -24,7 +25,10 @@ pub(super) fn check(
     for At { value: raw, .. } in raw {
         let named = raw.name.clone();
         let matched = raw.r#match.place.clone();
-        let mut route = route(raw, context, mistakes);
+        let mut upstreams = upstreams.entries.iter();
+        let upstream = upstreams.find(|(name, _)| name.value == raw.upstream.value);
+        let upstream = upstream.map(|(_, upstream)| upstream);
+        let mut route = route(raw, upstream, context, mistakes);
         if let Some(earlier) = routes.iter().find(|earlier| covers(earlier, &route)) {
             let name = &earlier.name;
             let message = format!("no request gets here: the route `{name}` above takes them all");
@@ -48,7 +52,12 @@ pub(super) fn check(
     routes
 }
 
-fn route(raw: RawRoute, context: &Context<'_>, mistakes: &mut Mistakes) -> Route {
+fn route(
+    raw: RawRoute,
+    upstream: Option<&RawUpstream>,
+    context: &Context<'_>,
+    mistakes: &mut Mistakes,
+) -> Route {
     let At { value: matched, .. } = raw.r#match;
     let protocol = raw.protocol;
     let sessions = matches!(raw.session, OrOff::On(_));
@@ -64,7 +73,9 @@ fn route(raw: RawRoute, context: &Context<'_>, mistakes: &mut Mistakes) -> Route
     let deadline = deadline(raw.deadline.value, mistakes);
     let around = rules::Around {
         protocol,
-        deadline: deadline.as_ref().map(|deadline| deadline.limit),
+        deadline: deadline
+            .as_ref()
+            .and_then(|all| longest(all.limit, upstream)),
     };
     Route {
         name,
@@ -136,6 +147,13 @@ fn replay(
         mistakes.error(&raw.place, message, cure);
     }
     Some(settings)
+}
+
+/// The longest silence of any call on a route, of whose calls those of no particular tool have this one; `None` if it has no end.
+fn longest(otherwise: Duration, upstream: Option<&RawUpstream>) -> Option<Duration> {
+    let tools = upstream.map(|upstream| tools::silences(&upstream.tools.value));
+    let mut all = tools.into_iter().flatten();
+    all.try_fold(otherwise, |longest, own| Some(longest.max(own?)))
 }
 
 pub(super) fn deadline(

@@ -40,7 +40,7 @@ const MCP: &[&str] = &[
 #[derive(Clone, Copy)]
 pub(super) struct Around {
     pub(super) protocol: Protocol,
-    /// The time that a call has; its progress begins that anew.
+    /// The longest silence of any call, also of tools that may take longer than others.
     pub(super) deadline: Option<Duration>,
 }
 
@@ -231,7 +231,8 @@ impl Waits {
             .is_some_and(|deadline| time >= deadline);
         if runs_out && self.direction != Direction::Request {
             let message = "the call runs out of time while its server's message waits";
-            let cure = "write less than the route's `deadline`, or make that longer";
+            let cure =
+                "write less than the `deadline` of the route and of its tools, or make that longer";
             mistakes.warning(&place, message, cure);
         }
         time

@@ -1,12 +1,14 @@
 //! What is different for some tools: names that no call gets to, and entries that change nothing.
 
+use std::time::Duration;
+
 use ziggurat_layers::pattern::Pattern;
 use ziggurat_layers::timeout::TimeoutSettings;
 
 use super::{resilience, route};
 use crate::config::mistake::Mistakes;
 use crate::config::raw::{RawTool, RawToolTimeouts};
-use crate::config::read::{At, OrOff};
+use crate::config::read::{At, OrOff, ShortOr};
 use crate::config::value::{Clock, Count};
 use crate::config::{Timeouts, ToolRule};
 
@@ -41,6 +43,16 @@ pub(super) fn check(
         rules.push(rule);
     }
     rules
+}
+
+/// How long calls of tools that have deadlines of their own may be silent; `None` is without end.
+pub(super) fn silences(raw: &[At<RawTool>]) -> impl Iterator<Item = Option<Duration>> {
+    let own = raw.iter().filter_map(|rule| rule.value.deadline.as_ref());
+    own.map(|deadline| match deadline {
+        OrOff::Off => None,
+        OrOff::On(ShortOr::Short(limit)) => Some(limit.0),
+        OrOff::On(ShortOr::Long(long)) => Some(long.limit.0),
+    })
 }
 
 fn rule(raw: RawTool, upstream: Timeouts, mistakes: &mut Mistakes) -> ToolRule {

@@ -102,11 +102,11 @@ section! {
     RawTool {
         /// The name of the tools; `*` stands for any text.
         tool: At<NamePattern>,
-        /// How long a call may take, in place of the `deadline` of its route: a duration, or `limit` and `cap`.
+        /// How long a call may take, in place of the `deadline` of its route: a duration, or `limit` and `cap`. `off` is without end, but for what a command goes on with after its client left: for that it is an hour.
         deadline: Option<OrOff<ShortOr<Clock, RawDeadline>>>,
         /// The clocks of one attempt.
         timeouts: Option<RawToolTimeouts>,
-        /// How many of their calls together may be in flight on an endpoint, within its own `concurrency`; more are refused at once.
+        /// How many of their calls together may be in flight on an endpoint, within its own `concurrency`; more are refused at once. Left out, or `off`, it is not bounded, also not by an entry below.
         concurrency: Option<OrOff<Count>>,
         /// When such a tool is left alone, in place of `tool_circuit`.
         circuit: Option<OrOff<RawCircuit>>,

@@ -124,6 +124,21 @@ fn a_rule_that_waits_longer_than_the_deadline_is_noticed() {
         assert_eq!(warned(rule), "", "a request waits outside its deadline");
     }
     assert_eq!(warned("when: { direction: response }, delay: 50s"), "");
+    let delayed = with_route(
+        "match: { path: /mcp }\ndeadline: 1m\nintercept: { rules: [{ name: a, when: { direction: response }, delay: 2m }] }",
+    );
+    for (own, fits) in [
+        ("deadline: 30s", false),
+        ("deadline: 2m", false),
+        ("deadline: 3m", true),
+        ("deadline: { limit: 3m }", true),
+        ("deadline: off", true),
+        ("concurrency: 4", false),
+    ] {
+        let tools = format!("    tools: [{{ tool: slow, {own} }}]\n    endpoints:");
+        let said = warnings(&delayed.replace("    endpoints:", &tools));
+        assert_eq!(said.is_empty(), fits, "{own}: {said}");
+    }
 }
 
 #[test]
