@@ -13,6 +13,7 @@ use ziggurat_layers::{
     attempt::InSession,
     balance::{Balance, BalanceSettings, Endpoint, EndpointSet, LoadLayer, Member},
     body_limit::BodyLimitLayer,
+    by_tool::ByTool,
     circuit::{CircuitLayer, CircuitSettings},
     credentials::{CredentialsLayer, CredentialsSettings},
     deadline::{DeadlineLayer, DeadlineSettings},
@@ -24,7 +25,10 @@ use ziggurat_layers::{
     heartbeat::{HeartbeatLayer, HeartbeatSettings},
     http_sse::{Channels, HttpSseLayer, HttpSseSettings},
     inspect::{InspectLayer, InspectSettings},
-    intercept::InterceptLayer,
+    intercept::{
+        Direction, Edit, InterceptLayer, InterceptSettings,
+        rules::{Action, Change, Expression, OnError, Rule, RuleSet, When},
+    },
     limit::{LimitLayer, LimitSettings},
     mcp::{CallFacts, headers::SESSION_ID},
     metrics::Tools,
@@ -259,8 +263,46 @@ pub(crate) fn rows(only: Option<&str>) -> Result<Vec<Row>, BoxError> {
             ReplayLayer::new(ReplaySettings::default(), ReplayStore::default())
         ),
         row!("intercept (off)", Facts, InterceptLayer::off()),
+        row!(
+            "intercept (ten rules, for other tools)",
+            Facts,
+            rules((0..10).map(|_| rule("another", Direction::Request, Action::Continue)))
+        ),
+        row!(
+            "intercept (a request is looked into)",
+            Facts,
+            rules([looks_into("args.text == 'bye'", Direction::Request)?])
+        ),
+        row!(
+            "intercept (a request is changed)",
+            Facts,
+            rules([rule(
+                "echo",
+                Direction::Request,
+                set("/params/arguments/text")?
+            )])
+        ),
+        row!(
+            "intercept (an answer is looked into)",
+            Facts,
+            rules([looks_into("has(result.isError)", Direction::Response)?])
+        ),
+        row!(
+            "intercept (an answer is changed)",
+            Facts,
+            rules([rule(
+                "echo",
+                Direction::Response,
+                set("/result/content/0/text")?
+            )])
+        ),
         row!("limit", Facts, LimitLayer::new(limits)),
         row!("deadline", Facts, DeadlineLayer::new(Some(deadline))),
+        row!(
+            "deadline (ten rules by tool, none fits)",
+            Facts,
+            DeadlineLayer::new(by_tool(deadline))
+        ),
         row!(
             "retry",
             Facts,
@@ -365,6 +407,46 @@ fn session_layer(keys: Keys) -> SessionLayer {
         keys,
         Arc::new(MemoryStore::new()),
     )
+}
+
+/// A clock of their own for ten tools, none of which is called.
+fn by_tool(deadline: DeadlineSettings) -> ByTool<Option<DeadlineSettings>> {
+    let rules = (0..10).map(|n| (format!("tool_{n}_*").as_str().into(), Some(deadline)));
+    ByTool::new(Some(deadline), rules)
+}
+
+fn rules(rules: impl IntoIterator<Item = Rule>) -> InterceptLayer {
+    let rules = RuleSet {
+        rules: rules.into_iter().collect(),
+        dry_run: false,
+    };
+    InterceptLayer::new(InterceptSettings::default(), rules.interceptors("/mcp"))
+}
+
+fn rule(tool: &str, direction: Direction, action: Action) -> Rule {
+    Rule {
+        name: "bench".into(),
+        when: When {
+            tools: vec![tool.into()],
+            ..When::new(direction)
+        },
+        action,
+        on_error: OnError::Block,
+    }
+}
+
+/// An expression that is not true.
+fn looks_into(expression: &str, direction: Direction) -> Result<Rule, BoxError> {
+    let mut rule = rule("echo", direction, Action::Continue);
+    rule.when.expression = Some(Expression::new(expression)?);
+    Ok(rule)
+}
+
+fn set(pointer: &str) -> Result<Action, BoxError> {
+    Ok(Action::Modify(Change {
+        edits: vec![Edit::Set(pointer.parse()?, "\"bye\"".into())],
+        ..Change::default()
+    }))
 }
 
 fn keys() -> Result<Keys, BoxError> {
