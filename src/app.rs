@@ -31,6 +31,7 @@ use crate::{
     assemble::{assemble, probe},
     cli::Run,
     config::{Config, Listen, Source},
+    discovery::{self, Discovery},
     erase::erase,
     kept::Kept,
     live::{Live, LiveHandle},
@@ -85,6 +86,7 @@ struct App {
     kept: Kept,
     drain: DrainSignals,
     live: LiveHandle<Tower>,
+    discovery: Discovery,
     current: Mutex<Current>,
     retiring: TaskTracker,
     metrics: MetricsHandle,
@@ -102,6 +104,9 @@ struct App {
 
 #[derive(Debug)]
 struct Current {
+    /// As it was written.
+    written: Config,
+    /// With an endpoint for each address of a name.
     config: Config,
     upstreams: Upstreams,
     standing: Standing,
@@ -121,6 +126,7 @@ pub mod names {
 /// Tells the recorder what the program's own metrics are, and gives them their first value.
 fn describe() {
     ziggurat_layers::metrics::names::describe();
+    discovery::describe();
     metrics::describe_counter!(names::RELOADS, "Reloads of the config: ok or refused.");
     metrics::describe_gauge!(names::DRAINING, "1 while the proxy is shutting down.");
     metrics::describe_gauge!(
@@ -146,10 +152,14 @@ pub async fn run(
     connections: usize,
 ) -> Result<(), AppError> {
     describe();
-    let (config, warnings) = run.config()?;
+    let (written, warnings) = run.config()?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    let discovery = Discovery::new();
+    discovery.set(&written);
+    discovery.look().await;
+    let config = discovery.expand(&written);
     let tls = certificate(&config.listen)?.map(Tls::new);
     let tools = Tools::default();
     let drain = DrainSignals::default();
@@ -166,10 +176,12 @@ pub async fn run(
         live: handle,
         current: Mutex::new(Current {
             probers: probe(&config, &upstreams),
+            written,
             config: config.clone(),
             upstreams,
             standing,
         }),
+        discovery,
         retiring: TaskTracker::new(),
         metrics,
         log,
@@ -204,6 +216,7 @@ pub async fn run(
         admin_drain.watch(),
     ));
     tasks.spawn(signals(app.clone()));
+    tasks.spawn(app.clone().discover());
     tasks.spawn(app.kept.sessions.clone().sweep());
     tasks.spawn(app.kept.replays.clone().sweep());
     announce(&app, addresses, secure, &door)?;

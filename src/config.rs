@@ -10,7 +10,7 @@
 //! where the JSON Schema and the reader both find them.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -367,6 +367,10 @@ pub enum Endpoint {
 pub struct HttpEndpoint {
     /// The URL, `http` or `https`, with a host, and without a user, a password or a fragment.
     pub url: http::Uri,
+    /// How often its host name is looked up, so that each address of it is an endpoint of its own; without it, any of them is used.
+    pub each_address: Option<Duration>,
+    /// Where to connect, whatever the name says. No file sets it: it is put in for each address that was found.
+    pub address: Option<IpAddr>,
     /// Which transport it speaks.
     pub transport: Transport,
     /// Headers that every request to it carries; their values are marked as sensitive.

@@ -1,6 +1,7 @@
 //! What the layers are told: the config, in their terms.
 
 use std::{
+    net::SocketAddr,
     num::{NonZeroU64, NonZeroUsize},
     sync::Arc,
     time::Duration,
@@ -372,6 +373,7 @@ pub(crate) fn sse(endpoint: &HttpEndpoint) -> SseSettings {
 pub(crate) fn http(name: &str, connect: Duration, endpoint: &HttpEndpoint) -> HttpUpstreamSettings {
     let tls = &endpoint.tls;
     HttpUpstreamSettings {
+        address: endpoint.address,
         headers: endpoint.headers.clone(),
         http2: endpoint.http2,
         tls: TlsSettings {
@@ -395,7 +397,7 @@ pub(crate) fn http(name: &str, connect: Duration, endpoint: &HttpEndpoint) -> Ht
 /// The settings of an endpoint's probes.
 pub(crate) fn health(health: &Health, replica: &Replica) -> HealthSettings {
     let (address, handshake) = match &replica.endpoint {
-        Endpoint::Http(http) => (address(&http.url), health.timeout),
+        Endpoint::Http(http) => (address(http), health.timeout),
         Endpoint::Stdio(stdio) => (String::new(), stdio.handshake),
     };
     HealthSettings {
@@ -416,18 +418,19 @@ pub(crate) fn health(health: &Health, replica: &Replica) -> HealthSettings {
     }
 }
 
-/// Host and port of a URL.
-fn address(url: &http::Uri) -> String {
+/// Where an endpoint is: its address, or else its host, and the port.
+fn address(endpoint: &HttpEndpoint) -> String {
+    let url = &endpoint.url;
     let usual = if url.scheme_str() == Some("https") {
         443
     } else {
         80
     };
-    format!(
-        "{}:{}",
-        url.host().unwrap_or_default(),
-        url.port_u16().unwrap_or(usual)
-    )
+    let port = url.port_u16().unwrap_or(usual);
+    match endpoint.address {
+        Some(address) => SocketAddr::new(address, port).to_string(),
+        None => format!("{}:{port}", url.host().unwrap_or_default()),
+    }
 }
 
 /// The most requests that children may have unanswered.

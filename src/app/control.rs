@@ -103,7 +103,7 @@ impl Proxy for App {
 
     fn config(&self) -> ConfigView {
         let current = self.current();
-        let config = &current.config;
+        let config = &current.written;
         let origins: BTreeMap<String, String> = config
             .origins
             .all()

@@ -1,10 +1,13 @@
 //! Another config for the proxy that runs.
 
+use std::sync::Arc;
+
 use ziggurat_layers::metrics::{counter, gauge};
 
 use super::{App, AppError, Current, certificate, lasting::Lasting, names};
 use crate::{
     assemble::{assemble, probe},
+    config::Config,
     upstreams::Upstreams,
 };
 
@@ -26,12 +29,41 @@ impl App {
     }
 
     fn try_reload(&self) -> Result<(), AppError> {
-        let (config, warnings) = self.run.config()?;
+        let (written, warnings) = self.run.config()?;
         for warning in warnings {
             tracing::warn!("{warning}");
         }
-        let certificate = certificate(&config.listen)?;
+        let certificate = certificate(&written.listen)?;
+        let lasting = Lasting::of(&written);
+        self.put_in_force(&mut self.current(), written)?;
+        let changed = self.lasting.changed(&lasting);
+        if !changed.is_empty() {
+            let names = changed.join(", ");
+            tracing::warn!("changes of {names} take effect at the next start only");
+        }
+        if let (Some(tls), Some(certificate)) = (&self.tls, certificate) {
+            tls.set(certificate);
+        }
+        Ok(())
+    }
+
+    /// Looks after the addresses of names, for ever.
+    pub(super) async fn discover(self: Arc<Self>) {
+        let discovery = self.discovery.clone();
+        discovery.watch(|| self.take_addresses()).await;
+    }
+
+    /// The endpoints are those of the newest addresses from now on.
+    fn take_addresses(&self) {
         let mut current = self.current();
+        let written = current.written.clone();
+        if let Err(error) = self.put_in_force(&mut current, written) {
+            tracing::error!("the endpoints stay as they are: {error}");
+        }
+    }
+
+    fn put_in_force(&self, current: &mut Current, written: Config) -> Result<(), AppError> {
+        let config = self.discovery.expand(&written);
         let upstreams = Upstreams::new(&config, &current.upstreams, &self.tools)?;
         let tower = assemble(
             &config,
@@ -41,27 +73,20 @@ impl App {
             &self.drain,
             &self.tools,
         )?;
-        let changed = self.lasting.changed(&Lasting::of(&config));
-        if !changed.is_empty() {
-            let names = changed.join(", ");
-            tracing::warn!("changes of {names} take effect at the next start only");
-        }
-        if let (Some(tls), Some(certificate)) = (&self.tls, certificate) {
-            tls.set(certificate);
-        }
         self.live.swap(tower);
         upstreams.warm_up();
+        self.discovery.set(&written);
         let gone = current.upstreams.without(&upstreams);
         let limit = config.server.drain.limit;
         // The new probers take over before the old ones go, so that no endpoint forgets its state.
         let new = Current {
             probers: probe(&config, &upstreams),
             standing: std::mem::take(&mut current.standing),
+            written,
             config,
             upstreams,
         };
-        let old = std::mem::replace(&mut *current, new);
-        drop(current);
+        let old = std::mem::replace(current, new);
         for prober in old.probers {
             self.retiring.spawn(prober.close());
         }

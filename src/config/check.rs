@@ -312,7 +312,10 @@ fn upstream(
         .filter(|route| route.upstream == name)
         .peekable();
     let plain = leading.peek().is_some() && leading.all(|route| route.protocol == Protocol::Http);
-    let stdio = raw.endpoints.value.iter().any(endpoint::is_command);
+    let all = &raw.endpoints.value;
+    let stdio = all.iter().any(endpoint::is_command);
+    // What a name resolves to may be several.
+    let several = all.len() > 1 || all.iter().any(endpoint::is_name);
     if plain && stdio {
         let message =
             "this upstream is a command, which speaks MCP, but its routes are `protocol: http`";
@@ -325,7 +328,7 @@ fn upstream(
     let kind = resilience::Kind {
         plain,
         stdio,
-        several: raw.endpoints.value.len() > 1,
+        several,
     };
     let timeouts = timeouts(raw.timeouts, plain);
     Some(Upstream {

@@ -367,6 +367,7 @@ fn clocks(section: &mut Section<'_>, head: Option<Duration>, idle: Option<Durati
 
 fn http(section: &mut Section<'_>, endpoint: &HttpEndpoint) {
     url(section, &endpoint.url);
+    section.bare_or_off("each_address", endpoint.each_address.map(duration));
     section.word("transport", endpoint.transport);
     section.headers(&endpoint.headers);
     section.bare("http2", endpoint.http2);

@@ -17,6 +17,7 @@ mod admin_attack;
 mod admin_cli;
 mod child;
 mod credentials;
+mod discovery;
 mod drain;
 mod hostile;
 mod http_sse;

@@ -1,20 +1,30 @@
 //! Endpoints: a URL that can be called, or a command that can be started.
 
 use std::env::split_paths;
+use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use super::Context;
 use crate::config::endpoint::RawEndpoint;
 use crate::config::mistake::Mistakes;
 use crate::config::node::Place;
 use crate::config::raw::{RawClientTls, RawHttp, RawStdio};
-use crate::config::read::At;
+use crate::config::read::{At, OrOff};
 use crate::config::secret::MASK;
-use crate::config::value::{Count, HeaderText, Word};
+use crate::config::value::{Clock, Count, HeaderText, Word};
 use crate::config::{ClientTls, Endpoint, HttpEndpoint, Isolation, Replica, StdioEndpoint, Stop};
 
 pub(super) fn is_command(raw: &RawEndpoint) -> bool {
     matches!(raw, RawEndpoint::Stdio(_))
+}
+
+/// It stands for each address of its name.
+pub(super) fn is_name(raw: &RawEndpoint) -> bool {
+    match raw {
+        RawEndpoint::Http(raw) => matches!(raw.each_address, OrOff::On(_)),
+        RawEndpoint::Stdio(_) => false,
+    }
 }
 
 pub(super) fn check(
@@ -134,6 +144,8 @@ fn http(
     );
     warn_of_masks([url.query().unwrap_or_default()], place, mistakes);
     HttpEndpoint {
+        each_address: each_address(&url, raw.each_address, mistakes),
+        address: None,
         url,
         transport: raw.transport,
         headers,
@@ -145,6 +157,37 @@ fn http(
         pool_idle: raw.pool_idle.0,
         keepalive: raw.keepalive.0,
     }
+}
+
+fn each_address(
+    url: &http::Uri,
+    raw: OrOff<At<Clock>>,
+    mistakes: &mut Mistakes,
+) -> Option<Duration> {
+    const LEAST: Duration = Duration::from_secs(1);
+    let At {
+        value: Clock(every),
+        place,
+    } = raw.on()?;
+    if every < LEAST {
+        let message = "a name is looked up once a second at most";
+        mistakes.error(
+            &place,
+            message,
+            "write `10s`, or another time of a second or more",
+        );
+    }
+    let host = url.host().unwrap_or_default();
+    // An IPv6 address stands in brackets.
+    if host.starts_with('[') || host.parse::<IpAddr>().is_ok() {
+        let message = "the URL has an address, and not a name that could be looked up";
+        mistakes.error(
+            &place,
+            message,
+            "remove `each_address`, or write the name into the URL",
+        );
+    }
+    Some(every)
 }
 
 fn client_tls(raw: At<RawClientTls>, context: &Context<'_>, mistakes: &mut Mistakes) -> ClientTls {

@@ -218,6 +218,8 @@ section! {
         weight: At<Count> = 1,
         /// Endpoints of a higher number are used only while none of a lower number can be.
         priority: Rank = 0,
+        /// How often the host name of the URL is looked up, so that each of its addresses is an endpoint of its own, with this weight and priority: for replicas behind one name. `off` makes one endpoint of the name, which connects to any of them.
+        each_address: OrOff<At<Clock>> = "off",
         /// Which transport of MCP it speaks: `streamable`, `sse` for HTTP+SSE (2024-11-05), or `auto`, which finds out.
         transport: Transport = "auto",
         /// Headers that every request to it carries.

@@ -19,6 +19,7 @@ routes:
   - {{ match: {{ path: /sick }}, upstream: sick, session: off, retry: {{ budget: 5%, backoff: {{ base: 1ms }} }} }}
   - {{ match: {{ path: /any }}, upstream: any, session: off }}
   - {{ match: {{ path: /lost }}, upstream: lost }}
+  - {{ match: {{ path: /found }}, upstream: found }}
   - {{ match: {{ path: /narrow }}, protocol: http, upstream: narrow }}
   - {{ match: {{ path: /full }}, protocol: http, upstream: plain, concurrency: 1 }}
   - {{ match: {{ path: /limited }}, protocol: http, upstream: plain, rate_limit: {{ per: method, rate: 1/s, keys: 1 }} }}
@@ -41,6 +42,7 @@ upstreams:
     endpoints: [{{ url: "{server}/sick" }}]
   any: {{ endpoints: [{{ url: "{server}/any" }}] }}
   lost: {{ endpoints: [{{ url: "{server}/lost" }}] }}
+  found: {{ endpoints: [{{ url: "http://localhost:{closed}/mcp", each_address: 1s }}, {{ url: "http://nowhere.invalid/mcp", each_address: 1s }}] }}
   narrow: {{ concurrency: 1, endpoints: [{{ url: "{server}" }}] }}
   plain: {{ circuit: off, endpoints: [{{ url: "{server}" }}] }}
 """

@@ -2,9 +2,11 @@
 
 use std::{
     io,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
+    vec,
 };
 
 use http::{Uri, uri::Scheme};
@@ -13,13 +15,16 @@ use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::{
     client::legacy::{
         Client as HyperClient,
-        connect::{self, Connected, HttpConnector, dns::GaiResolver},
+        connect::{
+            self, Connected, HttpConnector,
+            dns::{GaiResolver, Name},
+        },
     },
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use pin_project::pin_project;
 use tokio::net::TcpStream;
-use tower::{Service, ServiceExt, util::MapErr};
+use tower::{Service, ServiceExt};
 
 use super::{
     Client,
@@ -51,7 +56,16 @@ pub(super) enum Versions {
     Both,
 }
 
-type Tcp = HttpConnector<MapErr<GaiResolver, fn(io::Error) -> DnsFailed>>;
+/// Where a name leads.
+#[derive(Debug, Clone)]
+enum Resolver {
+    /// Where the system says.
+    System(GaiResolver),
+    /// There.
+    Fixed(IpAddr),
+}
+
+type Tcp = HttpConnector<Resolver>;
 type Connection = MaybeHttpsStream<TokioIo<TcpStream>>;
 
 /// A connection that tells nothing of itself: what hyper's own would put into each response (its addresses), nobody reads.
@@ -109,7 +123,10 @@ pub(super) fn client(
 
 impl Connector {
     fn new(settings: &HttpUpstreamSettings, versions: Versions) -> Result<Self, HttpUpstreamError> {
-        let resolver = MapErr::new(GaiResolver::new(), DnsFailed as fn(io::Error) -> DnsFailed);
+        let resolver = match settings.address {
+            Some(address) => Resolver::Fixed(address),
+            None => Resolver::System(GaiResolver::new()),
+        };
         let mut tcp = HttpConnector::new_with_resolver(resolver);
         tcp.set_nodelay(true);
         tcp.enforce_http(false);
@@ -156,6 +173,30 @@ impl Service<Uri> for Connector {
                 Ok(result) => result.map(Stream),
                 Err(_) => Err(ConnectTimeout { limit }.into()),
             }
+        })
+    }
+}
+
+// === impl Resolver ===
+
+impl Service<Name> for Resolver {
+    type Response = vec::IntoIter<SocketAddr>;
+    type Error = DnsFailed;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, DnsFailed>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DnsFailed>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let resolver = self.clone();
+        Box::pin(async move {
+            let all: Vec<SocketAddr> = match resolver {
+                Self::System(system) => system.oneshot(name).await.map_err(DnsFailed)?.collect(),
+                // The connector puts the port in.
+                Self::Fixed(address) => vec![SocketAddr::new(address, 0)],
+            };
+            Ok(all.into_iter())
         })
     }
 }

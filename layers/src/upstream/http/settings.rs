@@ -1,6 +1,6 @@
 //! What an HTTP upstream is told.
 
-use std::{borrow::Cow, fmt, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Uri};
 
@@ -13,6 +13,8 @@ pub struct HttpUpstreamSettings {
     /// matched; without one the request's path is kept whole. A request that took no route is one whose prefix is the URL's own
     /// path, if it begins with that. The URL's query is kept, and put before the request's.
     pub url: Uri,
+    /// Where to connect, whatever the name in the URL resolves to; `Host` and TLS go by the name. Default: wherever it resolves to at each connection.
+    pub address: Option<IpAddr>,
     /// Set on each request, in place of the client's headers of these names.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// HTTP/2 only: without TLS by prior knowledge (h2c), with TLS as the only offer. Default: no; then TLS offers
@@ -125,6 +127,7 @@ impl HttpUpstreamSettings {
         Self {
             name: name.into(),
             url,
+            address: None,
             headers: Vec::new(),
             http2: false,
             tls: TlsSettings::default(),
@@ -145,6 +148,7 @@ impl fmt::Debug for HttpUpstreamSettings {
         f.debug_struct("HttpUpstreamSettings")
             .field("name", &self.name)
             .field("host", &self.url.host())
+            .field("address", &self.address)
             .field("headers", &headers)
             .field("http2", &self.http2)
             .field("tls", &self.tls)

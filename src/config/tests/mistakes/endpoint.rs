@@ -120,3 +120,34 @@ fn a_snapshot_of_what_is_shared_is_noticed() {
     let known = with_endpoint("command: [a]\nisolation: shared\nsnapshot: on");
     assert!(warnings(&known).contains("endpoints[0].snapshot: with `isolation: shared`"));
 }
+
+#[test]
+fn only_a_name_is_looked_up_and_not_too_often() {
+    for (endpoint, said) in [
+        (
+            "url: http://10.0.0.1/mcp\neach_address: 10s",
+            "an address, and not a name",
+        ),
+        (
+            "url: \"http://[::1]:80/mcp\"\neach_address: 10s",
+            "an address, and not a name",
+        ),
+        (
+            "url: http://a.example/mcp\neach_address: 10ms",
+            "once a second at most",
+        ),
+        (
+            "url: http://a.example/mcp\neach_address: 0s",
+            "each_address",
+        ),
+    ] {
+        says(
+            &with_endpoint(endpoint),
+            &["endpoints[0].each_address", said],
+        );
+    }
+    let found = good(&with_endpoint(
+        "url: http://a.example/mcp\neach_address: 10s",
+    ));
+    assert!(found.upstreams[0].health.is_some(), "there may be several");
+}

@@ -27,6 +27,25 @@ async fn a_name_without_an_address_is_said_to_be_one() {
 }
 
 #[tokio::test]
+async fn an_address_that_is_set_is_where_a_name_leads() {
+    let peer = Peer::start().await;
+    let url = format!("http://name.invalid:{}", peer.address().port());
+    let settings = HttpUpstreamSettings {
+        address: Some(peer.address().ip()),
+        ..HttpUpstreamSettings::new("test", url.parse().expect("a URL"))
+    };
+    let upstream = HttpUpstream::new(settings).expect("of use");
+    let call = tokio::spawn(upstream.oneshot(Request::new(Body::empty())));
+    let (_conn, seen) = peer.serve(OK).await;
+    let expected = format!("name.invalid:{}", peer.address().port());
+    assert_eq!(seen.headers["host"], expected.as_str());
+    assert_eq!(
+        call.await.expect("no panic").expect("an answer").status(),
+        200
+    );
+}
+
+#[tokio::test]
 async fn a_tls_handshake_that_stalls_is_a_connect_timeout() {
     let peer = Peer::start().await;
     let mut settings = peer.settings("/");
