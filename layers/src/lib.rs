@@ -58,6 +58,11 @@ pub mod deadline;
 pub mod drain;
 pub mod error;
 pub mod exchange;
+#[cfg(feature = "cel")]
+pub mod expression;
+#[cfg(not(feature = "cel"))]
+#[path = "expression/without.rs"]
+pub mod expression;
 pub mod fault;
 pub mod gate;
 pub mod guard;

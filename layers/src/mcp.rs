@@ -16,6 +16,7 @@ pub(crate) mod messages;
 pub mod peek;
 mod short;
 pub mod sse;
+pub(crate) mod strict;
 pub mod wire;
 
 use std::{borrow::Cow, fmt, ops::Range};

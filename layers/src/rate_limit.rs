@@ -3,7 +3,8 @@
 //! A route may have several limits, and a call must pass all of them; where one refuses, none of the others counts it. Each limit tells calls apart by
 //! [parts](KeyPart): the session, the client's address, the principal, the method, the tool, or several of these together; with none, all calls of the
 //! route share one bucket. A [`Selector`] says which calls a limit is for (a glob of tools, say), and [`Tier`]s what some of them are allowed
-//! instead. A bucket holds `burst` calls, and earns others at its rate (GCRA, see [`Bucket`]).
+//! instead. An [`Expression`](crate::expression::Expression) (CEL, with the feature `cel`) over the request can be a part of the key: a tenant among the arguments, or a header. What looks into
+//! a message needs it in memory (a [`Body`](crate::Body), as [`inspect`](crate::inspect) leaves it), and parses it once for each such limit. A bucket holds `burst` calls, and earns others at its rate (GCRA, see [`Bucket`]).
 //!
 //! # What counts
 //!
@@ -19,7 +20,8 @@
 //! A session counts as such only if the session layer has opened its sealed id, so that ids that somebody makes up are no keys; what has no session counts by its principal,
 //! else by its client. A client that begins many sessions has a bucket in each: a second limit by client, or one of `initialize`, bounds that. The client's
 //! address is the peer's. Behind another proxy that is the proxy's, as no header is believed: limit by session there. Tools that a client makes
-//! up have buckets like others, so a limit by tool alone does not bound calls as such. The store keeps a bounded number of keys, and never forgets a bucket
+//! up have buckets like others, so a limit by tool alone does not bound calls as such, nor does one by an expression: what it says null of is not counted, and who
+//! may choose what it says may choose a bucket. A second limit by client bounds that. The store keeps a bounded number of keys, and never forgets a bucket
 //! that is not full ([`MemoryStore`]).
 //!
 //! # What the client gets
@@ -146,6 +148,7 @@ impl<S> Layer<S> for RateLimitLayer {
 impl<S, Req, Res> Service<Request<Req>> for RateLimit<S>
 where
     S: Service<Request<Req>, Response = Response<Res>> + Clone,
+    Req: 'static,
     S::Error: Into<BoxError>,
     Res: HttpBody<Data = Bytes>,
     Res::Error: Into<BoxError>,

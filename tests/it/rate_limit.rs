@@ -297,3 +297,40 @@ async fn what_was_counted_outlives_a_reload_and_tiers_are_told_apart() {
     assert_eq!(passed().await, 9);
     assert_eq!(z.report("limits").await, json!([]));
 }
+
+#[tokio::test]
+async fn each_tenant_has_a_bucket_and_what_is_read_in_two_ways_has_none() {
+    let z = limited("{ expression: 'has(args.tenant) ? args.tenant : null', rate: 1/h }").await;
+    let session = z.target().session().await;
+    let refused = async |tenant: &str| {
+        let arguments = json!({"text": "x", "tenant": tenant});
+        is_refused(&session.call(1, "echo", arguments).await.last().await)
+    };
+    assert!(!refused("red").await && !refused("blue").await);
+    assert!(refused("red").await && refused("blue").await);
+    let other = session.call(2, "echo", json!({"text": "x"})).await;
+    assert!(!is_refused(&other.last().await), "it does not count");
+
+    // A server could take the other one. Once, by its client, and then no more.
+    let twice = |tenant: &str| {
+        let params = call("echo", json!({"text": "x", "tenant": "new"}));
+        let body = request(&json!(3), "tools/call", &params).to_string();
+        body.replacen(
+            "\"tenant\":",
+            &format!("\"tenant\":\"{tenant}\",\"tenant\":"),
+            1,
+        )
+    };
+    let headers = [
+        ("mcp-session-id", &*session.id),
+        ("mcp-protocol-version", LEGACY),
+    ];
+    let mut passed = 0;
+    for tenant in ["a", "b", "c"] {
+        let answer = z.target().post("/mcp", &headers, twice(tenant)).await;
+        passed += usize::from(!is_refused(&answer.last().await));
+    }
+    assert!(passed <= 1, "{passed}");
+    let limits = z.report("limits").await.to_string();
+    assert!(limits.contains("\"expression\":\"red\""), "{limits}");
+}

@@ -2,11 +2,10 @@
 
 pub(super) mod edit;
 pub(super) mod pointer;
-mod strict;
 
 use std::ops::Range;
 
-pub(super) use self::strict::parse;
+pub(super) use crate::mcp::strict::parse;
 
 /// A member of an object, or an element of an array.
 #[derive(Debug, Clone, PartialEq, Eq)]

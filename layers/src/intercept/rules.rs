@@ -23,12 +23,6 @@
 //! # let _ = layer;
 //! ```
 
-mod about;
-#[cfg(feature = "cel")]
-mod expression;
-#[cfg(not(feature = "cel"))]
-#[path = "rules/without_expressions.rs"]
-mod expression;
 mod template;
 mod when;
 
@@ -39,7 +33,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, response};
 
 use self::template::Known;
 pub use self::{
-    expression::{BadExpression, Expression},
     template::{BadTemplate, Respond, Template},
     when::When,
 };
@@ -47,6 +40,7 @@ use super::{
     Asked, Block, Context, Decision, Direction, Edit, Hook, Interceptor, Interest, Message,
     PauseSettings,
 };
+pub use crate::expression::{BadExpression, Expression};
 use crate::metrics::{counter, names};
 
 /// The rules of a route, in their order.

@@ -1,6 +1,6 @@
 //! Whether a request is let through: all its limits are asked, and what some gave is given back where another refuses.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{any::Any, ops::ControlFlow, sync::Arc};
 
 use http::{HeaderValue, Request};
 
@@ -13,6 +13,7 @@ use super::{
     streams::Place,
 };
 use crate::{
+    Body,
     attempt::{InSession, Unasked},
     class::Class,
     exchange::Exchange,
@@ -88,7 +89,7 @@ enum Stop {
 }
 
 /// Asks the limits about a request.
-pub(super) fn admit<B>(limits: &[Arc<Limit>], request: &Request<B>) -> Admission {
+pub(super) fn admit<B: 'static>(limits: &[Arc<Limit>], request: &Request<B>) -> Admission {
     if limits.is_empty() {
         return Admission::Passed(Grant::default());
     }
@@ -193,14 +194,19 @@ async fn wait(
 
 impl<'a> Load<'a> {
     /// DELETE, notifications and the client's answers do not count: calls may be waiting for them.
-    fn of<B>(request: &'a Request<B>) -> Self {
+    fn of<B: 'static>(request: &'a Request<B>) -> Self {
         let exchange = Exchange::get(request).map(|exchange| &**exchange);
         let session = request.extensions().get::<InSession>();
         let session = session.map(|session| session.serial);
+        let body = (request.body() as &dyn Any).downcast_ref::<Body>();
+        let body = body.and_then(Body::bytes);
         let subject = |message| Subject {
             session,
             exchange,
             http: request.method(),
+            path: request.uri().path(),
+            headers: request.headers(),
+            body,
             message,
         };
         let Some(call) = exchange.and_then(|exchange| exchange.call()) else {

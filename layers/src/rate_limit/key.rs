@@ -6,9 +6,17 @@ use std::{
     sync::LazyLock,
 };
 
-use http::Method;
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+use serde_json::Value;
 
-use crate::{exchange::Exchange, mcp::MessageFacts, metrics::OTHER};
+use crate::{
+    exchange::Exchange,
+    expression::{About, Expression, Sees},
+    mcp::{self, MessageFacts, strict},
+    metrics::OTHER,
+    secret::looks_like_secret,
+};
 
 /// A part of the key by which a limit tells calls apart: each different key has a bucket of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,6 +42,10 @@ pub(super) struct Subject<'a> {
     pub(super) session: Option<u128>,
     pub(super) exchange: Option<&'a Exchange>,
     pub(super) http: &'a Method,
+    pub(super) path: &'a str,
+    pub(super) headers: &'a HeaderMap,
+    /// The body, where it is in memory.
+    pub(super) body: Option<&'a Bytes>,
     /// The message; none on plain HTTP, and of requests without a body.
     pub(super) message: Option<&'a MessageFacts>,
 }
@@ -48,8 +60,8 @@ pub(super) struct KeyBuffer {
 /// Longer texts stand in a key as their hash.
 const LONGEST: usize = 128;
 
-/// Each part once, and the number of the tier, each with its tag and its length.
-const MOST: usize = 6 * (2 + LONGEST);
+/// Each part once, what an expression says, and the number of the tier, each with its tag and its length.
+const MOST: usize = 7 * (2 + LONGEST);
 
 /// Keyed anew in each process, so that nobody can look for two texts of one hash.
 static HASHES: LazyLock<[RandomState; 2]> =
@@ -114,6 +126,32 @@ impl<'a> Subject<'a> {
         self.message.and_then(|message| message.tool())
     }
 
+    /// What an expression says of it. A key that stands twice in the message could be read in two ways, and is none.
+    pub(super) fn value(&self, of: &Expression) -> Result<Option<String>, String> {
+        let message = self.message.filter(|_| of.uses(Sees::Body));
+        let body = match message.zip(self.body) {
+            Some((message, body)) => {
+                let text = body.get(message.span.clone()).unwrap_or_default();
+                let text = std::str::from_utf8(text).map_err(|_| "it is not UTF-8".to_owned())?;
+                strict::parse(text)?
+            }
+            None => Value::Null,
+        };
+        of.key(&About {
+            exchange: self.exchange,
+            http_method: self.http,
+            path: self.path,
+            headers: self.headers,
+            direction: "request",
+            method: self.message.and_then(|message| {
+                let method = message.method.as_ref();
+                method.map(mcp::Method::as_str)
+            }),
+            name: self.message.and_then(|message| message.name.as_deref()),
+            body: &body,
+        })
+    }
+
     pub(super) fn principal(&self) -> Option<&'a str> {
         self.exchange?.principal().map(|principal| &**principal)
     }
@@ -165,6 +203,11 @@ impl KeyBuffer {
         }
     }
 
+    /// Adds what an expression said.
+    pub(super) fn push_value(&mut self, value: &str) {
+        self.put_text(b'e', value);
+    }
+
     /// Adds the number of a tier, so that each has buckets of its own.
     pub(super) fn push_tier(&mut self, tier: u8) {
         self.put(b'i', &[tier]);
@@ -210,6 +253,8 @@ pub(super) fn show(mut key: &[u8]) -> Vec<(&'static str, String)> {
             b'p' => ("principal", String::from_utf8_lossy(value).into_owned()),
             b'm' => ("method", String::from_utf8_lossy(value).into_owned()),
             b't' => ("tool", String::from_utf8_lossy(value).into_owned()),
+            b'e' => ("expression", shown_value(&String::from_utf8_lossy(value))),
+            b'E' => ("expression", format!("#{}", hex(value))),
             b'P' => ("principal", format!("#{}", hex(value))),
             b'T' => ("tool", format!("#{}", hex(value))),
             b'i' => ("tier", value.first().copied().unwrap_or(0).to_string()),
@@ -217,6 +262,14 @@ pub(super) fn show(mut key: &[u8]) -> Vec<(&'static str, String)> {
         });
     }
     shown
+}
+
+/// It may come from anywhere in a message.
+fn shown_value(value: &str) -> String {
+    if looks_like_secret(value) {
+        return "***".to_owned();
+    }
+    value.to_owned()
 }
 
 fn address(bytes: &[u8]) -> String {
@@ -253,6 +306,9 @@ mod tests {
             session,
             exchange: Some(exchange),
             http: &Method::POST,
+            path: "/",
+            headers: &HeaderMap::new(),
+            body: None,
             message: exchange.call().and_then(|call| call.messages().first()),
         };
         let mut buffer = KeyBuffer::new();

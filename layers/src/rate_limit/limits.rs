@@ -6,7 +6,7 @@ use std::{
     num::{NonZeroU32, NonZeroUsize},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -24,7 +24,10 @@ use super::{
     store::RateStore,
     streams::OpenStreams,
 };
-use crate::metrics::{counter, gauge, names};
+use crate::{
+    expression::Expression,
+    metrics::{counter, gauge, names},
+};
 
 /// One limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub struct RateLimitSettings {
     pub name: String,
     /// How calls are told apart: each different key has a bucket of its own. Default: nothing, so that all calls share one.
     pub per: Vec<KeyPart>,
+    /// The value of this expression is a part of the key, too; of what it says null the limit does not count. Where it fails, the client stands in its place. Default: none.
+    pub expression: Option<Expression>,
     /// Which calls it is for. Default: all.
     pub selector: Selector,
     /// What a key is allowed. Default: anything.
@@ -102,6 +107,8 @@ pub(super) struct Limit {
     pub(super) item: Box<str>,
     pub(super) kept: Arc<Kept>,
     settings: RateLimitSettings,
+    /// It has been said that its expression fails.
+    complained: AtomicBool,
     /// The limit's own allowance, and then those of its tiers.
     allowances: Vec<Allowed>,
 }
@@ -157,6 +164,7 @@ impl Default for RateLimitSettings {
         Self {
             name: "route".to_owned(),
             per: Vec::new(),
+            expression: None,
             selector: Selector::default(),
             allowance: Allowance::default(),
             tiers: Vec::new(),
@@ -282,6 +290,7 @@ impl RateLimits {
                 per: each_once(&settings.per),
                 ..settings.clone()
             },
+            complained: AtomicBool::new(false),
             name,
             item: item.into(),
             kept,
@@ -349,10 +358,34 @@ impl Limit {
         for part in &settings.per {
             buffer.push(*part, subject, settings.ipv6_prefix);
         }
+        match settings.expression.as_ref().map(|e| subject.value(e)) {
+            None => {}
+            Some(Ok(Some(value))) => buffer.push_value(&value),
+            Some(Ok(None)) => return None,
+            Some(Err(problem)) => {
+                self.complain(&problem);
+                // Who can make it fail has no bucket that others do not have.
+                buffer.push(KeyPart::Client, subject, settings.ipv6_prefix);
+            }
+        }
         if at > 0 {
             buffer.push_tier(u8::try_from(at).unwrap_or(u8::MAX));
         }
         self.allowances.get(at)
+    }
+}
+
+impl Limit {
+    /// Says once that its expression has failed; any client can make that happen again.
+    fn complain(&self, problem: &str) {
+        if !self.complained.swap(true, Ordering::Relaxed) {
+            let limit = &*self.name;
+            tracing::warn!(
+                limit,
+                problem,
+                "a limit counts by client: its expression cannot be worked out for each call"
+            );
+        }
     }
 }
 

@@ -1,5 +1,8 @@
 //! The layer, with time that stands still unless a test moves it.
 
+#[cfg(feature = "cel")]
+mod expressions;
+
 use std::{
     num::{NonZeroU32, NonZeroUsize},
     sync::{

@@ -25,6 +25,7 @@ pub(super) fn check(
     let mut limits: Vec<RateLimitSettings> = Vec::with_capacity(raw.len());
     for At { value: raw, place } in raw {
         check_keys(&raw, protocol, sessions, mistakes);
+        check_expression(&raw, protocol, mistakes);
         let named = raw.name.as_ref().map(|name| name.place.clone());
         let mut limit = limit(raw, &place, mistakes);
         if limits.iter().any(|earlier| earlier.name == limit.name) {
@@ -70,11 +71,14 @@ fn limit(raw: RawRateLimit, place: &Place, mistakes: &mut Mistakes) -> RateLimit
         let cure = "add `rate: 50/s` or `streams: 10`, or remove it";
         mistakes.error(place, "this limits nothing", cure);
     }
+    let expression = raw.expression.map(|expression| expression.value);
     RateLimitSettings {
-        name: raw
-            .name
-            .map_or_else(|| default_name(&per), |name| name.value.0),
+        name: raw.name.map_or_else(
+            || default_name(&per, expression.is_some()),
+            |name| name.value.0,
+        ),
         per,
+        expression,
         selector: selector(raw.r#match.value),
         allowance,
         tiers,
@@ -83,8 +87,9 @@ fn limit(raw: RawRateLimit, place: &Place, mistakes: &mut Mistakes) -> RateLimit
     }
 }
 
-fn default_name(per: &[KeyPart]) -> String {
-    let words: Vec<&str> = per.iter().map(|part| part.as_str()).collect();
+fn default_name(per: &[KeyPart], expression: bool) -> String {
+    let parts = per.iter().map(|part| part.as_str());
+    let words: Vec<&str> = parts.chain(expression.then_some("expression")).collect();
     match &words[..] {
         [] => "route".to_owned(),
         words => words.join("+"),
@@ -166,5 +171,32 @@ fn check_keys(raw: &RawRateLimit, protocol: Protocol, sessions: bool, mistakes: 
             let message = "a route with `protocol: http` has no tools";
             mistakes.error(&selector.place, message, "remove `tools`");
         }
+    }
+}
+
+/// Whether there is what the expression looks at, when the limit asks it.
+fn check_expression(raw: &RawRateLimit, protocol: Protocol, mistakes: &mut Mistakes) {
+    let Some(At { value, place }) = &raw.expression else {
+        return;
+    };
+    if value.reads_answer() {
+        let message = "calls are counted before they have a `result` or an `error`";
+        mistakes.error(
+            place,
+            message,
+            "go by `args`, `params`, `name` or `headers`",
+        );
+    } else if protocol == Protocol::Http && value.reads_message() {
+        let message = "a route with `protocol: http` reads no bodies";
+        let cure = "go by `headers`, `path` or `http_method`";
+        mistakes.error(place, message, cure);
+    }
+    if value.names_principal() {
+        let message = "this version of ziggurat authenticates nobody, so `principal` is empty";
+        mistakes.warning(
+            place,
+            message,
+            "go by a header that a proxy before ziggurat sets",
+        );
     }
 }

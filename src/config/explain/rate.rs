@@ -36,6 +36,9 @@ fn limit(section: &mut Section<'_>, settings: &RateLimitSettings) {
     }
     let per = per.into_iter().map(|per| Tree::bare(per.word()));
     section.items("per", per.collect());
+    if let Some(expression) = &settings.expression {
+        section.text("expression", expression.as_str());
+    }
     selector(section, &settings.selector);
     allowance(section, &settings.allowance);
     if !settings.tiers.is_empty() {

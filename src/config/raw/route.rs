@@ -4,6 +4,7 @@ use http::HeaderName;
 use schemars::Schema;
 use serde_json::json;
 use ziggurat_layers::{
+    expression::Expression,
     http_sse::Serve,
     rate_limit::{Network, Rate},
     replay::Scope,
@@ -101,6 +102,8 @@ section! {
         name: Option<At<Label>>,
         /// What calls are told apart by: `session` (for calls without one, the client), `client` (its address), `method`, `tool`, a list of these, or `route` for nothing at all.
         per: At<OneOrMany<Per>> = "route",
+        /// A CEL expression over the request, whose value tells calls apart, too: `args.tenant`, or `headers["x-tenant"]`. Calls of which it says `null` do not count; where it fails, the client stands in its place.
+        expression: Option<At<Expression>>,
         /// Which calls it is for; left out, all.
         r#match: At<RawSelector> = json!({}),
         /// How many calls are let through in a second (`50/s`), a minute (`100/m`) or an hour (`10/h`).

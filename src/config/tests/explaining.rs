@@ -158,6 +158,7 @@ upstreams:
     stateless: false
     endpoints:
       - url: "http://127.0.0.1:3001/mcp"
+        each_address: off
         transport: auto
         headers: {}
         http2: false

@@ -120,7 +120,7 @@ impl Worded for Per {
         ("method", Self::Key(KeyPart::Method)),
         ("tool", Self::Key(KeyPart::Tool)),
     ];
-    const ELSEWHERE: &'static [&'static str] = &["principal", "cel"];
+    const ELSEWHERE: &'static [&'static str] = &["principal"];
 }
 
 /// `session`, `header:NAME`, or a JSON pointer into the arguments.

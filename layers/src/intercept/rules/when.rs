@@ -3,11 +3,9 @@
 use http::{HeaderMap, HeaderName};
 use serde_json::Value;
 
-use super::{
-    Asked, Context, Direction, Expression, Interest, Message,
-    about::{About, Sees},
-};
+use super::{Asked, Context, Direction, Expression, Interest, Message};
 use crate::{
+    expression::{About, Sees},
     mcp::{CallFacts, Kind, MessageFacts, Method, Verb, headers::LAST_EVENT_ID},
     pattern::Pattern,
 };
@@ -204,7 +202,7 @@ impl When {
             return Ok(true);
         };
         let Some(message) = message else {
-            return expression.is_true(context, &About::nothing(self.direction));
+            return expression.is_true(&about(context, self.direction));
         };
         let direction = message.direction();
         let known = context.asked(message);
@@ -229,15 +227,28 @@ impl When {
             Direction::Server => facts,
             Direction::Request | Direction::Response => asked,
         };
-        let about = About {
-            direction,
+        expression.is_true(&About {
             method: of
                 .and_then(|facts| facts.method.as_ref())
                 .map(Method::as_str),
             name: asked.and_then(|asked| asked.name.as_deref()),
             body,
-        };
-        expression.is_true(context, &about)
+            ..about(context, direction)
+        })
+    }
+}
+
+/// What is known without a message.
+fn about(context: &Context, direction: Direction) -> About<'_> {
+    About {
+        exchange: Some(context.exchange()),
+        http_method: context.method(),
+        path: context.path(),
+        headers: context.headers(),
+        direction: direction.as_str(),
+        method: None,
+        name: None,
+        body: &Value::Null,
     }
 }
 

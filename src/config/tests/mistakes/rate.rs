@@ -28,6 +28,14 @@ fn a_rate_limit_that_is_wrong_says_what_would_be_right() {
         ),
         ("{ rate: 5/s, per: sesion }", "did you mean `session`?"),
         (
+            "{ rate: 5/s, expression: \"args.\" }",
+            "rate_limit.expression: ",
+        ),
+        (
+            "{ rate: 5/s, expression: result.isError }",
+            "calls are counted before they have a `result`",
+        ),
+        (
             "{ rate: 5/s, per: [tool, principal] }",
             "per[1]: `principal` is not in this version",
         ),
@@ -82,4 +90,21 @@ fn a_rate_limit_that_is_wrong_says_what_would_be_right() {
         warned.contains("calls are told apart by their clients"),
         "{warned}"
     );
+}
+
+#[test]
+fn an_expression_of_a_limit_has_what_it_looks_at() {
+    let limit = |protocol: &str, expression: &str| {
+        with_route(&format!(
+            "match: {{ path: /mcp }}\nprotocol: {protocol}\nrate_limit: {{ rate: 5/s, expression: \"{expression}\" }}"
+        ))
+    };
+    says(
+        &limit("http", "args.tenant"),
+        &["rate_limit.expression: a route with `protocol: http` reads no bodies"],
+    );
+    let found = good(&limit("http", "headers['x-tenant']"));
+    assert_eq!(found.routes[0].rate_limit[0].name, "expression");
+    assert!(warnings(&limit("mcp", "principal")).contains("`principal` is empty"));
+    assert_eq!(warnings(&limit("mcp", "args.tenant")), "");
 }

@@ -15,6 +15,7 @@
 //! there are `has`, `all` and `exists`, not one within another; a lookup with `in` inside of one needs a list that is written out, and nothing is added up there.
 //! There are no regular expressions.
 
+mod about;
 mod check;
 mod scope;
 
@@ -22,12 +23,9 @@ use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use cel::{Program, Value as Cel};
 
-use super::{
-    Context,
-    about::{About, Sees},
-};
+pub(crate) use self::about::{About, Sees};
 
-/// A condition, read and found good. Clones are the same one.
+/// An expression, read and found good. Clones are the same one.
 #[derive(Clone)]
 pub struct Expression {
     text: Arc<str>,
@@ -138,7 +136,7 @@ impl Expression {
     }
 
     /// Whether it looks at this.
-    pub(super) fn uses(&self, what: Sees) -> bool {
+    pub(crate) fn uses(&self, what: Sees) -> bool {
         let names: &[Variable] = match what {
             Sees::Name => &[Variable::Name],
             Sees::Method => &[Variable::Method],
@@ -148,8 +146,19 @@ impl Expression {
                 Variable::Params,
                 Variable::Result,
             ],
+            Sees::Answer => &[Variable::Error, Variable::Result],
         };
         names.iter().any(|name| self.uses.contains(name))
+    }
+
+    /// Whether it looks into the message.
+    pub fn reads_message(&self) -> bool {
+        self.uses(Sees::Body)
+    }
+
+    /// Whether it looks at what only an answer has.
+    pub fn reads_answer(&self) -> bool {
+        self.uses(Sees::Answer)
     }
 
     /// Whether it asks who the client is.
@@ -158,14 +167,34 @@ impl Expression {
     }
 
     /// Whether it is true of this.
-    pub(super) fn is_true(&self, context: &Context, about: &About<'_>) -> Result<bool, String> {
-        let scope = scope::scope(&self.uses, context, about)?;
-        match self.program.execute(&scope) {
-            Ok(Cel::Bool(yes)) => Ok(yes),
-            Ok(_) => Err("its expression is neither true nor false".to_owned()),
-            // The error would show values.
-            Err(error) => Err(format!("its expression failed: {}", kind(&error))),
+    pub(crate) fn is_true(&self, about: &About<'_>) -> Result<bool, String> {
+        match self.value(about)? {
+            Cel::Bool(yes) => Ok(yes),
+            _ => Err("its expression is neither true nor false".to_owned()),
         }
+    }
+
+    /// What it says of this, as a text by which things are told apart; none where it says null.
+    pub(crate) fn key(&self, about: &About<'_>) -> Result<Option<String>, String> {
+        Ok(Some(match self.value(about)? {
+            Cel::Null => return Ok(None),
+            Cel::String(text) => text.as_str().to_owned(),
+            Cel::Bool(value) => value.to_string(),
+            Cel::Int(value) => value.to_string(),
+            Cel::UInt(value) => value.to_string(),
+            Cel::Float(value) => value.to_string(),
+            _ => {
+                let problem = "its expression is no text, no number, and neither true nor false";
+                return Err(problem.to_owned());
+            }
+        }))
+    }
+
+    fn value(&self, about: &About<'_>) -> Result<Cel, String> {
+        let scope = scope::scope(&self.uses, about)?;
+        // The error would show values.
+        let failed = |error| format!("its expression failed: {}", kind(&error));
+        self.program.execute(&scope).map_err(failed)
     }
 }
 
@@ -192,6 +221,8 @@ impl PartialEq for Expression {
         self.text == other.text
     }
 }
+
+impl Eq for Expression {}
 
 impl fmt::Debug for Expression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

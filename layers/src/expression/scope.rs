@@ -6,9 +6,10 @@ use std::{
 };
 
 use cel::{Context as Scope, Env, Value as Cel};
+use http::HeaderMap;
 use serde_json::Value;
 
-use super::{About, Context, Expression, Variable};
+use super::{About, Expression, Variable};
 use crate::mcp::Era;
 
 /// How much may still be looked into.
@@ -67,7 +68,6 @@ static LIBRARY: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 /// The values of the names that are used.
 pub(super) fn scope<'a>(
     uses: &BTreeSet<Variable>,
-    context: &Context,
     about: &About<'_>,
 ) -> Result<Scope<'a, 'a>, String> {
     let mut room = Room {
@@ -76,25 +76,27 @@ pub(super) fn scope<'a>(
     };
     let room = &mut room;
     let mut scope = Scope::with_env(LIBRARY.clone());
-    let exchange = context.exchange();
+    let exchange = about.exchange;
     let args = uses.contains(&Variable::Args) || uses.contains(&Variable::Params);
     let args = Some(about.body).filter(|_| args);
     let args = args.and_then(|body| body.get("params")?.get("arguments"));
     let args = args.map(|args| room.value(args)).transpose()?;
     for name in uses {
         let value = match name {
-            Variable::Direction => room.text(about.direction.as_str())?,
+            Variable::Direction => room.text(about.direction)?,
             Variable::Method => room.text(about.method.unwrap_or_default())?,
             Variable::Name => room.text(about.name.unwrap_or_default())?,
             Variable::Era => {
-                room.text(exchange.asked().map_or("", |call| Era::as_str(call.era)))?
+                let call = exchange.and_then(|exchange| exchange.asked());
+                room.text(call.map_or("", |call| Era::as_str(call.era)))?
             }
             Variable::Principal => {
-                room.text(exchange.principal().map_or("", |principal| principal))?
+                let principal = exchange.and_then(|exchange| exchange.principal());
+                room.text(principal.map_or("", |principal| principal))?
             }
-            Variable::HttpMethod => room.text(context.method().as_str())?,
-            Variable::Path => room.text(context.path())?,
-            Variable::Headers => headers(context, room)?,
+            Variable::HttpMethod => room.text(about.http_method.as_str())?,
+            Variable::Path => room.text(about.path)?,
+            Variable::Headers => headers(about.headers, room)?,
             Variable::Args => args.clone().unwrap_or_else(empty),
             Variable::Params => params(about.body, args.as_ref(), room)?,
             Variable::Result | Variable::Error => room.value(&about.body[name.as_str()])?,
@@ -108,9 +110,9 @@ fn empty() -> Cel {
     Cel::Map(HashMap::<String, Cel>::new().into())
 }
 
-fn headers(context: &Context, room: &mut Room) -> Result<Cel, String> {
+fn headers(all: &HeaderMap, room: &mut Room) -> Result<Cel, String> {
     let mut headers: HashMap<String, Cel> = HashMap::new();
-    for (name, value) in context.headers() {
+    for (name, value) in all {
         if let Ok(text) = value.to_str()
             && !headers.contains_key(name.as_str())
         {

@@ -1,27 +1,34 @@
-use std::sync::Arc;
-
 use http::{HeaderMap, Method};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{exchange::Exchange, intercept::Direction, mcp::envelope::read_message};
+use crate::{exchange::Exchange, mcp::envelope::read_message};
 
 fn ask(text: &str, body: &Value) -> Result<bool, String> {
+    with(body, |about| expression(text).is_true(about))
+}
+
+fn expression(text: &str) -> Expression {
+    Expression::new(text).expect("an expression")
+}
+
+fn with<T>(body: &Value, ask: impl FnOnce(&About<'_>) -> T) -> T {
     let exchange = Exchange::new("r");
     exchange.set_principal("alice".into());
     let mut headers = HeaderMap::new();
     headers.insert("x-team", "red".parse().expect("a value"));
-    let context = Context::new(Arc::new(exchange), None, Method::POST, "/mcp", headers);
     let facts = read_message(&body.to_string(), 0).expect("a message");
     let method = facts.method.as_ref().map(|method| method.as_str());
-    let about = About {
-        direction: method.map_or(Direction::Response, |_| Direction::Request),
+    ask(&About {
+        exchange: Some(&exchange),
+        http_method: &Method::POST,
+        path: "/mcp",
+        headers: &headers,
+        direction: method.map_or("response", |_| "request"),
         method,
         name: facts.name.as_deref(),
         body,
-    };
-    let expression = Expression::new(text).expect("an expression");
-    expression.is_true(&context, &about)
+    })
 }
 
 fn call(arguments: Value) -> Value {
@@ -63,6 +70,26 @@ fn an_expression_looks_at_facts_and_arguments() {
         ask("direction == 'response' && result.isError", &answer),
         Ok(true)
     );
+}
+
+#[test]
+fn a_key_is_a_text_and_null_is_none() {
+    let body = call(json!({"tenant": "red", "n": 5, "yes": true, "f": 1.5, "l": []}));
+    let key = |text: &str| with(&body, |about| expression(text).key(about));
+    for (text, expected) in [
+        ("args.tenant", Some("red")),
+        ("args.n", Some("5")),
+        ("uint(args.n)", Some("5")),
+        ("args.yes", Some("true")),
+        ("args.f", Some("1.5")),
+        ("args.n > 9 ? args.tenant : null", None),
+        ("headers['x-team'] + '/' + args.tenant", Some("red/red")),
+    ] {
+        assert_eq!(key(text), Ok(expected.map(str::to_owned)), "{text}");
+    }
+    for text in ["args.none", "args.l", "args"] {
+        assert!(key(text).is_err(), "{text}");
+    }
 }
 
 #[test]
@@ -172,10 +199,7 @@ proptest::proptest! {
     fn any_text_and_any_arguments_end_in_a_word(text in "(args|\\.a|\\.all\\(x, |has\\(|x|\\)|==|<|&&|!|\\[|\\]|'a'|1|\\(|,| ){0,14}", a in "[a\\[\\]0-9,]{0,6}") {
         if let Ok(expression) = Expression::new(&text) {
             let value = serde_json::from_str::<Value>(&a).unwrap_or_default();
-            let context = Context::new(Arc::new(Exchange::new("r")), None, Method::GET, "/", HeaderMap::new());
-            let body = call(json!({"a": value}));
-            let about = About { body: &body, ..About::nothing(Direction::Request) };
-            let _either = expression.is_true(&context, &about);
+            let _either = with(&call(json!({"a": value})), |about| expression.is_true(about));
         }
     }
 

@@ -1,7 +1,8 @@
 //! Without the feature `cel` there are no expressions.
 
-use super::Context;
-use super::about::{About, Sees};
+mod about;
+
+pub(crate) use self::about::{About, Sees};
 
 /// An expression: there is none without the feature `cel`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,11 +19,25 @@ impl Expression {
         match *self {}
     }
 
-    pub(super) fn uses(&self, _: Sees) -> bool {
+    /// Whether it looks into the message.
+    pub fn reads_message(&self) -> bool {
         match *self {}
     }
 
-    pub(super) fn is_true(&self, _: &Context, _: &About<'_>) -> Result<bool, String> {
+    /// Whether it looks at what only an answer has.
+    pub fn reads_answer(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn uses(&self, _: Sees) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn is_true(&self, _: &About<'_>) -> Result<bool, String> {
+        match *self {}
+    }
+
+    pub(crate) fn key(&self, _: &About<'_>) -> Result<Option<String>, String> {
         match *self {}
     }
 }
