@@ -33,6 +33,7 @@ mod reload;
 mod replay;
 mod resilience;
 mod sessions;
+mod settings;
 mod streams;
 mod timeouts;
 mod tls;
