@@ -51,7 +51,7 @@ struct Given {
 }
 
 /// How many values are tried at a time.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 8;
 
 /// Makes a case.
 fn case<V: Into<Value>, const N: usize>(
@@ -150,30 +150,32 @@ fn put(all: &mut Value, path: &str, value: &Value) {
 
 // === the table ===
 
-/// Sets up, for each of these modules, a test that tries its cases, and the table of them all.
+/// Makes the table of all cases, and for each part of it a test that tries it.
 macro_rules! table {
-    ($($module:ident: $test:ident,)*) => {
+    ($($test:ident: $cases:expr,)*) => {
         fn all() -> Vec<Case> {
-            let modules: [fn() -> Vec<Case>; _] = [$($module::cases,)*];
-            modules.iter().flat_map(|cases| cases()).collect()
+            [$($cases(),)*].into_iter().flatten().collect()
         }
 
         $(#[tokio::test]
         async fn $test() {
-            try_all($module::cases()).await;
+            try_all($cases()).await;
         })*
     };
 }
 
 table! {
-    balance: each_setting_of_the_balancer_is_seen,
-    circuit: each_setting_of_the_breakers_is_seen,
-    clocks: each_clock_is_seen,
-    health: each_setting_of_the_probes_is_seen,
-    limits: each_limit_is_seen,
-    outlier: each_setting_of_the_comparison_is_seen,
-    resume: each_setting_of_resumption_is_seen,
-    retry: each_setting_of_retries_is_seen,
+    each_setting_of_the_balancer_is_seen: balance::cases,
+    each_setting_of_an_endpoints_breaker_is_seen: circuit::of_endpoints,
+    each_setting_of_the_breakers_of_tools_is_seen: circuit::of_tools,
+    each_setting_of_a_tools_own_breaker_is_seen: circuit::of_some_tools,
+    each_clock_of_calls_is_seen: clocks::of_calls,
+    each_clock_of_attempts_is_seen: clocks::of_attempts,
+    each_setting_of_the_probes_is_seen: health::cases,
+    each_limit_is_seen: limits::cases,
+    each_setting_of_the_comparison_is_seen: outlier::cases,
+    each_setting_of_resumption_is_seen: resume::cases,
+    each_setting_of_retries_is_seen: retry::cases,
 }
 
 /// Tries each value of each case, and tells of all that look otherwise than they should.

@@ -16,8 +16,8 @@ use crate::harness::{
     upstream::{Received, Upstream, Wire},
 };
 
-/// How many calls are spread: all go to one of two endpoints by chance once in sixty thousand times.
-const CALLS: usize = 17;
+/// How many calls are spread: by chance they all go to one of two endpoints, or to each in turn, once in many millions of times.
+const CALLS: usize = 27;
 
 pub(super) fn cases() -> Vec<Case> {
     let balance = |settings: Value| json!({ "upstream": { "balance": settings } });
@@ -35,7 +35,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("upstream.balance.policy", keyed, one_key(), policies),
         case(
             "upstream.balance.policy",
-            json!({}),
+            balance(json!({ "forced": "0%" })),
             scenario(one_is_busy),
             [
                 ("p2c", "one"),
@@ -155,7 +155,6 @@ async fn one_is_busy(given: Given) -> String {
     let z = given.over(&[&a, &b]).await;
     let caller = z.target().stateless("/mcp");
     let _hanging = hang(&caller, &[&a, &b]).await;
-    let _forced = place(&caller).await;
     spread(&places(&caller, CALLS).await)
 }
 

@@ -4,30 +4,28 @@ use serde_json::{Value, json};
 
 use super::{Case, case, merge, player::letters};
 
-pub(super) fn cases() -> Vec<Case> {
+pub(super) fn of_endpoints() -> Vec<Case> {
+    breaker("upstream.circuit", &json!({}))
+}
+
+pub(super) fn of_tools() -> Vec<Case> {
+    breaker("upstream.tool_circuit", &json!({}))
+}
+
+pub(super) fn of_some_tools() -> Vec<Case> {
+    let place = "upstream.tools[].circuit";
     let own = json!({ "upstream": { "tools": [{ "tool": "t" }] } });
-    let mut cases = breaker("upstream.circuit", &json!({}));
-    cases.extend(breaker("upstream.tool_circuit", &json!({})));
-    cases.extend(breaker("upstream.tools[].circuit", &own));
+    let mut cases = breaker(place, &own);
     // Its name says which calls it is for.
     let one = json!({ "upstream": { "tools": [{ "circuit": { "consecutive": 1 } }] } });
     let rows = [("t", "fr"), ("u", "fo"), ("*", "fr")];
-    cases.push(case(
-        "upstream.tools[].tool",
-        one,
-        letters("status500 ok"),
-        rows,
-    ));
+    let fails = || letters("status500 ok");
+    cases.push(case("upstream.tools[].tool", one, fails(), rows));
     // What is off for one tool is on for the others.
-    let all =
-        json!({ "upstream": { "tool_circuit": { "consecutive": 1 }, "tools": [{ "tool": "t" }] } });
+    let mut all = json!({ "upstream": { "tool_circuit": { "consecutive": 1 } } });
+    merge(&mut all, &own);
     let rows = [(json!("off"), "fo"), (json!({ "consecutive": 1 }), "fr")];
-    cases.push(case(
-        "upstream.tools[].circuit",
-        all,
-        letters("status500 ok"),
-        rows,
-    ));
+    cases.push(case(place, all, fails(), rows));
     cases
 }
 
@@ -141,19 +139,20 @@ fn clocks(at: &dyn Fn(&str) -> String, with: &dyn Fn(Value) -> Value) -> Vec<Cas
     ]
 }
 
+/// A tool gets its breaker with its first result.
 fn verdicts(at: &dyn Fn(&str) -> String, with: &dyn Fn(Value) -> Value) -> Vec<Case> {
     vec![
         case(
             at("rpc_errors"),
             with(json!({ "consecutive": 1 })),
-            letters("rpc ok"),
-            [("false", "eo"), ("true", "er")],
+            letters("ok rpc ok"),
+            [("false", "oeo"), ("true", "oer")],
         ),
         case(
             at("tool_errors"),
             with(json!({ "consecutive": 1 })),
-            letters("tool ok"),
-            [("false", "to"), ("true", "tr")],
+            letters("ok tool ok"),
+            [("false", "oto"), ("true", "otr")],
         ),
     ]
 }

@@ -2,22 +2,38 @@
 
 use serde_json::{Value, json};
 
-use super::{Case, Given, case, player, player::plays, scenario};
+use super::{Case, Given, case, merge, player, player::plays, put, scenario};
 
-pub(super) fn cases() -> Vec<Case> {
+pub(super) fn of_calls() -> Vec<Case> {
     let own = json!({ "upstream": { "tools": [{ "tool": "t" }] } });
     let mut cases = deadline("route.deadline", &json!({}));
     cases.extend(deadline("upstream.tools[].deadline", &own));
-    cases.extend(attempt("upstream.timeouts", &json!({})));
+    // In place of what is there for all.
+    let mut hasty = json!({ "route": { "deadline": "300ms" } });
+    merge(&mut hasty, &own);
+    let rows = [("off", "ok"), ("100ms", "deadline_exceeded")];
+    let late = plays("late700");
+    cases.push(case("upstream.tools[].deadline", hasty, late, rows));
+    cases
+}
+
+pub(super) fn of_attempts() -> Vec<Case> {
+    let own = json!({ "upstream": { "tools": [{ "tool": "t" }] } });
+    let mut cases = attempt("upstream.timeouts", &json!({}));
     cases.extend(attempt("upstream.tools[].timeouts", &own));
+    // In place of what is there for all.
+    let mut hasty = json!({ "upstream": { "timeouts": { "head": "300ms", "idle": "300ms" } } });
+    merge(&mut hasty, &own);
+    cases.extend(attempt("upstream.tools[].timeouts", &hasty));
     cases.push(connect());
-    cases.extend(instead());
     cases
 }
 
 /// How long a call may take.
 fn deadline(place: &str, base: &Value) -> Vec<Case> {
     let at = |key: &str| format!("{place}.{key}");
+    let mut limited = base.clone();
+    put(&mut limited, &at("limit"), &json!("1s"));
     vec![
         case(
             place,
@@ -33,11 +49,7 @@ fn deadline(place: &str, base: &Value) -> Vec<Case> {
         ),
         case(
             at("cap"),
-            {
-                let mut all = base.clone();
-                super::put(&mut all, &at("limit"), &json!("1s"));
-                all
-            },
+            limited,
             plays("progress2000"),
             [("1s", "deadline_exceeded"), ("1m", "ok")],
         ),
@@ -46,33 +58,14 @@ fn deadline(place: &str, base: &Value) -> Vec<Case> {
 
 /// How long an attempt may take to its head, and be silent.
 fn attempt(place: &str, base: &Value) -> Vec<Case> {
-    let key = |key: &str, steps| {
+    let key = |key: &str, steps, seen| {
         let path = format!("{place}.{key}");
-        let rows = [("200ms", "upstream_timeout"), ("1m", "ok"), ("off", "ok")];
+        let rows = [("200ms", seen), ("1m", "ok"), ("off", "ok")];
         case(path, base.clone(), plays(steps), rows)
     };
-    vec![key("head", "late700"), key("idle", "quiet700")]
-}
-
-/// What a tool has in place of what is there for all.
-fn instead() -> Vec<Case> {
-    let own = |key: &str, route: &str, steps, seen| {
-        let base = json!({
-            "route": { "deadline": route },
-            "upstream": { "timeouts": { "head": "300ms", "idle": "300ms" }, "tools": [{ "tool": "t" }] },
-        });
-        let path = format!("upstream.tools[].{key}");
-        case(path, base, plays(steps), [("off", "ok"), ("100ms", seen)])
-    };
-    let hasty = json!({
-        "route": { "deadline": "300ms" },
-        "upstream": { "tools": [{ "tool": "t" }] },
-    });
-    let rows = [("off", "ok"), ("100ms", "deadline_exceeded")];
     vec![
-        case("upstream.tools[].deadline", hasty, plays("late700"), rows),
-        own("timeouts.head", "1m", "late700", "upstream_timeout"),
-        own("timeouts.idle", "1m", "quiet700", "upstream_timeout"),
+        key("head", "late700", "upstream_timeout"),
+        key("idle", "quiet700", "upstream_silent"),
     ]
 }
 
@@ -86,9 +79,6 @@ fn connect() -> Case {
         player::end_of(player::call(&caller, "ok").await).await
     };
     let base = json!({ "route": { "deadline": "1s" } });
-    let rows = [
-        ("100ms", "upstream_unreachable"),
-        ("1m", "deadline_exceeded"),
-    ];
+    let rows = [("100ms", "connect_timeout"), ("1m", "deadline_exceeded")];
     case("upstream.timeouts.connect", base, scenario(mute), rows)
 }

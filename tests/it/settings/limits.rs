@@ -1,7 +1,10 @@
 //! How much may be in hand: calls, and standing streams.
 
+use std::time::Duration;
+
 use futures_util::future::join;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::{
     Case, Given, case,
@@ -40,9 +43,9 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case(
             "upstream.balance.queue_time",
-            json!({ "route": { "deadline": "2s" }, "upstream": { "concurrency": 1 } }),
-            plays("hang ok"),
-            [("100ms", "queue_timeout"), ("1m", "deadline_exceeded")],
+            json!({ "upstream": { "concurrency": 1 } }),
+            scenario(waits),
+            [("100ms", "queue_timeout"), ("1m", "waits")],
         ),
     ]
 }
@@ -71,4 +74,15 @@ async fn two_wait(given: Given) -> String {
     let mut ends = [first, second];
     ends.sort();
     ends.join(" ")
+}
+
+/// How a call ends that finds the only place taken.
+async fn waits(given: Given) -> String {
+    let server = player::player("a").await;
+    let z = given.over(&[&server]).await;
+    let caller = z.target().stateless("/mcp");
+    let _hanging = player::hang(&caller, &[&server]).await;
+    let end = async { player::end_of(player::call(&caller, "ok").await).await };
+    let end = timeout(Duration::from_millis(1500), end).await;
+    end.unwrap_or_else(|_| "waits".to_owned())
 }

@@ -55,18 +55,18 @@ pub(super) fn cases() -> Vec<Case> {
             scenario(standing),
             [("200ms", "ends"), ("1m", "goes on")],
         ),
-        // A random part of the pause: of an hour it is hardly ever less than a second.
+        // A random part of the pause: of a thousand hours it is hardly ever less than a second.
         case(
             at("first"),
-            with(json!({ "max": "1h", "limit": "1h" })),
+            with(json!({ "max": "1000h", "limit": "1000h" })),
             scenario(first_try),
-            [("10ms", at_once), ("1h", later)],
+            [("10ms", at_once), ("1000h", later)],
         ),
         case(
             at("max"),
-            with(json!({ "first": "1h", "limit": "1h" })),
+            with(json!({ "first": "1000h", "limit": "1000h" })),
             scenario(first_try),
-            [("10ms", at_once), ("1h", later)],
+            [("10ms", at_once), ("1000h", later)],
         ),
     ]
 }
