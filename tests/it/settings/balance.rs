@@ -10,7 +10,7 @@ use super::{
     scenario,
 };
 use crate::harness::{
-    BIN,
+    BIN, Ziggurat,
     mcp::{Session, request},
     until,
     upstream::{Received, Upstream, Wire},
@@ -155,14 +155,26 @@ async fn one_is_busy(given: Given) -> String {
     let z = given.over(&[&a, &b]).await;
     let caller = z.target().stateless("/mcp");
     let _hanging = hang(&caller, &[&a, &b]).await;
-    spread(&places(&caller, CALLS).await)
+    let mut places = Vec::new();
+    for _ in 0..CALLS {
+        // Whoever has just answered may still be taken for busy.
+        until("one call is in hand", async || in_hand(&z).await == 1).await;
+        places.push(place(&caller).await);
+    }
+    spread(&places)
+}
+
+async fn in_hand(z: &Ziggurat) -> u64 {
+    let report = z.report("upstreams").await;
+    let calls = |at: usize| report[0]["endpoints"][at]["calls"].as_u64();
+    calls(0).unwrap() + calls(1).unwrap()
 }
 
 /// One of two takes its time, as is known of both.
 async fn one_is_slow(given: Given) -> String {
     let quick = player("quick").await;
     let slow = Upstream::start(async |received: Received, wire: Wire| {
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         let named = json!({ "content": [], "name": "slow" });
         wire.json(&result(&received, &named)).await
     });
