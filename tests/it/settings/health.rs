@@ -114,14 +114,15 @@ async fn health(z: &Ziggurat) -> Value {
     z.report("upstreams").await[0]["endpoints"][0]["health"].clone()
 }
 
-/// The first probe, as the server sees it.
+/// The first probe of one of two servers, as it sees it.
 async fn first_probe(given: Given) -> String {
-    let server = Upstream::start(async |received: Received, wire: Wire| {
+    let modern = async |received: Received, wire: Wire| {
         let supported = json!({ "supportedVersions": ["2026-07-28"] });
         wire.json(&result(&received, &supported)).await
-    });
-    let server = server.await;
-    let z = given.over(&[&server]).await;
+    };
+    let server = Upstream::start(modern).await;
+    let other = Upstream::start(modern).await;
+    let z = given.over(&[&server, &other]).await;
     if health(&z).await.is_null() {
         return "none".to_owned();
     }

@@ -19,6 +19,8 @@ pub(super) fn cases() -> Vec<Case> {
     let at = |key: &str| format!("route.retry.{key}");
     let hasty =
         |backoff: Value| json!({ "route": { "retry": { "backoff": backoff }, "deadline": "10s" } });
+    let mut plain = retry(json!({}));
+    merge(&mut plain, &json!({ "route": { "protocol": "http" } }));
     vec![
         case(
             "route.retry",
@@ -73,6 +75,12 @@ pub(super) fn cases() -> Vec<Case> {
             [("1KiB", "503"), ("16KiB", "ok")],
         ),
         case(
+            at("body_cap"),
+            plain,
+            scenario(put),
+            [("1KiB", "503"), ("16KiB", "200")],
+        ),
+        case(
             at("safe_tools"),
             retry(json!({})),
             ends("tools/call", ""),
@@ -97,7 +105,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// A server where the first calls of each method fail.
+/// A server where the first calls fail.
 async fn failing(first: usize, headers: &'static str) -> Upstream {
     let calls = Arc::new(AtomicUsize::new(0));
     let script = move |received: Received, wire: Wire| {
@@ -125,6 +133,15 @@ fn ends(method: &'static str, headers: &'static str) -> Scenario {
         let caller = z.target().stateless("/mcp");
         end_of(caller.ask(1, method, params()).await).await
     })
+}
+
+/// The status of a plain PUT, whose body streams, where the first attempt fails.
+async fn put(given: Given) -> String {
+    let server = failing(1, "").await;
+    let z = given.over(&[&server]).await;
+    let body = params().to_string();
+    let answer = z.target().request("PUT", "/mcp", &[], body).await;
+    answer.status.as_str().to_owned()
 }
 
 /// How many attempts there are at so many calls that always fail.
