@@ -68,6 +68,16 @@ pub(super) fn cases() -> Vec<Case> {
             settles("200 OK", "", Duration::from_millis(500)),
             [("50ms", "unhealthy"), ("20s", "healthy")],
         ),
+        // Each request of a probe has that time: these four take longer together.
+        case(
+            at("timeout"),
+            quick(json!({ "probe": "mcp" })),
+            found(async |received, wire| {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                legacy(received, wire).await
+            }),
+            [("50ms", "unhealthy"), ("1s", "healthy")],
+        ),
         case(
             at("interval"),
             quick(json!({})),
@@ -143,21 +153,48 @@ async fn first_probe(given: Given) -> String {
 
 /// What a server that answers like this is found to be.
 fn settles(status: &'static str, body: &'static str, after: Duration) -> Scenario {
-    scenario(move |given: Given| async move {
-        let answers = move |_: Received, wire: Wire| async move {
-            tokio::time::sleep(after).await;
-            wire.answer(status, "", body).await
-        };
-        let server = Upstream::start(answers).await;
-        let z = given.over(&[&server]).await;
-        let mut state = Value::Null;
-        until("it is known", async || {
-            state = health(&z).await["state"].clone();
-            state != "unknown"
-        })
-        .await;
-        state.as_str().unwrap_or_default().to_owned()
+    found(move |_, wire| async move {
+        tokio::time::sleep(after).await;
+        wire.answer(status, "", body).await
     })
+}
+
+/// A server of the legacy era.
+async fn legacy(received: Received, wire: Wire) -> Option<Wire> {
+    let body: Value = serde_json::from_str(&received.body).unwrap_or_default();
+    match body["method"].as_str() {
+        Some("initialize") => {
+            let version = json!({ "protocolVersion": "2025-11-25" });
+            wire.json(&result(&received, &version)).await
+        }
+        Some("ping") => wire.json(&result(&received, &json!({}))).await,
+        Some("notifications/initialized") => wire.answer("202 Accepted", "", "").await,
+        _ => wire.answer("400 Bad Request", "", "").await,
+    }
+}
+
+/// What a server that plays this script is found to be.
+fn found<F, Fut>(script: F) -> Scenario
+where
+    F: Fn(Received, Wire) -> Fut + Send + Sync + Clone + 'static,
+    Fut: Future<Output = Option<Wire>> + Send + 'static,
+{
+    scenario(move |given: Given| {
+        let server = Upstream::start(script.clone());
+        found_out(given, server)
+    })
+}
+
+async fn found_out(given: Given, server: impl Future<Output = Upstream>) -> String {
+    let server = server.await;
+    let z = given.over(&[&server]).await;
+    let mut state = Value::Null;
+    until("it is known", async || {
+        state = health(&z).await["state"].clone();
+        state != "unknown"
+    })
+    .await;
+    state.as_str().unwrap_or_default().to_owned()
 }
 
 /// What a server whose first probes fail is found to be later.
@@ -167,15 +204,12 @@ fn fails_first(failures: usize) -> Scenario {
         let seen = probes.clone();
         let server = Upstream::start(move |_: Received, wire: Wire| {
             let probe = seen.fetch_add(1, Ordering::SeqCst);
-            let status = if probe < failures {
-                "500 Bad"
-            } else {
-                "200 OK"
-            };
+            let bad = probe < failures;
+            let status = if bad { "500 Bad" } else { "200 OK" };
             async move { wire.answer(status, "", "").await }
         });
-        let _server = server.await;
-        let z = given.over(&[&_server]).await;
+        let server = server.await;
+        let z = given.over(&[&server]).await;
         until("some were good", async || {
             probes.load(Ordering::SeqCst) > failures + 4
         })
@@ -224,10 +258,6 @@ async fn asleep(given: Given) -> String {
         health["asleep"] == true || !health["last"].is_null()
     })
     .await;
-    if z.servers().is_empty() {
-        "asleep"
-    } else {
-        "woken"
-    }
-    .to_owned()
+    let sleeps = z.servers().is_empty();
+    if sleeps { "asleep" } else { "woken" }.to_owned()
 }

@@ -28,15 +28,12 @@ pub(super) fn result(received: &Received, result: &Value) -> String {
 async fn play(received: Received, wire: Wire, name: &str) -> Option<Wire> {
     let call: Value = serde_json::from_str(&received.body).unwrap_or_default();
     let step = call["params"]["arguments"]["do"].as_str().unwrap_or("ok");
-    let (what, time) = split(step);
+    let (what, number) = split(step);
     let fine = result(&received, &json!({ "content": [], "name": name }));
     match what {
-        "status" => {
-            wire.answer(&format!("{} Status", time.as_millis()), "", "")
-                .await
-        }
+        "status" => wire.answer(&format!("{number} Status"), "", "").await,
         "late" => {
-            sleep(time).await;
+            sleep(Duration::from_millis(number)).await;
             wire.json(&fine).await
         }
         "rpc" => {
@@ -50,12 +47,12 @@ async fn play(received: Received, wire: Wire, name: &str) -> Option<Wire> {
         }
         "quiet" => {
             let wire = wire.sse().await.event(&progress(0)).await;
-            sleep(time).await;
+            sleep(Duration::from_millis(number)).await;
             wire.event(&fine).await.end().await
         }
         "progress" => {
             let mut wire = wire.sse().await;
-            for step in 0..time.as_millis() / 100 {
+            for step in 0..number / 100 {
                 wire = wire.event(&progress(step)).await;
                 sleep(Duration::from_millis(100)).await;
             }
@@ -66,16 +63,15 @@ async fn play(received: Received, wire: Wire, name: &str) -> Option<Wire> {
     }
 }
 
-fn progress(step: u128) -> String {
+fn progress(step: u64) -> String {
     let params = json!({ "progressToken": "p", "progress": step });
     json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": params }).to_string()
 }
 
-/// A step, and the number at its end as milliseconds.
-fn split(step: &str) -> (&str, Duration) {
+/// A step, and the number at its end: a status, or milliseconds.
+fn split(step: &str) -> (&str, u64) {
     let what = step.trim_end_matches(|c: char| c.is_ascii_digit());
-    let time = step[what.len()..].parse().unwrap_or_default();
-    (what, Duration::from_millis(time))
+    (what, step[what.len()..].parse().unwrap_or_default())
 }
 
 /// Calls the tool so that the server does this.
@@ -87,9 +83,10 @@ pub(super) async fn call(caller: &Session, step: &str) -> Answer {
 /// How a call ended: `ok`, `tool_error`, `rpc_error`, a status without an answer, or the kind of the error.
 pub(super) async fn end_of(answer: Answer) -> String {
     let status = answer.status;
-    let last = match answer.is_stream() {
-        true => answer.last().await,
-        false => serde_json::from_slice(&answer.bytes().await).unwrap_or_default(),
+    let last = if answer.is_stream() {
+        answer.last().await
+    } else {
+        serde_json::from_slice(&answer.bytes().await).unwrap_or_default()
     };
     if last["result"]["isError"] == true {
         return "tool_error".to_owned();
@@ -140,8 +137,8 @@ async fn ends(z: &Ziggurat, server: &Upstream, steps: &str) -> Vec<String> {
     let mut ends = Vec::new();
     let mut held = Vec::new();
     for step in steps.split(' ') {
-        if let ("wait", time) = split(step) {
-            sleep(time).await;
+        if let ("wait", millis) = split(step) {
+            sleep(Duration::from_millis(millis)).await;
         } else if step == "hang" {
             held.push(hang(&caller, &[server]).await);
         } else if let Some(step) = step.strip_prefix("again:") {
@@ -185,7 +182,7 @@ pub(super) async fn hang(caller: &Session, servers: &[&Upstream]) -> Hanging {
 }
 
 /// How many calls hang there.
-pub(super) fn stalled(server: &Upstream) -> usize {
+fn stalled(server: &Upstream) -> usize {
     let all = server.received();
     all.iter().filter(|r| r.body.contains("\"stall\"")).count()
 }

@@ -68,6 +68,13 @@ pub(super) fn cases() -> Vec<Case> {
             ends("tools/list", "retry-after: 1\r\n"),
             [("0s", "503"), ("5s", "ok")],
         ),
+        // So the server says that nothing was done.
+        case(
+            at("retry_after"),
+            retry(json!({ "statuses": [] })),
+            ends("tools/call", "retry-after: 1\r\n"),
+            [("0s", "503"), ("5s", "ok")],
+        ),
         case(
             at("body_cap"),
             retry(json!({})),
