@@ -165,7 +165,8 @@ macro_rules! table {
 }
 
 table! {
-    each_setting_of_the_balancer_is_seen: balance::cases,
+    each_way_to_choose_an_endpoint_is_seen: balance::of_policies,
+    each_share_of_calls_is_seen: balance::of_shares,
     each_setting_of_an_endpoints_breaker_is_seen: circuit::of_endpoints,
     each_setting_of_the_breakers_of_tools_is_seen: circuit::of_tools,
     each_setting_of_a_tools_own_breaker_is_seen: circuit::of_some_tools,

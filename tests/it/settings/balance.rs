@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{
-    Case, Given, Scenario, case,
+    Case, Given, Scenario, case, merge,
     player::{call, hang, player, result},
     scenario,
 };
@@ -16,87 +16,82 @@ use crate::harness::{
     upstream::{Received, Upstream, Wire},
 };
 
-/// How many calls are spread: by chance they all go to one of two endpoints, or to each in turn, once in many millions of times.
-const CALLS: usize = 27;
+/// How many calls are spread: by chance they all go to one of two endpoints, or to each in turn, once in a million times.
+const CALLS: usize = 21;
 
-pub(super) fn cases() -> Vec<Case> {
-    let balance = |settings: Value| json!({ "upstream": { "balance": settings } });
+fn balance(settings: &Value) -> Value {
+    json!({ "upstream": { "balance": settings } })
+}
+
+/// How an endpoint is chosen.
+pub(super) fn of_policies() -> Vec<Case> {
     let keyed = json!({ "route": { "session": "off" } });
-    let by_key =
-        json!({ "route": { "session": "off" }, "upstream": { "balance": { "policy": "hash" } } });
-    let in_turn = balance(json!({ "policy": "round_robin" }));
+    let mut by_key = keyed.clone();
+    merge(&mut by_key, &balance(&json!({ "policy": "hash" })));
+    let unforced = balance(&json!({ "forced": "0%" }));
     let policies = [
         ("round_robin", "in turn"),
         ("random", "mixed"),
         ("hash", "one"),
     ];
-    let mut cases = vec![
-        case("upstream.balance", keyed.clone(), one_key(), policies),
-        case("upstream.balance.policy", keyed, one_key(), policies),
-        case(
-            "upstream.balance.policy",
-            balance(json!({ "forced": "0%" })),
-            scenario(one_is_busy),
-            [
-                ("p2c", "one"),
-                ("least_request", "one"),
-                ("random", "mixed"),
-            ],
-        ),
-        case(
-            "upstream.balance.policy",
-            balance(json!({ "forced": "0%" })),
-            scenario(one_is_slow),
-            [("p2c", "avoided"), ("least_request", "used")],
-        ),
-        case(
-            "upstream.balance.key",
-            by_key,
-            one_key(),
-            [
-                ("session", "one"),
-                ("header:x-same", "one"),
-                ("header:x-other", "mixed"),
-                ("/same", "one"),
-                ("/other", "mixed"),
-            ],
-        ),
-        case(
-            "upstream.balance.forced",
-            balance(json!({ "policy": "p2c" })),
-            scenario(one_is_slow),
-            [("0%", "avoided"), ("100%", "used")],
-        ),
-        case(
-            "upstream.balance.slow_start",
-            in_turn.clone(),
-            scenario(one_is_new),
-            [("0s", "half"), ("1h", "few")],
-        ),
-        case(
-            "upstream.balance.panic",
-            balance(json!({ "policy": "round_robin", "slow_start": "0s" })),
-            scenario(one_is_sick),
-            [("0%", "one"), ("50%", "one"), ("100%", "in turn")],
-        ),
+    let keys = [
+        ("session", "one"),
+        ("header:x-same", "one"),
+        ("header:x-other", "mixed"),
+        ("/same", "one"),
+        ("/other", "mixed"),
     ];
-    cases.extend(endpoints(&in_turn));
-    cases
+    let busy = [
+        ("p2c", "one"),
+        ("least_request", "one"),
+        ("random", "mixed"),
+    ];
+    let slow = [("p2c", "avoided"), ("least_request", "used")];
+    let policy = "upstream.balance.policy";
+    vec![
+        case("upstream.balance", keyed.clone(), one_key(), policies),
+        case(policy, keyed, one_key(), policies),
+        case("upstream.balance.key", by_key, one_key(), keys),
+        case(policy, unforced.clone(), scenario(one_is_busy), busy),
+        case(policy, unforced, scenario(one_is_slow), slow),
+    ]
 }
 
-/// What an endpoint says of its share.
-fn endpoints(in_turn: &Value) -> Vec<Case> {
-    let weights = [("1", "8 8"), ("3", "12 4")];
-    let ranks = [("0", "8 8"), ("1", "0 16")];
-    let urls = || scenario(shares);
-    let commands = || scenario(shares_of_commands);
-    let case = |path, scenario, rows| case(path, in_turn.clone(), scenario, rows);
-    vec![
-        case("upstream.endpoints[url].weight", urls(), weights),
-        case("upstream.endpoints[url].priority", urls(), ranks),
-        case("upstream.endpoints[command].weight", commands(), weights),
-        case("upstream.endpoints[command].priority", commands(), ranks),
-    ]
+/// What else the balancer is told, and what its endpoints say of their share.
+pub(super) fn of_shares() -> Vec<Case> {
+    let in_turn = balance(&json!({ "policy": "round_robin" }));
+    let mut at_once = in_turn.clone();
+    merge(&mut at_once, &balance(&json!({ "slow_start": "0s" })));
+    let forced = [("0%", "avoided"), ("100%", "used")];
+    let slow_start = [("0s", "half"), ("1h", "few")];
+    let panic = [("0%", "one"), ("50%", "one"), ("100%", "in turn")];
+    let at = |key: &str| format!("upstream.balance.{key}");
+    let mut cases = vec![
+        case(at("forced"), json!({}), scenario(one_is_slow), forced),
+        case(
+            at("slow_start"),
+            in_turn.clone(),
+            scenario(one_is_new),
+            slow_start,
+        ),
+        case(at("panic"), at_once, scenario(one_is_sick), panic),
+    ];
+    for (kind, scenario) in [
+        ("url", scenario(shares)),
+        ("command", scenario(shares_of_commands)),
+    ] {
+        let at = |key: &str| format!("upstream.endpoints[{kind}].{key}");
+        let weight = [("1", "8 8"), ("3", "12 4")];
+        let priority = [("0", "8 8"), ("1", "0 16")];
+        cases.push(case(
+            at("weight"),
+            in_turn.clone(),
+            scenario.clone(),
+            weight,
+        ));
+        cases.push(case(at("priority"), in_turn.clone(), scenario, priority));
+    }
+    cases
 }
 
 /// How calls were spread, from the endpoint of each.
@@ -208,10 +203,8 @@ async fn one_is_new(given: Given) -> String {
 /// One of two fails its probes.
 async fn one_is_sick(mut given: Given) -> String {
     let health = json!({ "probe": "http", "interval": "20ms", "fall": 1, "rise": 1 });
-    super::merge(
-        &mut given.base,
-        &json!({ "upstream": { "health": health } }),
-    );
+    let probed = json!({ "upstream": { "health": health } });
+    merge(&mut given.base, &probed);
     let well = player("a").await;
     let sick = Upstream::start(async |received: Received, wire: Wire| {
         if received.method == "GET" {
