@@ -1,12 +1,10 @@
 //! How calls are spread over the endpoints.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use super::{
     Case, Given, Scenario, case, merge,
-    player::{call, hang, player, result},
+    player::{call, end_of, hang, player, result},
     scenario,
 };
 use crate::harness::{
@@ -46,14 +44,14 @@ pub(super) fn of_policies() -> Vec<Case> {
         ("least_request", "one"),
         ("random", "mixed"),
     ];
-    let slow = [("p2c", "avoided"), ("least_request", "used")];
+    let failing = [("p2c", "avoided"), ("least_request", "used")];
     let policy = "upstream.balance.policy";
     vec![
         case("upstream.balance", keyed.clone(), one_key(), policies),
         case(policy, keyed, one_key(), policies),
         case("upstream.balance.key", by_key, one_key(), keys),
         case(policy, unforced.clone(), scenario(one_is_busy), busy),
-        case(policy, unforced, scenario(one_is_slow), slow),
+        case(policy, unforced, scenario(one_fails), failing),
     ]
 }
 
@@ -67,7 +65,7 @@ pub(super) fn of_shares() -> Vec<Case> {
     let panic = [("0%", "one"), ("50%", "one"), ("100%", "in turn")];
     let at = |key: &str| format!("upstream.balance.{key}");
     let mut cases = vec![
-        case(at("forced"), json!({}), scenario(one_is_slow), forced),
+        case(at("forced"), json!({}), scenario(one_fails), forced),
         case(
             at("slow_start"),
             in_turn.clone(),
@@ -165,24 +163,21 @@ async fn in_hand(z: &Ziggurat) -> u64 {
     calls(0).unwrap() + calls(1).unwrap()
 }
 
-/// One of two takes its time, as is known of both.
-async fn one_is_slow(given: Given) -> String {
-    let quick = player("quick").await;
-    let slow = Upstream::start(async |received: Received, wire: Wire| {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let named = json!({ "content": [], "name": "slow" });
-        wire.json(&result(&received, &named)).await
-    });
-    let slow = slow.await;
-    let z = given.over(&[&quick, &slow]).await;
+/// One of two fails, as is known after the first time.
+async fn one_fails(given: Given) -> String {
+    let fine = player("fine").await;
+    let bad = async |_: Received, wire: Wire| wire.answer("500 Bad", "", "").await;
+    let bad = Upstream::start(bad).await;
+    let z = given.over(&[&fine, &bad]).await;
     let caller = z.target().stateless("/mcp");
-    until("both have answered", async || {
-        place(&caller).await;
-        !quick.received().is_empty() && !slow.received().is_empty()
-    })
-    .await;
+    let failures = async || {
+        until("no call is in hand", async || in_hand(&z).await == 0).await;
+        end_of(call(&caller, "ok").await).await;
+        bad.received().len()
+    };
+    until("it has failed", async || failures().await > 0).await;
     for _ in 0..CALLS {
-        if place(&caller).await == "slow" {
+        if failures().await > 1 {
             return "used".to_owned();
         }
     }

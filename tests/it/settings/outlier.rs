@@ -166,22 +166,34 @@ fn failures_before() -> Scenario {
     })
 }
 
-/// Whether one of five is left alone for the rate of its failures, within some intervals.
+/// Whether one of five is left alone for the rate of its failures, once an interval is over in which all have had calls.
 async fn compared(given: Given, every: usize) -> String {
     let servers = five(1, every).await;
     let z = over(&given, &servers).await;
     let caller = z.target().stateless("/mcp");
-    // The first interval may have been half over.
-    for _ in 0..2 {
+    until("all have had calls", async || {
         round(&caller).await;
-        sleep(INTERVAL).await;
-        // The next call that ends finds that the interval is over.
-        round(&caller).await;
-        if is_ejected(&z).await {
-            return "left alone".to_owned();
-        }
+        is_ejected(&z).await || calls(&z).await.iter().all(|calls| *calls >= 2)
+    })
+    .await;
+    sleep(INTERVAL).await;
+    // The next call that ends finds that the interval is over.
+    round(&caller).await;
+    if is_ejected(&z).await {
+        "left alone"
+    } else {
+        "kept"
     }
-    "kept".to_owned()
+    .to_owned()
+}
+
+/// The calls of this interval that count.
+async fn calls(z: &Ziggurat) -> Vec<u64> {
+    let report = z.report("upstreams").await;
+    let endpoints = report[0]["endpoints"].as_array().unwrap().iter();
+    endpoints
+        .map(|endpoint| endpoint["outlier"]["calls"].as_u64().unwrap())
+        .collect()
 }
 
 /// Whether what was left alone is used again soon.
