@@ -205,9 +205,11 @@ async fn each_setting_has_a_case_and_each_case_a_setting() {
     let named: BTreeSet<_> = cases.iter().map(|case| case.path.as_str()).collect();
     let known: BTreeSet<_> = settings.keys().map(String::as_str).collect();
     let without: Vec<_> = known.difference(&named).collect();
-    assert!(without.is_empty(), "settings without a case: {without:#?}");
     let unknown: Vec<_> = named.difference(&known).collect();
-    assert!(unknown.is_empty(), "cases without a setting: {unknown:#?}");
+    assert!(
+        without.is_empty() && unknown.is_empty(),
+        "settings without a case: {without:#?}; cases without a setting: {unknown:#?}"
+    );
 }
 
 #[tokio::test]
