@@ -287,7 +287,7 @@ pub struct Health {
     pub interval: Duration,
     /// By how much of the interval a pause may be longer or shorter.
     pub jitter: Share,
-    /// How long a probe may take.
+    /// How long each request of a probe may take.
     pub timeout: Duration,
     /// After how many failures in a row an endpoint is out.
     pub fall: NonZeroU32,

@@ -34,6 +34,7 @@ mod reload;
 mod replay;
 mod resilience;
 mod sessions;
+mod settings;
 mod streams;
 mod timeouts;
 mod tls;

@@ -168,7 +168,7 @@ section! {
         attempts: Count = 3,
         /// How many of the calls of the last ten seconds may be repeated.
         budget: Part = "20%",
-        /// How many may be repeated in each second, however few calls there are.
+        /// How many may be repeated beside those for each of the ten seconds, however few calls there are.
         least: Amount = 1,
         /// The pause before an attempt.
         backoff: RawBackoff = json!({}),
@@ -178,7 +178,7 @@ section! {
         body_cap: Size = "64KiB",
         /// Tools whose calls may be repeated although they may have been executed; `*` stands for any text.
         safe_tools: Vec<Word> = Vec::<&str>::new(),
-        /// The statuses after which a call is repeated, if that is safe.
+        /// The statuses after which a call is repeated, if that is safe. A 503 with `Retry-After` says that nothing was done: after that any call is, whatever is listed here.
         statuses: Vec<ErrorStatus> = [502, 503, 504],
     }
 }

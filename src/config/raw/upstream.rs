@@ -28,7 +28,7 @@ section! {
         balance: ShortOr<Choice, RawBalance> = "p2c",
         /// When an endpoint that keeps failing is left alone.
         circuit: OrOff<RawCircuit> = json!({}),
-        /// The same for each tool by itself, on all endpoints together.
+        /// The same for each tool by itself, on all endpoints together. A tool has its breaker once a call of it had a result, or no answer at all; errors before that may only say that there is no such tool.
         tool_circuit: OrOff<RawCircuit> = "off",
         /// What is different for some tools. Of the entries that fit a tool the first counts, and what it leaves out is as for all others.
         tools: At<Vec<At<RawTool>>> = Vec::<&str>::new(),
@@ -82,9 +82,9 @@ section! {
         min_calls: Count = 10,
         /// It opens after so many failures in a row.
         consecutive: OrOff<Count> = 5,
-        /// How long it stays open the first time; each time after that, twice as long.
+        /// How long it stays open the first time, and up to a fifth longer; each time after that, twice as long.
         open: Clock = "10s",
-        /// The longest that it stays open.
+        /// The longest that it stays open, that fifth left out.
         open_max: Clock = "5m",
         /// How many calls try it at once when that time is over.
         probes: Count = 1,
@@ -134,7 +134,7 @@ section! {
         interval: Clock = "5s",
         /// By how much of the interval a pause may be longer or shorter.
         jitter: Part = "20%",
-        /// How long a probe may take.
+        /// How long each request of a probe may take.
         timeout: Clock = "2s",
         /// After how many failures in a row an endpoint is out.
         fall: Count = 3,
@@ -192,7 +192,7 @@ section! {
         standing: Clock = "5m",
         /// The longest pause before the first try; it doubles with each, and is a random part of that. What the server asks for with `retry:` comes on top.
         first: Pause = "200ms",
-        /// The longest pause.
+        /// The longest pause, and the most that is waited for of what the server asks for.
         max: Clock = "30s",
     }
 }
