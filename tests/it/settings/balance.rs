@@ -89,6 +89,12 @@ pub(super) fn of_shares() -> Vec<Case> {
         ));
         cases.push(case(at("priority"), in_turn.clone(), scenario, priority));
     }
+    cases.push(case(
+        "upstream.endpoints[url].each_address",
+        json!({}),
+        self::scenario(names_an_address),
+        [("off", "false"), ("1s", "true")],
+    ));
     cases
 }
 
@@ -224,6 +230,17 @@ async fn shares(given: Given) -> String {
     let z = given.over(&[&a, &b]).await;
     places(&z.target().stateless("/mcp"), 16).await;
     format!("{} {}", a.received().len(), b.received().len())
+}
+
+/// Whether an endpoint at a name is named by an address.
+async fn names_an_address(given: Given) -> String {
+    let server = player("a").await;
+    let url = server.url("/mcp").replace("127.0.0.1", "localhost");
+    let z = given.with(json!([{ "url": url }])).await;
+    place(&z.target().stateless("/mcp")).await;
+    let report = z.report("upstreams").await;
+    let name = report[0]["endpoints"][0]["name"].to_string();
+    name.contains('@').to_string()
 }
 
 /// The sessions that each of two commands got.

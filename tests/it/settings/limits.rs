@@ -24,7 +24,7 @@ pub(super) fn cases() -> Vec<Case> {
         calls("server.concurrency", json!({}), "overloaded"),
         calls("route.concurrency", json!({}), "overloaded"),
         calls("upstream.concurrency", no_queue, "queue_full"),
-        calls("upstream.tools[].concurrency", own, "overloaded"),
+        calls("upstream.tools[].concurrency", own, "tool_busy"),
         case(
             "server.streams",
             json!({}),
