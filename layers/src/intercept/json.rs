@@ -78,8 +78,10 @@ pub(super) fn member(text: &str, children: &[Child], key: &str) -> Option<usize>
             return false;
         };
         let plain = raw.get(1..raw.len() - 1).unwrap_or_default();
+        if plain.contains('\\') {
+            return serde_json::from_str::<String>(raw).is_ok_and(|k| k == key);
+        }
         plain == key
-            || (plain.contains('\\') && serde_json::from_str::<String>(raw).is_ok_and(|k| k == key))
     })
 }
 

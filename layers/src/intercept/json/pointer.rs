@@ -175,6 +175,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_key_is_compared_by_what_it_says_and_not_by_how_it_is_written() {
+        // The key `"`, which is written as `\"`.
+        let text = r#"{"\"":1}"#;
+        let find = |pointer: &str| {
+            let pointer: Pointer = pointer.parse().expect("a pointer");
+            pointer.find(text).map(|span| &text[span])
+        };
+        assert_eq!(find("/\""), Some("1"));
+        assert_eq!(find("/\\\""), None);
+    }
+
     proptest::proptest! {
         #[test]
         fn it_finds_what_others_find(text in "[\\[\\]{}\",:0-9a-c ]{0,40}", pointer in "(/[a-c0-2~]{0,2}){0,3}") {
