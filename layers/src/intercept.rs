@@ -15,6 +15,7 @@
 //!   nobody changes its bytes. A blocked answer on a stream becomes a JSON-RPC error in its place; a blocked notification leaves an event without data; a blocked question of the
 //!   server ends the call, since nobody would answer it. On a stream that answers no call (a GET) what is refused is left out, but for its id: its client would
 //!   come back and get it once more.
+//! - what waits for an operator, and is taken back by its client (`notifications/cancelled` in the same session), is blocked: nobody lets it go on any more.
 //! - on plain HTTP the hooks see method, path and headers, and bodies only where asked for, up to the cap.
 //!
 //! What would be seen otherwise by another reader never passes those who must see it: a body that contradicts `Mcp-Method` or `Mcp-Name` (in any era), a message with a
@@ -224,6 +225,7 @@ where
             return InterceptFuture(State::Passing(self.inner.call(request)));
         };
         let exchange = Exchange::of(&mut request);
+        chain.settings.paused.heed(&exchange);
         let asked = Asked::new(&exchange, &request);
         let Some(wanted) = chain.wanted(&asked) else {
             return InterceptFuture(State::Passing(self.inner.call(request)));

@@ -16,7 +16,11 @@ use tokio::{
 };
 
 use super::{Block, Context, Direction, Message, NotChanged, PauseFull, chain::Stage};
-use crate::metrics::{UpWhile, gauge, names};
+use crate::{
+    exchange::Exchange,
+    mcp::{Id, ShortText},
+    metrics::{UpWhile, gauge, names},
+};
 
 /// How long an exchange may wait, and what happens then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +102,8 @@ pub struct PausedExchange {
 /// What is kept of an exchange while it waits.
 pub(super) struct Snapshot {
     shown: PausedExchange,
+    /// The session, and the request in it, that its client may take back.
+    request: Option<(ShortText, Id)>,
     message: Option<Arc<Message>>,
 }
 
@@ -205,6 +211,24 @@ impl Paused {
         decide.send(resolution).map_err(|_gone| NotDecided::Gone)
     }
 
+    /// Ends the wait of what the client takes back with this exchange, by a `notifications/cancelled` in the same session: an operator may let it go on much later.
+    pub(super) fn heed(&self, exchange: &Exchange) {
+        let Some((call, session)) = exchange
+            .asked()
+            .and_then(|c| Some((c, c.session.as_ref()?)))
+        else {
+            return;
+        };
+        let ids = call.messages().iter();
+        let ids = ids.filter_map(|message| message.cancels.as_ref());
+        for (id, _) in ids {
+            for waiting in self.shared.places().take_back(session, id) {
+                let message = "the client took the call back".to_owned();
+                let _gone = waiting.decide.send(Resolution::Block(Block { message }));
+            }
+        }
+    }
+
     /// From now on nobody waits: for a shutdown. Those who do, and those who would, go by what their time limit says; delays end.
     pub fn close(&self) {
         let waiting = {
@@ -306,6 +330,20 @@ impl Shared {
     }
 }
 
+impl Places {
+    /// Takes out what waits of this request.
+    fn take_back(&mut self, session: &ShortText, id: &Id) -> Vec<Waiting> {
+        let of = |waiting: &Waiting| {
+            let request = waiting.snapshot.request.as_ref();
+            request.is_some_and(|(s, i)| s == session && i == id)
+        };
+        let waiting = self.waiting.iter();
+        let numbers: Vec<u64> = waiting.filter(|(_, w)| of(w)).map(|(n, _)| *n).collect();
+        let taken = numbers.iter().map(|number| self.waiting.remove(number));
+        taken.flatten().collect()
+    }
+}
+
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let waiting = self.places().waiting.len();
@@ -359,7 +397,13 @@ impl Snapshot {
             (None, Stage::Answering) => Direction::Response,
         };
         let exchange = context.exchange();
+        let session = exchange.asked().and_then(|call| call.session.clone());
+        let request = message.and_then(|message| match message.direction() {
+            Direction::Request | Direction::Response => message.facts()?.id().cloned(),
+            Direction::Server => context.asked(message)?.id().cloned(),
+        });
         Self {
+            request: session.zip(request),
             shown: PausedExchange {
                 id: 0,
                 by: by.to_owned(),

@@ -86,6 +86,14 @@ const items = {
     await api(task, 'decide', { id, decision: 'resume', message: JSON.stringify(message) });
     assert(await counted(await call) === 'let go', 'it went on as it was');
   },
+  async withdrawn({ client }, task) {
+    const gives = new AbortController();
+    const call = outcome(client.callTool({ name: 'echo', arguments: { message: 'hold' } }, { signal: gives.signal }));
+    const { id } = await held(task, 'held');
+    gives.abort('changed my mind');
+    assert((await call).error, 'it was answered though given up');
+    await until('nothing waits any more', async () => !(await api(task, 'paused')).some((waiting) => waiting.id === id));
+  },
   async refused({ client }, task) {
     const call = outcome(client.callTool({ name: 'echo', arguments: { message: 'hold' } }));
     await api(task, 'decide', { id: (await held(task, 'held')).id, decision: 'block', reason: 'not today' });

@@ -161,6 +161,18 @@ class Ruled:
             check(answer == text, f"it went on as {answer}")
 
     @goes_on
+    async def item_withdrawn(self):
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.client.call_tool, "echo", {"message": "hold"})
+            number = (await held("held"))["id"]
+            group.cancel_scope.cancel()
+
+        async def gone():
+            return all(waiting["id"] != number for waiting in await api("paused"))
+
+        await until("nothing waits any more", gone)
+
+    @goes_on
     async def item_refused(self):
         async def block():
             await api("decide", {"id": (await held("held"))["id"], "decision": "block", "reason": "not today"})

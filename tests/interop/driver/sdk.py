@@ -16,7 +16,7 @@ CLIENTS = {
 }
 LEGACY = "connect list call large concurrent progress logging sampling elicitation roots subscribe cancel ping delete".split()
 MODERN = "connect unlisted list headers call large concurrent progress logging sampling elicitation rounds subscribe cancel".split()
-RULED = "blocked mocked modified streamed paused refused".split()
+RULED = "blocked mocked modified streamed paused withdrawn refused".split()
 RULES = {"intercept": {"rules": str(ROOT / "rules.yaml")}}
 COLUMNS = list(dict.fromkeys([*MODERN, *LEGACY, "resume", *RULED, "fail", "crash"]))
 PROXY_ONLY = {"resume", *RULED, "fail", "crash"}

@@ -93,3 +93,58 @@ async fn a_delay_takes_its_time_and_a_pause_waits_for_a_decision() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_takes_back_what_waits_and_only_in_its_own_session() {
+    let paused = Paused::default();
+    let of = InterceptSettings {
+        paused: paused.clone(),
+        ..InterceptSettings::default()
+    };
+    let pause = PauseSettings {
+        limit: Duration::from_secs(60),
+        then: AtLimit::Resume,
+    };
+    for (interest, outcome) in [(REQUEST, "rejected"), (MESSAGES, "unknown")] {
+        let (layer, _) = script_with(of.clone(), interest, move |message, _| {
+            let call = message.and_then(|message| message.facts()?.id());
+            call.map_or(Decision::Continue, |_| Decision::Pause(pause))
+        });
+        let waits = tokio::spawn({
+            let (layer, request) = (layer.clone(), call(CALL, &[("mcp-session-id", "mine")]));
+            async move { send(&layer, request, JSON, vec![ANSWER]).await }
+        });
+        while paused.list().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let cancel = |id: &str, session: &[(&'static str, &'static str)]| {
+            let text = format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{id}}}}}"#
+            );
+            (call(&text, session), layer.clone())
+        };
+        for (id, session) in [
+            ("\"seven\"", &[("mcp-session-id", "another")][..]),
+            ("\"seven\"", &[]),
+            ("7", &[("mcp-session-id", "mine")]),
+        ] {
+            let (request, layer) = cancel(id, session);
+            send(&layer, request, EVENTS, vec![]).await;
+            assert_eq!(paused.list().len(), 1, "{id} {session:?}");
+        }
+        let (request, layer) = cancel("\"seven\"", &[("mcp-session-id", "mine")]);
+        let (_, _, given) = send(&layer, request, EVENTS, vec![]).await;
+        assert_eq!(
+            given.lock().expect("not poisoned").len(),
+            1,
+            "the server is told, too"
+        );
+        assert!(paused.list().is_empty());
+        let (_, body, given) = waits.await.expect("no panic");
+        let answer: Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(answer["error"]["message"], "the client took the call back");
+        assert_eq!(answer["error"]["data"]["outcome"], outcome);
+        let asked = given.lock().expect("not poisoned").len();
+        assert_eq!(asked == 0, interest == REQUEST);
+    }
+}
