@@ -23,7 +23,9 @@ use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use cel::{Program, Value as Cel};
 
-pub(crate) use self::about::{About, Sees};
+use crate::secret::suggests_secret;
+
+pub(crate) use self::about::{About, Sees, Unclear};
 
 /// An expression, read and found good. Clones are the same one.
 #[derive(Clone)]
@@ -161,6 +163,14 @@ impl Expression {
         self.uses(Sees::Answer)
     }
 
+    /// Whether what it says may be a secret, by the names that stand in it.
+    pub fn may_tell_secrets(&self) -> bool {
+        let is_name = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
+        self.text
+            .split(|letter| !is_name(letter))
+            .any(suggests_secret)
+    }
+
     /// Whether it asks who the client is.
     pub fn names_principal(&self) -> bool {
         self.uses.contains(&Variable::Principal)
@@ -168,14 +178,14 @@ impl Expression {
 
     /// Whether it is true of this.
     pub(crate) fn is_true(&self, about: &About<'_>) -> Result<bool, String> {
-        match self.value(about)? {
+        match self.value(about).map_err(|unclear| unclear.to_string())? {
             Cel::Bool(yes) => Ok(yes),
             _ => Err("its expression is neither true nor false".to_owned()),
         }
     }
 
     /// What it says of this, as a text by which things are told apart; none where it says null.
-    pub(crate) fn key(&self, about: &About<'_>) -> Result<Option<String>, String> {
+    pub(crate) fn key(&self, about: &About<'_>) -> Result<Option<String>, Unclear> {
         Ok(Some(match self.value(about)? {
             Cel::Null => return Ok(None),
             Cel::String(text) => text.as_str().to_owned(),
@@ -185,15 +195,15 @@ impl Expression {
             Cel::Float(value) => value.to_string(),
             _ => {
                 let problem = "its expression is no text, no number, and neither true nor false";
-                return Err(problem.to_owned());
+                return Err(Unclear::Fails(problem.to_owned()));
             }
         }))
     }
 
-    fn value(&self, about: &About<'_>) -> Result<Cel, String> {
+    fn value(&self, about: &About<'_>) -> Result<Cel, Unclear> {
         let scope = scope::scope(&self.uses, about)?;
         // The error would show values.
-        let failed = |error| format!("its expression failed: {}", kind(&error));
+        let failed = |error| Unclear::Fails(format!("its expression failed: {}", kind(&error)));
         self.program.execute(&scope).map_err(failed)
     }
 }

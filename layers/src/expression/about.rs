@@ -26,6 +26,21 @@ pub(crate) struct About<'a> {
     pub(crate) body: &'a Value,
 }
 
+/// Why an expression does not say anything.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(
+    not(feature = "cel"),
+    expect(dead_code, reason = "without expressions nobody asks")
+)]
+pub(crate) enum Unclear {
+    /// It cannot look into so much.
+    #[error("its expression cannot look into a message that is so large")]
+    TooLarge,
+    /// It fails; without the values with which it did.
+    #[error("{0}")]
+    Fails(String),
+}
+
 /// What an expression may look at that is not always known, or costs something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sees {

@@ -9,7 +9,7 @@ use cel::{Context as Scope, Env, Value as Cel};
 use http::HeaderMap;
 use serde_json::Value;
 
-use super::{About, Expression, Variable};
+use super::{About, Expression, Unclear, Variable};
 use crate::mcp::Era;
 
 /// How much may still be looked into.
@@ -19,23 +19,22 @@ struct Room {
 }
 
 impl Room {
-    fn take(&mut self, bytes: usize) -> Result<(), String> {
+    fn take(&mut self, bytes: usize) -> Result<(), Unclear> {
         let left = self
             .values
             .checked_sub(1)
             .zip(self.bytes.checked_sub(bytes));
-        (self.values, self.bytes) =
-            left.ok_or("its expression cannot look into a message that is so large")?;
+        (self.values, self.bytes) = left.ok_or(Unclear::TooLarge)?;
         Ok(())
     }
 
-    fn text(&mut self, text: &str) -> Result<Cel, String> {
+    fn text(&mut self, text: &str) -> Result<Cel, Unclear> {
         self.take(text.len())?;
         Ok(Cel::from(text))
     }
 
     /// Integers stay such, however they are signed, so that they compare.
-    fn value(&mut self, value: &Value) -> Result<Cel, String> {
+    fn value(&mut self, value: &Value) -> Result<Cel, Unclear> {
         self.take(0)?;
         Ok(match value {
             Value::Null => Cel::Null,
@@ -69,7 +68,7 @@ static LIBRARY: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 pub(super) fn scope<'a>(
     uses: &BTreeSet<Variable>,
     about: &About<'_>,
-) -> Result<Scope<'a, 'a>, String> {
+) -> Result<Scope<'a, 'a>, Unclear> {
     let mut room = Room {
         values: Expression::VALUES,
         bytes: Expression::BYTES,
@@ -110,7 +109,7 @@ fn empty() -> Cel {
     Cel::Map(HashMap::<String, Cel>::new().into())
 }
 
-fn headers(all: &HeaderMap, room: &mut Room) -> Result<Cel, String> {
+fn headers(all: &HeaderMap, room: &mut Room) -> Result<Cel, Unclear> {
     let mut headers: HashMap<String, Cel> = HashMap::new();
     for (name, value) in all {
         if let Ok(text) = value.to_str()
@@ -123,7 +122,7 @@ fn headers(all: &HeaderMap, room: &mut Room) -> Result<Cel, String> {
 }
 
 /// The parameters of a message, with these arguments, which are a part of them and looked into once.
-fn params(body: &Value, args: Option<&Cel>, room: &mut Room) -> Result<Cel, String> {
+fn params(body: &Value, args: Option<&Cel>, room: &mut Room) -> Result<Cel, Unclear> {
     let members = match body.get("params") {
         Some(Value::Object(members)) => members,
         Some(other) => return room.value(other),

@@ -2,7 +2,7 @@
 
 mod about;
 
-pub(crate) use self::about::{About, Sees};
+pub(crate) use self::about::{About, Sees, Unclear};
 
 /// An expression: there is none without the feature `cel`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,11 @@ impl Expression {
         match *self {}
     }
 
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        match *self {}
+    }
+
     /// Whether it looks into the message.
     pub fn reads_message(&self) -> bool {
         match *self {}
@@ -26,6 +31,11 @@ impl Expression {
 
     /// Whether it looks at what only an answer has.
     pub fn reads_answer(&self) -> bool {
+        match *self {}
+    }
+
+    /// Whether what it says may be a secret.
+    pub fn may_tell_secrets(&self) -> bool {
         match *self {}
     }
 
@@ -37,7 +47,7 @@ impl Expression {
         match *self {}
     }
 
-    pub(crate) fn key(&self, _: &About<'_>) -> Result<Option<String>, String> {
+    pub(crate) fn key(&self, _: &About<'_>) -> Result<Option<String>, Unclear> {
         match *self {}
     }
 }

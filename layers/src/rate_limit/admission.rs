@@ -1,6 +1,6 @@
 //! Whether a request is let through: all its limits are asked, and what some gave is given back where another refuses.
 
-use std::{any::Any, ops::ControlFlow, sync::Arc};
+use std::{any::Any, cell::OnceCell, ops::ControlFlow, sync::Arc};
 
 use http::{HeaderValue, Request};
 
@@ -207,6 +207,7 @@ impl<'a> Load<'a> {
             path: request.uri().path(),
             headers: request.headers(),
             body,
+            parsed: OnceCell::new(),
             message,
         };
         let Some(call) = exchange.and_then(|exchange| exchange.call()) else {

@@ -1,6 +1,7 @@
 //! What a limit is kept by: the parts of a key, and the bytes that they make.
 
 use std::{
+    cell::OnceCell,
     hash::{BuildHasher, RandomState},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::LazyLock,
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     exchange::Exchange,
-    expression::{About, Expression, Sees},
+    expression::{About, Expression, Sees, Unclear},
     mcp::{self, MessageFacts, strict},
     metrics::OTHER,
     secret::looks_like_secret,
@@ -36,7 +37,7 @@ pub enum KeyPart {
 }
 
 /// One call that counts.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Subject<'a> {
     /// The session that it belongs to, where a session layer has proven that it does.
     pub(super) session: Option<u128>,
@@ -48,6 +49,8 @@ pub(super) struct Subject<'a> {
     pub(super) body: Option<&'a Bytes>,
     /// The message; none on plain HTTP, and of requests without a body.
     pub(super) message: Option<&'a MessageFacts>,
+    /// The message, once an expression has looked into it.
+    pub(super) parsed: OnceCell<Result<Value, String>>,
 }
 
 /// A key while it is put together. Costs no allocation.
@@ -127,15 +130,12 @@ impl<'a> Subject<'a> {
     }
 
     /// What an expression says of it. A key that stands twice in the message could be read in two ways, and is none.
-    pub(super) fn value(&self, of: &Expression) -> Result<Option<String>, String> {
-        let message = self.message.filter(|_| of.uses(Sees::Body));
-        let body = match message.zip(self.body) {
-            Some((message, body)) => {
-                let text = body.get(message.span.clone()).unwrap_or_default();
-                let text = std::str::from_utf8(text).map_err(|_| "it is not UTF-8".to_owned())?;
-                strict::parse(text)?
-            }
-            None => Value::Null,
+    pub(super) fn value(&self, of: &Expression) -> Result<Option<String>, Unclear> {
+        let body = if of.uses(Sees::Body) {
+            let parsed = self.parsed.get_or_init(|| self.parse()).as_ref();
+            parsed.map_err(|problem| Unclear::Fails(problem.clone()))?
+        } else {
+            &Value::Null
         };
         of.key(&About {
             exchange: self.exchange,
@@ -148,8 +148,17 @@ impl<'a> Subject<'a> {
                 method.map(mcp::Method::as_str)
             }),
             name: self.message.and_then(|message| message.name.as_deref()),
-            body: &body,
+            body,
         })
+    }
+
+    fn parse(&self) -> Result<Value, String> {
+        let Some((message, body)) = self.message.zip(self.body) else {
+            return Ok(Value::Null);
+        };
+        let text = body.get(message.span.clone()).unwrap_or_default();
+        let text = std::str::from_utf8(text).map_err(|_| "it is not UTF-8".to_owned())?;
+        strict::parse(text)
     }
 
     pub(super) fn principal(&self) -> Option<&'a str> {
@@ -203,9 +212,18 @@ impl KeyBuffer {
         }
     }
 
-    /// Adds what an expression said.
-    pub(super) fn push_value(&mut self, value: &str) {
-        self.put_text(b'e', value);
+    /// Adds what an expression said; as its hash, where it may be a secret.
+    pub(super) fn push_value(&mut self, value: &str, secret: bool) {
+        if secret {
+            self.put_hash(b'e', value);
+        } else {
+            self.put_text(b'e', value);
+        }
+    }
+
+    /// What an expression cannot look into is one.
+    pub(super) fn push_too_large(&mut self) {
+        self.put(b'l', &[]);
     }
 
     /// Adds the number of a tier, so that each has buckets of its own.
@@ -217,6 +235,10 @@ impl KeyBuffer {
         if text.len() <= LONGEST {
             return self.put(tag, text.as_bytes());
         }
+        self.put_hash(tag, text);
+    }
+
+    fn put_hash(&mut self, tag: u8, text: &str) {
         let [one, other] = [0, 1].map(|at: usize| HASHES[at].hash_one(text).to_be_bytes());
         self.put(tag.to_ascii_uppercase(), &[one, other].concat());
     }
@@ -254,6 +276,7 @@ pub(super) fn show(mut key: &[u8]) -> Vec<(&'static str, String)> {
             b'm' => ("method", String::from_utf8_lossy(value).into_owned()),
             b't' => ("tool", String::from_utf8_lossy(value).into_owned()),
             b'e' => ("expression", shown_value(&String::from_utf8_lossy(value))),
+            b'l' => ("expression", "too large".to_owned()),
             b'E' => ("expression", format!("#{}", hex(value))),
             b'P' => ("principal", format!("#{}", hex(value))),
             b'T' => ("tool", format!("#{}", hex(value))),
@@ -309,6 +332,7 @@ mod tests {
             path: "/",
             headers: &HeaderMap::new(),
             body: None,
+            parsed: OnceCell::new(),
             message: exchange.call().and_then(|call| call.messages().first()),
         };
         let mut buffer = KeyBuffer::new();

@@ -25,7 +25,7 @@ use super::{
     streams::OpenStreams,
 };
 use crate::{
-    expression::Expression,
+    expression::{Expression, Unclear},
     metrics::{counter, gauge, names},
 };
 
@@ -36,7 +36,7 @@ pub struct RateLimitSettings {
     pub name: String,
     /// How calls are told apart: each different key has a bucket of its own. Default: nothing, so that all calls share one.
     pub per: Vec<KeyPart>,
-    /// The value of this expression is a part of the key, too; of what it says null the limit does not count. Where it fails, the client stands in its place. Default: none.
+    /// The value of this expression is a part of the key, too; of what it says null the limit does not count. Where it fails, the session (else the principal, else the client) stands in its place; messages that are too large for it count together. Default: none.
     pub expression: Option<Expression>,
     /// Which calls it is for. Default: all.
     pub selector: Selector,
@@ -107,6 +107,8 @@ pub(super) struct Limit {
     pub(super) item: Box<str>,
     pub(super) kept: Arc<Kept>,
     settings: RateLimitSettings,
+    /// What its expression says may be a secret.
+    secret: bool,
     /// It has been said that its expression fails.
     complained: AtomicBool,
     /// The limit's own allowance, and then those of its tiers.
@@ -290,6 +292,10 @@ impl RateLimits {
                 per: each_once(&settings.per),
                 ..settings.clone()
             },
+            secret: settings
+                .expression
+                .as_ref()
+                .is_some_and(Expression::may_tell_secrets),
             complained: AtomicBool::new(false),
             name,
             item: item.into(),
@@ -360,12 +366,13 @@ impl Limit {
         }
         match settings.expression.as_ref().map(|e| subject.value(e)) {
             None => {}
-            Some(Ok(Some(value))) => buffer.push_value(&value),
+            Some(Ok(Some(value))) => buffer.push_value(&value, self.secret),
             Some(Ok(None)) => return None,
-            Some(Err(problem)) => {
+            // Nobody gets another bucket by adding to a message.
+            Some(Err(Unclear::TooLarge)) => buffer.push_too_large(),
+            Some(Err(Unclear::Fails(problem))) => {
                 self.complain(&problem);
-                // Who can make it fail has no bucket that others do not have.
-                buffer.push(KeyPart::Client, subject, settings.ipv6_prefix);
+                buffer.push(KeyPart::Session, subject, settings.ipv6_prefix);
             }
         }
         if at > 0 {
@@ -383,7 +390,7 @@ impl Limit {
             tracing::warn!(
                 limit,
                 problem,
-                "a limit counts by client: its expression cannot be worked out for each call"
+                "a limit counts by session or client: its expression cannot be worked out for each call"
             );
         }
     }

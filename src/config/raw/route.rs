@@ -102,7 +102,7 @@ section! {
         name: Option<At<Label>>,
         /// What calls are told apart by: `session` (for calls without one, the client), `client` (its address), `method`, `tool`, a list of these, or `route` for nothing at all.
         per: At<OneOrMany<Per>> = "route",
-        /// A CEL expression over the request, whose value tells calls apart, too: `args.tenant`, or `headers["x-tenant"]`. Calls of which it says `null` do not count; where it fails, the client stands in its place.
+        /// A CEL expression over the request, whose value tells calls apart, too: `has(args.tenant) ? args.tenant : null`, or `headers["x-tenant"]`. Calls of which it says `null` do not count; where it fails, the session or the client stands in its place.
         expression: Option<At<Expression>>,
         /// Which calls it is for; left out, all.
         r#match: At<RawSelector> = json!({}),

@@ -80,9 +80,32 @@ async fn where_it_fails_the_client_stands_in_its_place() {
             "{arguments}"
         );
     }
+    assert!(rig.passes(post(&asks("{}")).of(7)).await, "a session");
     let other = post(&asks("{}")).from("10.0.0.2");
     assert!(rig.passes(other).await, "another client");
-    assert_eq!(limits.look(9)[0].nearest[0].key[0].0, "client");
+    let parts: Vec<_> = limits.look(9)[0]
+        .nearest
+        .iter()
+        .map(|key| key.key[0].0)
+        .collect();
+    assert_eq!(parts.iter().filter(|part| **part == "client").count(), 2);
+    assert_eq!(parts.iter().filter(|part| **part == "session").count(), 1);
+}
+
+/// Who adds to a message gets no bucket of his own.
+#[tokio::test(start_paused = true)]
+async fn messages_that_are_too_large_count_together() {
+    let (rig, _) = both(by("args.tenant", &[]));
+    let large = |tenant: &str| {
+        let more = "x".repeat(Expression::BYTES);
+        post(&asks(&format!(
+            r#"{{"tenant":"{tenant}","more":"{more}"}}"#
+        )))
+    };
+    assert!(rig.passes(large("red")).await);
+    assert!(!rig.passes(large("blue").from("10.0.0.2")).await);
+    assert!(!rig.passes(large("blue").of(7)).await);
+    assert!(rig.passes(post(&asks(r#"{"tenant":"red"}"#))).await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -108,4 +131,16 @@ async fn what_is_shown_of_a_value_is_no_secret() {
         !shown.contains("ghp_") && shown.contains("***") && shown.contains('#'),
         "{shown}"
     );
+}
+
+/// What stands in a header or an argument of such a name is not shown, whatever it looks like.
+#[tokio::test(start_paused = true)]
+async fn what_may_be_a_secret_by_its_name_is_hashed() {
+    let (rig, limits) = both(by("args.apiKey", &[]));
+    for (key, passes) in [("hush", true), ("hash", true), ("hush", false)] {
+        let asks = asks(&format!(r#"{{"apiKey":"{key}"}}"#));
+        assert_eq!(rig.passes(post(&asks)).await, passes, "{key}");
+    }
+    let shown = format!("{:?}", limits.look(9));
+    assert!(!shown.contains("hush") && shown.contains('#'), "{shown}");
 }
