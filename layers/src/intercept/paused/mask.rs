@@ -127,11 +127,27 @@ impl Back<'_> {
             let key = child.key.map(|key| decoded(&self.new[key]));
             let old = match &key {
                 Some(key) => before.members.get(key).cloned(),
-                None => before.elements.get(at).cloned(),
+                None => before
+                    .elements
+                    .get(at)
+                    .cloned()
+                    .filter(|old| self.is_as_shown(&child.value, old)),
             };
             self.look(child.value, key.as_deref(), old)?;
         }
         Ok(())
+    }
+}
+
+impl Back<'_> {
+    /// An element of a list is known by what else is in it: it may stand where another one stood.
+    fn is_as_shown(&self, new: &Range<usize>, old: &Range<usize>) -> bool {
+        let new = json::parse(&self.new[new.clone()]);
+        let old = json::parse(&self.old[old.clone()]).map(|mut old| {
+            mask(&mut old);
+            old
+        });
+        new.is_ok() && new == old
     }
 }
 
@@ -232,6 +248,18 @@ mod tests {
         ] {
             assert_eq!(unmasked(&message, new.to_owned()), Err(Left), "{new}");
         }
+        // Each would get the secret of the other.
+        let message = Bytes::from(r#"[{"url":"a","token":"A"},{"url":"b","token":"B"}]"#);
+        for new in [
+            r#"[{"url":"b","token":"***"},{"url":"a","token":"***"}]"#,
+            r#"[{"url":"c","token":"***"},{"url":"b","token":"***"}]"#,
+        ] {
+            assert_eq!(unmasked(&message, new.to_owned()), Err(Left), "{new}");
+        }
+        let new = r#"[{"url":"c","token":"C"},{"url":"b","token":"***"}]"#;
+        let back = r#"[{"url":"c","token":"C"},{"url":"b","token":"B"}]"#;
+        assert_eq!(unmasked(&message, new.to_owned()).as_deref(), Ok(back));
+        let message = Bytes::from(r#"{"apiKey":"hush","list":["sk-a","sk-b"],"a":"b"}"#);
         for (new, expected) in [
             (r#"{"list":["***","x"]}"#, r#"{"list":["sk-a","x"]}"#),
             (r#"{"apiKey":"a ***"}"#, r#"{"apiKey":"a ***"}"#),
