@@ -232,6 +232,16 @@ impl Switch {
     }
 
     pub(super) fn look(&self) -> Option<CircuitReport> {
+        let report = self.report()?;
+        let inner = self.lock();
+        // Another breaker of this name may have written into the gauge when it went.
+        if let Some(state) = inner.meters.as_ref().and_then(|m| m.state.as_ref()) {
+            state.set(level(report.state));
+        }
+        Some(report)
+    }
+
+    fn report(&self) -> Option<CircuitReport> {
         self.act(|breaker, settings, now| {
             breaker.tick(now);
             let counts = breaker.counts(now);

@@ -42,14 +42,12 @@ pub(super) struct Relay {
 /// What was read of a response.
 #[derive(Default)]
 pub(super) struct Read {
-    /// The answers that are waited for; none of a stream that stands.
-    wanted: usize,
+    /// Answers are waited for; none on a stream that stands.
+    asks: bool,
     /// The requests whose answers have not come.
     open: Vec<Id>,
     /// It answers an `initialize`.
     initialize: bool,
-    /// The answers in it that say to what.
-    answers: usize,
     /// Events, of whatever kind.
     pub(super) events: usize,
 }
@@ -208,7 +206,7 @@ impl Relay {
             });
         }
         let mut read = Read {
-            wanted: open.len(),
+            asks: !open.is_empty(),
             open,
             initialize,
             ..Read::default()
@@ -332,7 +330,6 @@ impl Relay {
         {
             self.channel.negotiated(version);
         }
-        read.answers += named;
         self.channel.push(wire::event(message));
     }
 }
@@ -340,6 +337,6 @@ impl Relay {
 impl Read {
     /// All that is waited for has come.
     fn is_answered(&self) -> bool {
-        self.wanted > 0 && self.answers >= self.wanted
+        self.asks && self.open.is_empty()
     }
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::future::poll_fn;
+use futures_util::{FutureExt, future::poll_fn};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body as HttpBody;
 use tokio::time::timeout;
@@ -207,6 +207,16 @@ where
                 biased;
                 sent = &mut sending => {
                     if let Err(error) = sent {
+                        // What became of a POST is nothing to who has the answer.
+                        let come = poll_fn(|cx| lease.call.poll_next(cx)).now_or_never();
+                        if let Some(Some(Ok(item))) = come
+                            && item.answer
+                            && first.is_none()
+                            && requests.len() == 1
+                        {
+                            first = Some(Some(Ok(item)));
+                            break;
+                        }
                         link.desk.give_up(&lease.call);
                         return Err(error);
                     }
