@@ -21,14 +21,13 @@ use ziggurat_layers::{
     Body,
     drain::DrainSignals,
     exchange::{Client, Exchange},
-    health::ProberTask,
     metrics::{Tools, counter, gauge},
 };
 
 use self::{door::Door, lasting::Lasting};
 use crate::{
     admin::Admin,
-    assemble::{assemble, probe},
+    assemble::{Probing, assemble, probe},
     cli::Run,
     config::{Config, Listen, Source},
     discovery::{self, Discovery},
@@ -110,7 +109,7 @@ struct Current {
     config: Config,
     upstreams: Upstreams,
     standing: Standing,
-    probers: Vec<ProberTask>,
+    probers: Vec<Probing>,
 }
 
 /// The names of the metrics that the program itself moves.
@@ -156,9 +155,11 @@ pub async fn run(
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    // First, so that a port that is taken is told at once.
+    let data = bind(written.listen.address).await?;
+    let admin = bind(written.admin.address).await?;
     let discovery = Discovery::new();
-    discovery.set(&written);
-    discovery.look().await;
+    discovery.begin(&written).await;
     let config = discovery.expand(&written);
     let tls = certificate(&config.listen)?.map(Tls::new);
     let tools = Tools::default();
@@ -175,7 +176,7 @@ pub async fn run(
         drain,
         live: handle,
         current: Mutex::new(Current {
-            probers: probe(&config, &upstreams),
+            probers: probe(&config, &upstreams, &mut Vec::new()),
             written,
             config: config.clone(),
             upstreams,
@@ -191,8 +192,6 @@ pub async fn run(
         stop: CancellationToken::new(),
         hurry: CancellationToken::new(),
     });
-    let data = bind(config.listen.address).await?;
-    let admin = bind(config.admin.address).await?;
     let addresses = (data.local_addr()?, admin.local_addr()?);
     app.current().upstreams.warm_up();
     let door = Door::new(&config.admin, addresses.1)?;
@@ -221,7 +220,7 @@ pub async fn run(
     tasks.spawn(app.kept.replays.clone().sweep());
     announce(&app, addresses, secure, &door)?;
 
-    // None of the tasks ends by itself.
+    // None of the tasks ends before that.
     let failed = tokio::select! {
         () = app.stop.cancelled() => None,
         ended = tasks.join_next() => ended.and_then(Result::err),

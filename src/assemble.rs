@@ -13,12 +13,12 @@ use ziggurat_layers::{
 };
 
 use crate::{
-    config::{self, Config, Replica, Upstream},
+    config::{self, Config, Health, Replica, Upstream},
     kept::Kept,
     settings::{self, EndpointSettings, RouteSettings, ServerSettings, SettingsError},
     stack::{self, Terrace, Tower},
     standing::Standing,
-    upstreams::{Core, CoreService, Pool, Upstreams},
+    upstreams::{Core, CoreService, Identity, Pool, Upstreams},
 };
 
 /// The tower of a config. What the tower before it shares changes only once nothing can fail any more; what the operator set holds before the balancers see a
@@ -66,18 +66,30 @@ pub(crate) fn assemble(
         });
     }
     kept.set(config);
-    let mut stacked = Vec::with_capacity(config.upstreams.len());
-    for upstream in &config.upstreams {
+    let all: Vec<_> = config.upstreams.iter().collect();
+    arrange(&all, config, upstreams, standing, tools);
+    Ok(stack::server(&server, Router::new(routes)))
+}
+
+/// From now on the endpoints of these upstreams are those that they have in this config, also for the running tower. What the operator set holds before the balancers see a
+/// new endpoint.
+pub(crate) fn arrange(
+    changed: &[&Upstream],
+    config: &Config,
+    upstreams: &Upstreams,
+    standing: &Standing,
+    tools: &Tools,
+) {
+    let mut stacked = Vec::with_capacity(changed.len());
+    for upstream in changed {
         if let Some(pool) = upstreams.get(&upstream.name) {
             stacked.push((pool, stack_endpoints(upstream, pool, standing, tools)));
         }
     }
     standing.enforce(upstreams, config);
-    // From here on also the running tower uses them.
     for (pool, members) in stacked {
         pool.set.replace_all(members);
     }
-    Ok(stack::server(&server, Router::new(routes)))
 }
 
 /// What a route needs of the config, found before anything that towers share is touched.
@@ -137,13 +149,54 @@ fn stack_endpoints(
     members.map(member).collect()
 }
 
-/// Starts to probe what is to be probed.
-pub(crate) fn probe(config: &Config, upstreams: &Upstreams) -> Vec<ProberTask> {
+/// A prober, and what it was made for.
+#[derive(Debug)]
+pub(crate) struct Probing {
+    of: Probed,
+    task: ProberTask,
+}
+
+#[derive(Debug, PartialEq)]
+struct Probed {
+    upstream: String,
+    identity: Identity,
+    replica: Replica,
+    health: Health,
+}
+
+impl Probing {
+    /// Ends it, with the session that it may have.
+    pub(crate) async fn close(self) {
+        self.task.close().await;
+    }
+}
+
+/// Probes what is to be probed. Of the old probers those go on that would be made the same; the others are still there.
+pub(crate) fn probe(
+    config: &Config,
+    upstreams: &Upstreams,
+    old: &mut Vec<Probing>,
+) -> Vec<Probing> {
     let mut probers = Vec::new();
     for upstream in &config.upstreams {
-        if let (Some(health), Some(pool)) = (&upstream.health, upstreams.get(&upstream.name)) {
-            let endpoints = pool.cores.iter().zip(&upstream.endpoints);
-            probers.extend(endpoints.map(|(core, replica)| core.probe(health, replica)));
+        let (Some(health), Some(pool)) = (&upstream.health, upstreams.get(&upstream.name)) else {
+            continue;
+        };
+        for (core, replica) in pool.cores.iter().zip(&upstream.endpoints) {
+            let of = Probed {
+                upstream: upstream.name.clone(),
+                identity: core.identity().clone(),
+                replica: replica.clone(),
+                health: health.clone(),
+            };
+            let known = old.iter().position(|prober| prober.of == of);
+            probers.push(match known {
+                Some(known) => old.swap_remove(known),
+                None => Probing {
+                    task: core.probe(health, replica),
+                    of,
+                },
+            });
         }
     }
     probers

@@ -1,8 +1,7 @@
 //! Endpoints that are found by their name: each address that it resolves to is an endpoint of its own.
 //!
 //! A config names what is to be found (`each_address` of an endpoint); [`Discovery::expand`] turns it into one that names each address, and so all that knows endpoints knows these: the
-//! balancer, probes, breakers, session ids, the operator's orders. When the addresses change, the config is put in force again as by a reload, in which everything lives on that is
-//! still the same.
+//! balancer, probes, breakers, session ids, the operator's orders. When the addresses change, the endpoints of those upstreams alone do; what stays lives on.
 //!
 //! The system's resolver is asked, which tells no time to live, so names are asked for again and again. While nothing is known of a name it is an endpoint itself: calls are
 //! told what the resolver says, and so are probes.
@@ -20,7 +19,10 @@ use std::{
 
 use futures_util::future::join_all;
 use metrics::{Counter, Gauge};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
 use ziggurat_layers::metrics::{counter, gauge};
 
 use self::known::Known;
@@ -47,8 +49,12 @@ struct Name {
     known: Known,
     every: Duration,
     due: Instant,
+    /// Who holds it asks.
+    turn: Arc<Semaphore>,
     /// The last answer failed, and that was said.
     failing: bool,
+    /// How many addresses there was no room for in the last one.
+    left_out: usize,
     meters: Meters,
 }
 
@@ -131,15 +137,15 @@ impl Discovery {
     /// Asks for the names that are due, and says whether the addresses of one have changed.
     pub(crate) async fn look(&self) -> bool {
         let now = Instant::now();
-        let due: Vec<Box<str>> = {
+        let due: Vec<_> = {
             let names = self.names();
             let due = names.iter().filter(|(_, name)| name.due <= now);
-            due.map(|(host, _)| host.clone()).collect()
+            due.map(|(host, name)| (host.clone(), name.turn.clone()))
+                .collect()
         };
-        let asked = due.into_iter().map(async |host| {
-            let answer = tokio::time::timeout(LIMIT, (self.shared.resolve)(&host)).await;
-            let late = |_| Err(io::ErrorKind::TimedOut.into());
-            (host, answer.unwrap_or_else(late))
+        let asked = due.into_iter().map(async |(host, turn)| {
+            let answer = self.ask(&host, turn).await;
+            (host, answer)
         });
         let answers = join_all(asked).await;
         let mut names = self.names();
@@ -153,6 +159,43 @@ impl Discovery {
         changed
     }
 
+    /// Waits for an answer as long as one may take. One that takes longer keeps a thread busy, so that nobody asks again beside it.
+    async fn ask(&self, host: &str, turn: Arc<Semaphore>) -> io::Result<Vec<IpAddr>> {
+        let late = || io::Error::from(io::ErrorKind::TimedOut);
+        let turn = turn.try_acquire_owned().map_err(|_| late())?;
+        let answer = (self.shared.resolve)(host);
+        let answer = tokio::spawn(async move {
+            let answer = answer.await;
+            drop(turn);
+            answer
+        });
+        match tokio::time::timeout(LIMIT, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err(late()),
+        }
+    }
+
+    /// The same as [`set`](Self::set) for a proxy that begins: names are asked for, more than once if need be, before anything goes by them.
+    pub(crate) async fn begin(&self, config: &Config) {
+        const TRIES: usize = 3;
+        const PAUSE: Duration = Duration::from_secs(1);
+        self.set(config);
+        for tries in 1..=TRIES {
+            self.look().await;
+            let unknown = {
+                let mut names = self.names();
+                let unknown = names
+                    .values_mut()
+                    .filter(|name| name.known.addresses().len() == 0);
+                unknown.map(|name| name.due = Instant::now()).count()
+            };
+            if unknown == 0 || tries == TRIES {
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
     /// The config with an endpoint for each address that is known of a name.
     pub(crate) fn expand(&self, config: &Config) -> Config {
         let names = self.names();
@@ -164,8 +207,9 @@ impl Discovery {
         config
     }
 
-    /// Asks for names when they are due, and tells when their addresses have changed; for ever.
-    pub(crate) async fn watch(self, changed: impl Fn()) {
+    /// Asks for names when they are due, and tells when their addresses have changed: again after each look, until that is heeded. For ever.
+    pub(crate) async fn watch(self, heed: impl Fn() -> bool) {
+        let mut news = false;
         loop {
             let due = self.names().values().map(|name| name.due).min();
             let wait = async {
@@ -178,9 +222,8 @@ impl Discovery {
                 () = wait => {}
                 () = self.shared.set.notified() => continue,
             }
-            if self.look().await {
-                changed();
-            }
+            news |= self.look().await;
+            news = news && !heed();
         }
     }
 
@@ -220,6 +263,8 @@ fn each_of(replica: &Replica, names: &BTreeMap<Box<str>, Name>) -> Vec<Replica> 
     let at = |address: IpAddr| Replica {
         name: format!("{}@{address}", replica.name),
         endpoint: Endpoint::Http(HttpEndpoint {
+            // How often is nothing that the endpoint is.
+            each_address: None,
             address: Some(address),
             ..http.clone()
         }),
@@ -243,7 +288,9 @@ impl Name {
             known: Known::default(),
             every: Duration::ZERO,
             due,
+            turn: Arc::new(Semaphore::new(1)),
             failing: false,
+            left_out: 0,
             meters,
         }
     }
@@ -273,13 +320,14 @@ impl Name {
         self.meters.ok.increment(1);
         self.failing = false;
         let learnt = self.known.learn(answer);
-        if learnt.left_out > 0 {
+        if learnt.left_out > 0 && learnt.left_out != self.left_out {
             tracing::warn!(
                 host,
                 left_out = learnt.left_out,
                 "a name has more addresses than are used"
             );
         }
+        self.left_out = learnt.left_out;
         if learnt.is_news() {
             let (added, removed) = (&learnt.added, &learnt.removed);
             tracing::info!(host, ?added, ?removed, "a name has other addresses");

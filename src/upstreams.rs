@@ -88,7 +88,7 @@ pub(crate) enum CoreService {
 
 /// What decides whether a core lives on after a reload.
 #[derive(Clone, Debug)]
-struct Identity {
+pub(crate) struct Identity {
     name: String,
     endpoint: Endpoint,
     /// What only an HTTP endpoint knows.
@@ -112,6 +112,17 @@ impl Upstreams {
             pools.insert(upstream.name.clone(), pool);
         }
         Ok(Self { pools })
+    }
+
+    /// These, with the endpoints that this upstream has now; those that it had live on. Changes nothing that these use.
+    ///
+    /// # Errors
+    /// As [`Upstreams::new`].
+    pub(crate) fn with(&self, upstream: &Upstream, tools: &Tools) -> Result<Self, SettingsError> {
+        let pool = Pool::new(upstream, self.pools.get(&upstream.name), tools)?;
+        let mut new = self.clone();
+        new.pools.insert(upstream.name.clone(), pool);
+        Ok(new)
     }
 
     /// The upstream of this name.
@@ -338,6 +349,11 @@ impl Core {
     fn is_usable(&self) -> bool {
         let held = matches!(self.endpoint.gate().look(), Look::Held { .. });
         !held && self.service.is_usable()
+    }
+
+    /// What it is.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// Starts to probe it.

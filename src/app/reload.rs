@@ -6,7 +6,7 @@ use ziggurat_layers::metrics::{counter, gauge};
 
 use super::{App, AppError, Current, certificate, lasting::Lasting, names};
 use crate::{
-    assemble::{assemble, probe},
+    assemble::{arrange, assemble, probe},
     config::Config,
     upstreams::Upstreams,
 };
@@ -47,19 +47,46 @@ impl App {
         Ok(())
     }
 
-    /// Looks after the addresses of names, for ever.
+    /// Looks after the addresses of names, until it is to stop: then nothing new begins.
     pub(super) async fn discover(self: Arc<Self>) {
         let discovery = self.discovery.clone();
-        discovery.watch(|| self.take_addresses()).await;
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = discovery.watch(|| self.take_addresses()) => {}
+        }
     }
 
-    /// The endpoints are those of the newest addresses from now on.
-    fn take_addresses(&self) {
+    /// The endpoints are those of the newest addresses from now on; whatever else there is stays as it is. Says whether that was done.
+    fn take_addresses(&self) -> bool {
         let mut current = self.current();
-        let written = current.written.clone();
-        if let Err(error) = self.put_in_force(&mut current, written) {
-            tracing::error!("the endpoints stay as they are: {error}");
+        let config = self.discovery.expand(&current.written);
+        let known = &current.config.upstreams;
+        let changed: Vec<_> = config
+            .upstreams
+            .iter()
+            .filter(|u| !known.contains(u))
+            .collect();
+        let mut upstreams = current.upstreams.clone();
+        for upstream in &changed {
+            match upstreams.with(upstream, &self.tools) {
+                Ok(new) => upstreams = new,
+                Err(error) => {
+                    let upstream = &upstream.name;
+                    tracing::error!(upstream, %error, "its endpoints stay as they are for now");
+                    return false;
+                }
+            }
         }
+        arrange(
+            &changed,
+            &config,
+            &upstreams,
+            &current.standing,
+            &self.tools,
+        );
+        let written = current.written.clone();
+        self.take_over(&mut current, written, config, upstreams);
+        true
     }
 
     fn put_in_force(&self, current: &mut Current, written: Config) -> Result<(), AppError> {
@@ -76,11 +103,24 @@ impl App {
         self.live.swap(tower);
         upstreams.warm_up();
         self.discovery.set(&written);
+        self.take_over(current, written, config, upstreams);
+        Ok(())
+    }
+
+    /// What is in force is kept; what is gone ends.
+    fn take_over(
+        &self,
+        current: &mut Current,
+        written: Config,
+        config: Config,
+        upstreams: Upstreams,
+    ) {
         let gone = current.upstreams.without(&upstreams);
         let limit = config.server.drain.limit;
         // The new probers take over before the old ones go, so that no endpoint forgets its state.
+        let probers = probe(&config, &upstreams, &mut current.probers);
         let new = Current {
-            probers: probe(&config, &upstreams),
+            probers,
             standing: std::mem::take(&mut current.standing),
             written,
             config,
@@ -94,6 +134,5 @@ impl App {
             self.retiring
                 .spawn(async move { service.retire(limit).await });
         }
-        Ok(())
     }
 }

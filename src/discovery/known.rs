@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-/// The addresses of a name. What was once found stays until two answers in a row are without it, since some servers tell a part of a long list at a time; an answer
+/// The addresses of a name. What was once found stays until two answers in a row are without it: one may come from a server that is behind another. An answer
 /// that fails, or is empty, takes nothing away.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Known {

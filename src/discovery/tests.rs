@@ -104,7 +104,8 @@ async fn names_are_asked_for_as_long_as_somebody_wants_them_and_news_are_told() 
     let watching = {
         let news = news.clone();
         found.clone().watch(move || {
-            news.fetch_add(1, Ordering::Relaxed);
+            // The first time it cannot be done.
+            news.fetch_add(1, Ordering::Relaxed) > 0
         })
     };
     let _watching = tokio::spawn(watching);
@@ -120,22 +121,22 @@ async fn names_are_asked_for_as_long_as_somebody_wants_them_and_news_are_told() 
     wait(100).await;
     let (asked, told_of) = told();
     assert!(
-        (9..=12).contains(&asked) && told_of == 1,
-        "{asked} {told_of}"
+        (9..=12).contains(&asked) && told_of == 2,
+        "it is told again until it is heeded: {asked} {told_of}"
     );
 
     zone.say("a.test", &["10.0.0.2"]);
     wait(12).await;
-    assert_eq!(news.load(Ordering::Relaxed), 2, "one is new");
+    assert_eq!(news.load(Ordering::Relaxed), 3, "one is new");
     wait(12).await;
-    assert_eq!(news.load(Ordering::Relaxed), 3, "one is gone");
+    assert_eq!(news.load(Ordering::Relaxed), 4, "one is gone");
     let now = found.expand(&written);
     assert_eq!(endpoints(&now), [("a.test:81@10.0.0.2", ip("10.0.0.2"))]);
 
     zone.forget("a.test");
     wait(100).await;
     assert_eq!(found.expand(&written), now, "what is known stays");
-    assert_eq!(news.load(Ordering::Relaxed), 3);
+    assert_eq!(news.load(Ordering::Relaxed), 4);
 
     found.set(&config("{ url: \"http://a.test:81/mcp\" }"));
     let before = zone.asked();
@@ -166,6 +167,34 @@ async fn an_answer_that_never_comes_is_not_waited_for_and_takes_nothing_away() {
     let asked = Instant::now();
     assert!(!found.look().await);
     assert_eq!(asked.elapsed(), LIMIT);
+    // It still hangs: nobody asks again beside it, and nobody waits.
+    tokio::time::advance(Duration::from_secs(11)).await;
+    let asked = Instant::now();
+    assert!(!found.look().await);
+    assert_eq!(asked.elapsed(), Duration::ZERO);
     assert_eq!(endpoints(&found.expand(&written)).len(), 1);
     assert!(found.expand(&written) != written);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proxy_that_begins_asks_more_than_once() {
+    let zone = Zone::default();
+    let found = zone.discovery();
+    let written = config(FOUND);
+    let began = Instant::now();
+    let later = zone.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        later.say("a.test", &["10.0.0.1"]);
+    });
+    found.begin(&written).await;
+    assert_eq!(began.elapsed(), Duration::from_secs(2));
+    assert_eq!(endpoints(&found.expand(&written)).len(), 1);
+    assert!(found.expand(&written) != written);
+    // How often it is looked up makes no other endpoint of it.
+    let often = config(&FOUND.replace("10s", "20s"));
+    assert_eq!(
+        found.expand(&often).upstreams,
+        found.expand(&written).upstreams
+    );
 }

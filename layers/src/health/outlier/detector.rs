@@ -127,6 +127,10 @@ impl OutlierDetector {
     pub fn set(&self, settings: Option<OutlierSettings>) {
         let shared = &self.shared;
         let mut inner = shared.lock();
+        // An interval that has begun goes on.
+        if inner.settings.as_deref() == settings.as_ref() {
+            return;
+        }
         let (due, consecutive) = match &settings {
             Some(settings) => (
                 shared.after(settings.interval),
