@@ -148,7 +148,6 @@ impl Expression {
                 Variable::Params,
                 Variable::Result,
             ],
-            Sees::Answer => &[Variable::Error, Variable::Result],
         };
         names.iter().any(|name| self.uses.contains(name))
     }
@@ -160,7 +159,8 @@ impl Expression {
 
     /// Whether it looks at what only an answer has.
     pub fn reads_answer(&self) -> bool {
-        self.uses(Sees::Answer)
+        let of_answers = [Variable::Error, Variable::Result];
+        of_answers.iter().any(|name| self.uses.contains(name))
     }
 
     /// Whether what it says may be a secret, by the names that stand in it.

@@ -48,6 +48,4 @@ pub(crate) enum Sees {
     Method,
     /// The message.
     Body,
-    /// Of the message what only an answer has.
-    Answer,
 }
