@@ -77,7 +77,7 @@ pub enum AppError {
     Failed(#[from] tokio::task::JoinError),
 }
 
-/// What outlives a reload.
+/// The running proxy.
 #[derive(Debug)]
 struct App {
     run: Run,
@@ -140,7 +140,7 @@ fn describe() {
     }
 }
 
-/// Serves until a signal says stop; then drains.
+/// Serves until it is told to stop, or a part of it fails; then drains.
 ///
 /// # Errors
 /// When it cannot start.
@@ -220,7 +220,7 @@ pub async fn run(
     tasks.spawn(app.kept.replays.clone().sweep());
     announce(&app, addresses, secure, &door)?;
 
-    // None of the tasks ends before that.
+    // Until it is to stop, none of the tasks ends.
     let failed = tokio::select! {
         () = app.stop.cancelled() => None,
         ended = tasks.join_next() => ended.and_then(Result::err),

@@ -94,9 +94,9 @@ impl Expression {
     pub const PARTS: usize = 400;
     /// The most parts of what a macro asks of each element.
     pub const REPEATED: usize = 32;
-    /// The most values of a message that it may look into.
+    /// The most values that it may look into, keys, headers and facts among them; a text in a message counts twice.
     pub const VALUES: usize = 2000;
-    /// The most bytes of texts in them.
+    /// The most bytes of the texts and keys among them.
     pub const BYTES: usize = 64 * 1024;
 
     /// Reads an expression.

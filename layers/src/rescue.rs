@@ -141,7 +141,7 @@ impl RescueLayer {
 
 impl RescueLayer {
     /// A failure as events that answer these requests of the exchange's call, for who writes an event stream by himself. It is noted like any
-    /// other, once.
+    /// other, once, also for no ids; then there are no events.
     pub fn events<'a>(
         &self,
         error: &BoxError,

@@ -59,7 +59,7 @@ const MAX_CANCELLED: usize = 128;
 /// How many sessions are known to have cancelled something.
 const MAX_CANCELLING: usize = 2048;
 /// The longest id that is noted, in bytes of JSON text.
-const LONGEST: usize = 128;
+const LONGEST_ID: usize = 128;
 
 impl Waits {
     /// How the session stands.
@@ -79,9 +79,10 @@ impl Waits {
         }
     }
 
-    /// The client has taken its call `id` back.
+    /// The client has taken its call `id` back. Noted are the newest 128 of a session, and those of the 2048 sessions that did so last; an id of more than 128
+    /// bytes of JSON is not. What is not noted may be answered after all.
     pub fn cancel(&self, session: &str, id: &Id) {
-        if id.as_json().len() <= LONGEST {
+        if id.as_json().len() <= LONGEST_ID {
             lock(&self.cancelled).note(session, id);
         }
     }
@@ -114,6 +115,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Cancelled {
     fn note(&mut self, session: &str, id: &Id) {
         if let Some(ids) = self.of.get_mut(session) {
+            // The newest is last, of sessions and of ids.
+            let known = self.order.iter().position(|known| **known == *session);
+            let known = known.and_then(|known| self.order.remove(known));
+            self.order.extend(known);
+            ids.retain(|known| known != id);
             if ids.len() >= MAX_CANCELLED {
                 ids.pop_front();
             }
@@ -215,6 +221,24 @@ mod tests {
         assert_eq!(cancelled.of.len(), MAX_CANCELLING);
         assert_eq!(cancelled.order.len(), MAX_CANCELLING);
         assert!(!cancelled.of.contains_key("s"));
+    }
+
+    #[test]
+    fn the_session_that_took_a_call_back_last_is_forgotten_last() {
+        let waits = Waits::default();
+        for session in 0..MAX_CANCELLING {
+            waits.cancel(&session.to_string(), &Id::from_number(1));
+        }
+        for _ in 0..=MAX_CANCELLED {
+            waits.cancel("0", &Id::from_number(2));
+        }
+        assert!(
+            waits.is_cancelled("0", &Id::from_number(1)),
+            "one id counts once"
+        );
+        waits.cancel("new", &Id::from_number(1));
+        assert!(waits.is_cancelled("0", &Id::from_number(2)));
+        assert!(!waits.is_cancelled("1", &Id::from_number(1)));
     }
 
     #[test]

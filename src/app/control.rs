@@ -21,10 +21,7 @@ use crate::{
 
 impl Proxy for App {
     fn ready(&self) -> Result<(), String> {
-        if self.stop.is_cancelled()
-            || self.drain.draining.is_cancelled()
-            || self.drain.closing.is_cancelled()
-        {
+        if self.stop.is_cancelled() {
             return Err("draining".to_owned());
         }
         if self.current().upstreams.any_usable() {

@@ -59,6 +59,10 @@ impl App {
     /// The endpoints are those of the newest addresses from now on; whatever else there is stays as it is. Says whether that was done.
     fn take_addresses(&self) -> bool {
         let mut current = self.current();
+        // Who stops takes what there is under this lock: nobody would end what begins after that.
+        if self.stop.is_cancelled() {
+            return true;
+        }
         let config = self.discovery.expand(&current.written);
         let known = &current.config.upstreams;
         let changed: Vec<_> = config

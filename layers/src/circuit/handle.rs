@@ -108,7 +108,7 @@ impl CircuitHandle {
         }
     }
 
-    /// How it stands; `None` while it is off. What was open long enough is half-open from this look on.
+    /// How it stands; `None` while it is off. What was open long enough is half-open from this look on, and the gauge says what it is.
     pub fn look(&self) -> Option<CircuitReport> {
         self.switch.look()
     }
@@ -235,8 +235,9 @@ impl Switch {
         let report = self.report()?;
         let inner = self.lock();
         // Another breaker of this name may have written into the gauge when it went.
-        if let Some(state) = inner.meters.as_ref().and_then(|m| m.state.as_ref()) {
-            state.set(level(report.state));
+        let state = inner.meters.as_ref().and_then(|m| m.state.as_ref());
+        if let (Some(state), Some(_)) = (state, &inner.settings) {
+            state.set(level(inner.breaker.state()));
         }
         Some(report)
     }

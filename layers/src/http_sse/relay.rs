@@ -196,7 +196,10 @@ impl Relay {
         let session = request.headers().get(SESSION_ID).cloned();
         let response = match own.oneshot(request).await {
             Ok(response) => response,
-            Err(error) => return self.fail(&error.into(), &exchange, &open),
+            Err(error) => {
+                let read = Read::of(open, initialize);
+                return self.conclude(StatusCode::OK, Err(error.into()), read, &exchange);
+            }
         };
         let status = response.status();
         if initialize && status.is_success() {
@@ -205,12 +208,7 @@ impl Relay {
                 version: None,
             });
         }
-        let mut read = Read {
-            asks: !open.is_empty(),
-            open,
-            initialize,
-            ..Read::default()
-        };
+        let mut read = Read::of(open, initialize);
         let mut reader = EventReader::new(self.message_limit);
         let end = self.read(response, &mut reader, &mut read).await;
         self.conclude(status, end, read, &exchange);
@@ -226,6 +224,8 @@ impl Relay {
         mut read: Read,
         exchange: &Exchange,
     ) {
+        // A call that was cancelled has no answer.
+        read.open.retain(|id| !exchange.is_taken_back(id));
         let error = match end {
             // What became of the response then is nothing to the client.
             _ if read.is_answered() => return,
@@ -234,8 +234,6 @@ impl Relay {
             Ok(()) if status.is_success() => NoAnswer.into(),
             Ok(()) => UpstreamStatus { status }.into(),
         };
-        // A call that was cancelled has no answer.
-        read.open.retain(|id| !exchange.is_taken_back(id));
         if !read.open.is_empty() {
             self.fail(&error, exchange, &read.open);
         }
@@ -335,6 +333,16 @@ impl Relay {
 }
 
 impl Read {
+    /// Nothing yet, of the answers to these requests.
+    fn of(open: Vec<Id>, initialize: bool) -> Self {
+        Self {
+            asks: !open.is_empty(),
+            open,
+            initialize,
+            ..Self::default()
+        }
+    }
+
     /// All that is waited for has come.
     fn is_answered(&self) -> bool {
         self.asks && self.open.is_empty()

@@ -222,7 +222,8 @@ impl Paused {
         let ids = call.messages().iter();
         let ids = ids.filter_map(|message| message.cancels.as_ref());
         for (id, _) in ids {
-            for waiting in self.shared.places().take_back(session, id) {
+            let taken = self.shared.places().take_back(session, id);
+            for waiting in taken {
                 let message = "the client took the call back".to_owned();
                 let _gone = waiting.decide.send(Resolution::Block(Block { message }));
             }

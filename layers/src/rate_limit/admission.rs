@@ -118,7 +118,10 @@ pub(super) fn admit<B: 'static>(limits: &[Arc<Limit>], request: &Request<B>) -> 
             places,
         }),
         Some(Stop::Denied(limited)) => {
-            load.give_back(limits, taken);
+            // Finding the keys again may mean to work expressions out again.
+            if taken > 0 {
+                load.give_back(limits, taken);
+            }
             Admission::Refused(limited)
         }
         Some(Stop::Later(later)) => {

@@ -143,6 +143,7 @@ impl<'a> Subject<'a> {
             path: self.path,
             headers: self.headers,
             direction: "request",
+            // Not `method()`, which on plain HTTP is that of HTTP.
             method: self.message.and_then(|message| {
                 let method = message.method.as_ref();
                 method.map(mcp::Method::as_str)
@@ -239,8 +240,8 @@ impl KeyBuffer {
     }
 
     fn put_hash(&mut self, tag: u8, text: &str) {
-        let [one, other] = [0, 1].map(|at: usize| HASHES[at].hash_one(text).to_be_bytes());
-        self.put(tag.to_ascii_uppercase(), &[one, other].concat());
+        let [one, other] = [0, 1].map(|at: usize| u128::from(HASHES[at].hash_one(text)));
+        self.put(tag.to_ascii_uppercase(), &(one << 64 | other).to_be_bytes());
     }
 
     /// There is room for each part once.

@@ -380,9 +380,7 @@ impl Limit {
         }
         self.allowances.get(at)
     }
-}
 
-impl Limit {
     /// Says once that its expression has failed; any client can make that happen again.
     fn complain(&self, problem: &str) {
         if !self.complained.swap(true, Ordering::Relaxed) {

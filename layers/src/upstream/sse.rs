@@ -17,7 +17,7 @@
 //! Streamable HTTP gets all requests as they are.
 //!
 //! Place: the leaf of an endpoint, over the HTTP service. Readiness: the HTTP service's. Errors: [`SseError`], and the HTTP service's. Bodies: forwarded; of an old server, out of
-//! bounded mailboxes. The tasks (one for each connection, and cancellations on their way) end with the last clone.
+//! bounded mailboxes. The tasks (one for each connection, cancellations on their way, and POSTs that their answers have overtaken: for a second, and 256 of them together at most, beyond which a connection is closed) end with the last clone.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

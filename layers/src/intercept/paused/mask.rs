@@ -137,9 +137,7 @@ impl Back<'_> {
         }
         Ok(())
     }
-}
 
-impl Back<'_> {
     /// An element of a list is known by what else is in it: it may stand where another one stood.
     fn is_as_shown(&self, new: &Range<usize>, old: &Range<usize>) -> bool {
         let new = json::parse(&self.new[new.clone()]);

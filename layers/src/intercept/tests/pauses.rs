@@ -2,6 +2,17 @@
 
 use super::*;
 
+/// Until one waits.
+async fn waits_one(paused: &Paused) {
+    let waits = async {
+        while paused.list().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let limit = Duration::from_secs(10);
+    tokio::time::timeout(limit, waits).await.expect("it waits");
+}
+
 #[tokio::test]
 async fn who_finds_no_place_to_wait_is_told_whether_the_upstream_was_asked() {
     let event: &'static str = Box::leak(format!("data: {ANSWER}\n\n").into_boxed_str());
@@ -70,9 +81,7 @@ async fn a_delay_takes_its_time_and_a_pause_waits_for_a_decision() {
         let (layer, _) = script_with(of, REQUEST, move |_, _| Decision::Pause(settings));
         let waits =
             tokio::spawn(async move { send(&layer, call(CALL, &[]), JSON, vec![ANSWER]).await });
-        while paused.list().is_empty() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        waits_one(&paused).await;
         let id = paused.list()[0].id;
         match paused.decide(id, resolution.clone()) {
             Ok(()) => {}
@@ -114,9 +123,7 @@ async fn a_client_takes_back_what_waits_and_only_in_its_own_session() {
             let (layer, request) = (layer.clone(), call(CALL, &[("mcp-session-id", "mine")]));
             async move { send(&layer, request, JSON, vec![ANSWER]).await }
         });
-        while paused.list().is_empty() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        waits_one(&paused).await;
         let cancel = |id: &str, session: &[(&'static str, &'static str)]| {
             let text = format!(
                 r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{id}}}}}"#

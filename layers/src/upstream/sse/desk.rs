@@ -122,10 +122,7 @@ impl Desk {
     /// Which requests of this call have no answer yet. They are forgotten.
     pub(super) fn give_up(&self, call: &Arc<Mailbox>) -> Vec<Id> {
         let mut state = self.state();
-        let (over, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut state.calls)
-            .into_iter()
-            .partition(|p| p.is_of(call));
-        state.calls = rest;
+        let over: Vec<_> = state.calls.extract_if(.., |p| p.is_of(call)).collect();
         state.used = Instant::now();
         drop(state);
         over.into_iter()
@@ -163,10 +160,8 @@ impl Desk {
         let now = Instant::now();
         let until = |pending: &Pending| pending.detached.as_ref().map(|d| d.until);
         let mut state = self.state();
-        let (over, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut state.calls)
-            .into_iter()
-            .partition(|p| until(p).is_some_and(|until| until <= now));
-        state.calls = rest;
+        let is_over = |pending: &mut Pending| until(pending).is_some_and(|until| until <= now);
+        let over: Vec<_> = state.calls.extract_if(.., is_over).collect();
         let next = state.calls.iter().filter_map(until).min();
         drop(state);
         for pending in over {

@@ -250,7 +250,7 @@ where
         let (to, id, desk) = (link.post.clone(), link.id.clone(), link.desk.clone());
         let (shared, call) = (Arc::downgrade(&self.shared), call.clone());
         async move {
-            let mut gone = false;
+            let mut some_taken = false;
             for message in messages {
                 let facts = message.facts.as_ref();
                 let asks = facts.filter(|f| f.kind == Kind::Request);
@@ -263,9 +263,9 @@ where
                     {
                         shared.remove(&id);
                     }
-                    return Err(if gone { torn(error) } else { error });
+                    return Err(if some_taken { torn(error) } else { error });
                 }
-                gone = true;
+                some_taken = true;
                 if let Some(id) = &asks {
                     desk.posted(&call, id);
                 }
