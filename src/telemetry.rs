@@ -9,6 +9,7 @@ mod metrics;
 mod process;
 mod runtime;
 mod text;
+mod time;
 mod writer;
 
 #[cfg(test)]

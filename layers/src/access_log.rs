@@ -20,6 +20,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -198,7 +199,7 @@ impl Line {
         tracing::info!(
             target: "ziggurat::access",
             request_id = exchange.id(),
-            client = exchange.client().map(|c| tracing::field::display(c.address())),
+            client = exchange.client().and_then(|c| c.text().to_str().ok()).map(tracing::field::display),
             route = exchange.route().map(|r| &*r.name),
             upstream = endpoint.as_ref().map(|e| &*e.upstream),
             endpoint = endpoint.as_ref().map(|e| &*e.endpoint),
@@ -211,11 +212,16 @@ impl Line {
             error = (!error.is_empty()).then_some(error),
             code,
             cut = (!cut.is_empty() && !exchange.is_answered()).then_some(cut),
-            ms = took.as_secs_f64() * 1000.0,
-            upstream_ms = exchange.upstream_time().as_secs_f64() * 1000.0,
+            ms = milliseconds(took),
+            upstream_ms = milliseconds(exchange.upstream_time()),
             attempts = exchange.attempts(),
             bytes = self.bytes,
             outcome_unknown = (exchange.outcome() == Some(Outcome::Unknown)).then_some(true),
         );
     }
+}
+
+/// With three digits: what is beyond them is noise, and a line that is longer.
+fn milliseconds(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1000.0
 }

@@ -32,7 +32,7 @@ enum Kind {
 
 /// A body with a [`Track`] value that sees its frames and learns how it ended.
 #[pin_project(PinnedDrop)]
-pub struct Tracked<B, T: Track> {
+pub struct Tracked<B: HttpBody<Data = Bytes>, T: Track> {
     #[pin]
     inner: B,
     track: Option<T>,
@@ -51,7 +51,7 @@ pub trait Track {
     /// A frame passes.
     fn frame(&mut self, _frame: &Frame<Bytes>) {}
 
-    /// The body is over, for the reason given. Called exactly once.
+    /// The body is over, for the reason given. Called exactly once: when its end was read, when it failed, or when it is dropped.
     fn end(self, end: End<'_>);
 }
 
@@ -213,14 +213,11 @@ impl HttpBody for Body {
 impl<B: HttpBody<Data = Bytes>, T: Track> Tracked<B, T> {
     /// Lets `track` ride on `body`. A body that is over already ends it at once.
     pub fn new(body: B, track: T) -> Self {
-        let mut this = Self {
-            inner: body,
-            track: Some(track),
-        };
-        if this.inner.is_end_stream() {
-            finish(&mut this.track, End::Complete);
+        let mut track = Some(track);
+        if body.is_end_stream() {
+            finish(&mut track, End::Complete);
         }
-        this
+        Self { inner: body, track }
     }
 }
 
@@ -231,9 +228,18 @@ fn finish<T: Track>(track: &mut Option<T>, end: End<'_>) {
 }
 
 #[pinned_drop]
-impl<B, T: Track> PinnedDrop for Tracked<B, T> {
+impl<B: HttpBody<Data = Bytes>, T: Track> PinnedDrop for Tracked<B, T> {
+    /// Who has read the last frame need not ask for another, and most do not. That is looked for here, once, and not after each frame, since each
+    /// body within looks on into the next.
     fn drop(self: Pin<&mut Self>) {
-        finish(self.project().track, End::Dropped);
+        let this = self.project();
+        if this.track.is_some() {
+            let end = match this.inner.is_end_stream() {
+                true => End::Complete,
+                false => End::Dropped,
+            };
+            finish(this.track, end);
+        }
     }
 }
 
@@ -250,14 +256,11 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut this = self.project();
-        Poll::Ready(match ready!(this.inner.as_mut().poll_frame(cx)) {
+        let this = self.project();
+        Poll::Ready(match ready!(this.inner.poll_frame(cx)) {
             Some(Ok(frame)) => {
                 if let Some(track) = this.track {
                     track.frame(&frame);
-                }
-                if this.inner.is_end_stream() {
-                    finish(this.track, End::Complete);
                 }
                 Some(Ok(frame))
             }

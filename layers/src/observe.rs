@@ -118,6 +118,10 @@ impl Media {
 
 /// The body is not encoded, as far as the headers say.
 pub(crate) fn is_plain(headers: &HeaderMap) -> bool {
+    // Nearly none has the header, and this is asked of each.
+    if !headers.contains_key(header::CONTENT_ENCODING) {
+        return true;
+    }
     let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
     codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }

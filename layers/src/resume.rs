@@ -207,6 +207,7 @@ where
             response.status() == StatusCode::OK && Media::of(response.headers()) == Media::Events;
         let life = this.kept.take().filter(|_| events).map(|mut kept| {
             kept.head.began(response.headers());
+            kept.head.detach();
             Box::new(Life::new(kept))
         });
         Poll::Ready(Ok(response.map(|inner| ResumeBody::new(inner, life))))

@@ -136,7 +136,8 @@ where
         };
         let handshake = tls.acceptor().accept(stream);
         match tokio::time::timeout(self.settings.handshake_timeout, handshake).await {
-            Ok(Ok(stream)) => self.serve(stream, Peer { addr, tls: true }, lease).await,
+            // Boxed, so that connections without TLS are not as large.
+            Ok(Ok(stream)) => Box::pin(self.serve(stream, Peer { addr, tls: true }, lease)).await,
             Ok(Err(error)) => {
                 self.meter.handshake_failed();
                 tracing::debug!(%addr, %error, "a TLS handshake failed");

@@ -3,6 +3,7 @@
 //! The access log is written with each call, and most of its fields are short strings, which `Debug` writes letter by letter. Here a string
 //! that needs no escapes is copied, and numbers go out without a detour; all else, and everything in colour, is left to the library.
 
+use std::cell::Cell;
 use std::fmt::{self, Debug};
 
 use tracing::field::{Field, Visit};
@@ -14,99 +15,140 @@ use tracing_subscriber::fmt::format::{DefaultVisitor, Writer};
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Fields;
 
-struct Visitor<'a> {
-    writer: Writer<'a>,
-    /// In black and white.
-    plain: bool,
+/// Gathers the fields in a string of its own, since each word to a [`Writer`] goes a long way.
+struct Visitor {
+    text: String,
     is_empty: bool,
     result: fmt::Result,
 }
 
+thread_local! {
+    /// The string of the last event, for the next one. An event in the midst of another finds none, and makes its own.
+    static TEXT: Cell<String> = const { Cell::new(String::new()) };
+}
+
+/// A longer string is not kept.
+const KEPT: usize = 4 * 1024;
+/// Below this each number of thousandths has a float of its own.
+const EXACT: f64 = 1e12;
+
 impl<'a> FormatFields<'a> for Fields {
-    fn format_fields<R: RecordFields>(&self, writer: Writer<'a>, fields: R) -> fmt::Result {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'a>, fields: R) -> fmt::Result {
+        if writer.has_ansi_escapes() || !writer.sanitizes_ansi_escapes() {
+            let mut visitor = DefaultVisitor::new(writer, true);
+            fields.record(&mut visitor);
+            return visitor.finish();
+        }
         let mut visitor = Visitor {
-            plain: !writer.has_ansi_escapes(),
-            writer,
+            text: TEXT.take(),
             is_empty: true,
             result: Ok(()),
         };
         fields.record(&mut visitor);
-        visitor.result
+        let Visitor { mut text, .. } = visitor;
+        let result = visitor.result.and_then(|()| writer.write_str(&text));
+        text.clear();
+        if text.capacity() <= KEPT {
+            TEXT.set(text);
+        }
+        result
     }
 }
 
 // === impl Visitor ===
 
-impl Visitor<'_> {
+impl Visitor {
     /// A field that the library writes.
     fn by_default(&mut self, record: impl FnOnce(&mut DefaultVisitor<'_>)) {
         if self.result.is_ok() {
-            let mut visitor = DefaultVisitor::new(self.writer.by_ref(), self.is_empty);
+            let writer = Writer::new(&mut self.text);
+            let mut visitor = DefaultVisitor::new(writer, self.is_empty);
             record(&mut visitor);
             self.result = visitor.finish();
             self.is_empty = false;
         }
     }
 
-    /// A field of this name, if it is one to write here.
-    fn plainly(
-        &mut self,
-        field: &Field,
-        value: impl FnOnce(&mut Writer<'_>) -> fmt::Result,
-    ) -> bool {
+    /// The place for the value of a field of this name, if it is one to write here.
+    fn plainly(&mut self, field: &Field) -> Option<&mut String> {
         let name = field.name();
         // The library knows what is special about these.
-        if !self.plain || name == "message" || name.contains(['.', '#']) {
-            return false;
+        let plain = name != "message" && !name.bytes().any(|byte| matches!(byte, b'.' | b'#'));
+        if !plain || self.result.is_err() {
+            return None;
         }
-        if self.result.is_ok() {
-            self.result = self.name(name).and_then(|()| value(&mut self.writer));
-        }
-        true
-    }
-
-    fn name(&mut self, name: &str) -> fmt::Result {
         if !self.is_empty {
-            self.writer.write_char(' ')?;
+            self.text.push(' ');
         }
         self.is_empty = false;
-        self.writer.write_str(name)?;
-        self.writer.write_char('=')
+        self.text.push_str(name);
+        self.text.push('=');
+        Some(&mut self.text)
     }
 }
 
 /// `Debug` writes these as they are.
 fn is_clean(text: &str) -> bool {
     let clean = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
-    text.bytes().all(clean)
+    // All of them, without a way out between: so the compiler takes many at once.
+    text.bytes().fold(true, |all, byte| all & clean(byte))
 }
 
-impl Visit for Visitor<'_> {
+/// The number of thousandths that a float is, if it is one.
+fn thousandths(value: f64) -> Option<u64> {
+    let thousandths = (value * 1000.0).round();
+    let whole = value.is_sign_positive() && thousandths < EXACT && thousandths / 1000.0 == value;
+    // In range, and a whole number.
+    whole.then_some(thousandths as u64)
+}
+
+/// Writes thousandths as `Debug` writes the float.
+fn write_thousandths(text: &mut String, thousandths: u64) {
+    text.push_str(itoa::Buffer::new().format(thousandths / 1000));
+    let rest = thousandths % 1000;
+    let digits = [rest / 100, rest / 10 % 10, rest % 10];
+    let shown = digits.iter().rposition(|digit| *digit > 0).unwrap_or(0);
+    text.push('.');
+    for digit in &digits[..=shown] {
+        text.push(char::from(b'0' + (digit % 10) as u8));
+    }
+}
+
+impl Visit for Visitor {
     fn record_str(&mut self, field: &Field, value: &str) {
-        let quoted = |writer: &mut Writer<'_>| {
-            writer.write_char('"')?;
-            writer.write_str(value)?;
-            writer.write_char('"')
-        };
-        if !(is_clean(value) && self.plainly(field, quoted)) {
+        if is_clean(value)
+            && let Some(text) = self.plainly(field)
+        {
+            text.push('"');
+            text.push_str(value);
+            text.push('"');
+        } else {
             self.by_default(|visitor| visitor.record_str(field, value));
         }
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        if !self.plainly(field, |writer| write!(writer, "{value}")) {
+        if let Some(text) = self.plainly(field) {
+            text.push_str(itoa::Buffer::new().format(value));
+        } else {
             self.by_default(|visitor| visitor.record_u64(field, value));
         }
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        if !self.plainly(field, |writer| write!(writer, "{value}")) {
+        if let Some(text) = self.plainly(field) {
+            text.push_str(itoa::Buffer::new().format(value));
+        } else {
             self.by_default(|visitor| visitor.record_i64(field, value));
         }
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        if !self.plainly(field, |writer| write!(writer, "{value:?}")) {
+        if let Some(thousandths) = thousandths(value)
+            && let Some(text) = self.plainly(field)
+        {
+            write_thousandths(text, thousandths);
+        } else {
             self.by_default(|visitor| visitor.record_f64(field, value));
         }
     }
@@ -173,12 +215,13 @@ mod tests {
     proptest! {
         #[test]
         fn a_line_is_the_one_of_the_library(
-            text: String, plain in "[ -~]{0,12}", n: u64, m: i64, f: f64, ansi: bool,
+            text: String, plain in "[ -~]{0,12}", n: u64, m: i64, f: f64, ms in 0..u64::MAX >> 12, ansi: bool,
         ) {
+            let ms = ms as f64 / 1000.0;
             let log = || {
                 let error = std::io::Error::other(text.clone());
                 let error: &(dyn std::error::Error + 'static) = &error;
-                tracing::info!(first = plain, n, text, m, f, none = None::<u64>, some = Some(&*plain), yes = true, "{text}");
+                tracing::info!(first = plain, n, text, m, f, ms, none = None::<u64>, some = Some(&*plain), yes = true, "{text}");
                 tracing::info!(shown = %text, error, other.n = n, r#type = plain, debugged = ?text);
                 tracing::info!("{plain}");
             };

@@ -12,6 +12,7 @@ use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::Subscriber as Lines;
 
 use super::fields::Fields;
+use super::time::Time;
 use super::writer::{LineWriter, LogDrops, WriterThread};
 
 /// How a log line looks.
@@ -132,7 +133,7 @@ fn subscriber(
     let lines = Lines::builder().with_env_filter(filter).with_writer(writer);
     match format {
         LogFormat::Text => {
-            let lines = lines.with_ansi(ansi).fmt_fields(Fields);
+            let lines = lines.with_ansi(ansi).with_timer(Time).fmt_fields(Fields);
             let lines = lines.with_filter_reloading();
             let handle = lines.reload_handle();
             // It fails only when the subscriber is gone, and then nothing is logged.
@@ -141,6 +142,7 @@ fn subscriber(
         }
         LogFormat::Json => {
             let lines = lines.json().flatten_event(true).with_ansi(false);
+            let lines = lines.with_timer(Time);
             let lines = lines.with_filter_reloading();
             let handle = lines.reload_handle();
             let apply = move |filter| drop(handle.reload(filter));

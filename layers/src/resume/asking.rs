@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
 };
@@ -87,6 +88,31 @@ impl Head {
                 .filter(|_| kind != Kind::Call)
                 .cloned(),
         })
+    }
+
+    /// Keeps its own bytes from here on, in the place of those of the buffer that the request came in, which is freed for that: a stream may stand for
+    /// days.
+    pub(super) fn detach(&mut self) {
+        let values = || {
+            self.headers
+                .iter()
+                .map(|(_, value)| value)
+                .chain(&self.from)
+        };
+        let mut all = BytesMut::with_capacity(values().map(HeaderValue::len).sum());
+        values().for_each(|value| all.extend_from_slice(value.as_bytes()));
+        let mut all = all.freeze();
+        let values = self.headers.iter_mut().map(|(_, value)| value);
+        for value in values.chain(&mut self.from) {
+            // The same bytes are a value again.
+            if let Ok(mut own) = HeaderValue::from_maybe_shared(all.split_to(value.len())) {
+                own.set_sensitive(value.is_sensitive());
+                *value = own;
+            }
+        }
+        if let Ok(own) = self.uri.to_string().parse() {
+            self.uri = own;
+        }
     }
 
     /// A session that the answer began, as that to `initialize` does, belongs to the request from then on.

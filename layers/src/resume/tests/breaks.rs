@@ -1,5 +1,7 @@
 //! What is resumed, and how it is asked for.
 
+use http::HeaderValue;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -209,4 +211,31 @@ fn ids_that_cannot_be_asked_with_are_none() {
         assert_eq!(head.cursor(&exchange).is_some(), known, "{id:?}");
     }
     assert!(!exchange.response().has_event_id());
+}
+
+#[test]
+fn what_a_stream_keeps_of_its_request_is_not_the_buffer_that_it_came_in() {
+    let buffer = Bytes::from("/mcp?x=1s-1Bearer secret17".as_bytes().to_vec());
+    let piece = |range| HeaderValue::from_maybe_shared(buffer.slice(range)).expect("a value");
+    let mut request = Request::new(());
+    *request.uri_mut() = http::Uri::from_maybe_shared(buffer.slice(..8)).expect("a URI");
+    let headers = request.headers_mut();
+    headers.insert("mcp-session-id", piece(8..11));
+    let mut secret = piece(11..24);
+    secret.set_sensitive(true);
+    headers.insert(header::AUTHORIZATION, secret);
+    headers.insert("last-event-id", piece(24..26));
+    let exchange = Exchange::of(&mut request);
+    let facts = CallFacts::read(&Method::GET, request.headers(), &Bytes::new()).expect("a stream");
+    exchange.set_call(facts);
+    let mut head = asking::Head::of(&request, &exchange).expect("a stream");
+    let before = head.request(&exchange, ());
+    head.detach();
+    let after = head.request(&exchange, ());
+    assert_eq!(after.uri(), before.uri());
+    assert_eq!(after.headers(), before.headers());
+    assert!(after.headers()[header::AUTHORIZATION].is_sensitive());
+    assert_eq!(after.headers()["last-event-id"], "17");
+    drop((request, before));
+    assert!(buffer.is_unique());
 }
