@@ -23,6 +23,7 @@ mod hostile;
 mod http_sse;
 mod ids;
 mod intercept;
+mod kill;
 mod legacy;
 mod metrics;
 mod mistakes;
