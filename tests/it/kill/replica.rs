@@ -30,8 +30,8 @@ const ADDRESS: &str = "ZIGGURAT_TEST_REPLICA";
 const JOURNAL: &str = "ZIGGURAT_TEST_JOURNAL";
 
 /// How long a call takes, and a step of one that tells its progress.
-const WORK: Duration = Duration::from_millis(500);
-const STEP: Duration = Duration::from_millis(100);
+const WORK: Duration = Duration::from_millis(700);
+const STEP: Duration = Duration::from_millis(140);
 /// How often something passes on a GET stream.
 const BEAT: Duration = Duration::from_millis(20);
 

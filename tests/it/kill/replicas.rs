@@ -284,7 +284,7 @@ async fn replicas_that_are_killed_under_load_cost_no_session_that_may_be_healed_
         replica.kill();
         until("calls were lost, and others go on", async || {
             load.count(|e| *e == Ended::Failed("unknown".into())) > was[0]
-                && load.count(|_| true) > was[1] + 150
+                && load.count(|_| true) > was[1] + 60
         })
         .await;
         replica.again().await;
