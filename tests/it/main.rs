@@ -17,6 +17,7 @@ mod admin_attack;
 mod admin_cli;
 mod child;
 mod credentials;
+mod cut;
 mod discovery;
 mod drain;
 mod hostile;
