@@ -114,7 +114,7 @@ mod tests {
 
     /// A task whose next turns are these; then nothing happens to its body.
     fn stream(limit: Option<Duration>, turns: &[Turn]) -> Stream<impl Future<Output = ()>> {
-        let mut turns = turns.to_vec().into_iter();
+        let mut turns = turns.iter().copied();
         let task = poll_fn(move |_| {
             match turns.next() {
                 Some(Turn::Asked) => asked(),
