@@ -9,8 +9,8 @@ use crate::harness::{Ziggurat, mcp::Session, process, until};
 /// How often children are killed.
 const KILLS: usize = 3;
 
-/// How a child is stopped, and for how long it may be idle.
-const HASTY: &str = "stop: { stdin: 50ms, term: 50ms }, idle: 500ms";
+/// How a child is stopped.
+const HASTY: &str = "stop: { stdin: 50ms, term: 50ms }";
 
 /// A server that stops in the middle of what it is told to: of a line, or of the handshake while there is a file `deaf`.
 const HALTING: &str = r#"
@@ -48,7 +48,7 @@ async fn ends(mut z: Ziggurat, least: usize) {
 
 /// Kills all children again and again; so many are kept ready, also once nobody asks for anything any more.
 async fn under_load(isolation: &str, warm: u8, kept: usize) {
-    let settings = format!("isolation: {isolation}, warm: {warm}, max: 64, {HASTY}");
+    let settings = format!("isolation: {isolation}, warm: {warm}, max: 64, idle: 1500ms, {HASTY}");
     let z = load::demo(&settings).up().await;
     z.target().session().await.delete().await;
     let modern = z.target().modern_call(1, "echo", json!({"text": ""})).await;

@@ -30,10 +30,10 @@ const ADDRESS: &str = "ZIGGURAT_TEST_REPLICA";
 const JOURNAL: &str = "ZIGGURAT_TEST_JOURNAL";
 
 /// How long a call takes, and a step of one that tells its progress.
-const WORK: Duration = Duration::from_millis(700);
-const STEP: Duration = Duration::from_millis(140);
+const WORK: Duration = Duration::from_millis(600);
+const STEP: Duration = Duration::from_millis(120);
 /// How often something passes on a GET stream.
-const BEAT: Duration = Duration::from_millis(20);
+const BEAT: Duration = Duration::from_millis(200);
 
 /// A replica that runs, or did; dropping it kills it.
 pub(super) struct Replica {
