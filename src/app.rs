@@ -20,8 +20,9 @@ use tower::{Service, ServiceExt};
 use ziggurat_layers::{
     Body,
     drain::DrainSignals,
-    exchange::{Client, Exchange},
+    exchange::{Client, Exchange, RouteInfo},
     metrics::{Tools, counter, gauge},
+    session::Farewell,
 };
 
 use self::{door::Door, lasting::Lasting};
@@ -35,8 +36,8 @@ use crate::{
     kept::Kept,
     live::{Live, LiveHandle},
     serve::{self, Drain, Peer, ServeSettings, Tls, load_tls},
-    settings::SettingsError,
-    stack::Tower,
+    settings::{self, SettingsError},
+    stack::{Terrace, Tower},
     standing::Standing,
     telemetry::{LogControl, MetricsHandle},
     upstreams::Upstreams,
@@ -217,6 +218,9 @@ pub async fn run(
     tasks.spawn(signals(app.clone()));
     tasks.spawn(app.clone().discover());
     tasks.spawn(app.kept.sessions.clone().sweep());
+    let lives_at = app.clone();
+    let lives_at = move |farewell: &Farewell| lives_at.lives_at(farewell);
+    tasks.spawn(app.kept.sessions.clone().say_farewell(lives_at));
     tasks.spawn(app.kept.replays.clone().sweep());
     announce(&app, addresses, secure, &door)?;
 
@@ -376,6 +380,16 @@ fn announce(
 impl App {
     fn current(&self) -> std::sync::MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The endpoint of a session that ended, if there still is one, and its route.
+    fn lives_at(&self, farewell: &Farewell) -> Option<(Terrace, Arc<RouteInfo>)> {
+        let current = self.current();
+        let mut routes = current.config.routes.iter();
+        let route = routes.find(|route| *route.name == *farewell.key.route)?;
+        let pool = current.upstreams.get(&route.upstream)?;
+        let member = pool.set.get(&farewell.home.endpoint)?;
+        Some((member.service, settings::route_info(route)))
     }
 
     /// Drains: readiness goes first, streams are told to come back, calls finish or fail clearly, children end.

@@ -6,8 +6,8 @@
 //!
 //! What a client may do to a listener is bounded here, before any layer sees a request: the time for a TLS handshake
 //! and for a request head, the size of a head, idle time, the time for which a client reads nothing of what there is to send (60 s: its
-//! connection is cut, so that nothing is held for it, and its streams can be resumed), streams on one connection, and connections altogether. Of
-//! a connection that goes on, an HTTP/2 stream whose own window is used up waits without a clock: nothing is read for it meanwhile.
+//! connection is cut, so that nothing is held for it, and its streams can be resumed; of a connection that goes on, an HTTP/2 stream whose own
+//! window stays shut is reset), streams on one connection, and connections altogether.
 //!
 //! A shutdown has two stages, driven through [`Drain`]. *Draining*: after `drain_delay` nothing more is accepted, idle
 //! connections close, and exchanges that are under way finish. *Closing*: the stack above has `close_grace` to end its
@@ -24,6 +24,7 @@ mod io;
 mod line;
 mod meter;
 mod outlet;
+mod stream;
 mod tls;
 
 #[cfg(test)]
@@ -61,7 +62,7 @@ pub struct ServeSettings {
     pub name: &'static str,
     /// How long a client may take for a request head, and for the first byte on a new connection.
     pub header_read_timeout: Duration,
-    /// How long a connection may take no byte of what there is to send before it is cut; none is for ever.
+    /// How long a connection, or a stream of HTTP/2, may take no byte of what there is to send before it is cut; none is for ever.
     pub write_stall: Option<Duration>,
     /// How long a TLS handshake may take.
     pub handshake_timeout: Duration,

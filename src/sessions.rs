@@ -1,18 +1,22 @@
 //! The sessions of legacy clients, which outlive a reload: their store, and the keys of their ids.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::ready, sync::Arc, time::Duration};
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use serde_json::json;
-use ziggurat_layers::session::{
-    Ending, Key, Keys, MemoryStore, NoRandomness, SessionInfo, SessionLayer, SessionSettings,
-    SessionStore,
+use ziggurat_layers::{
+    exchange::RouteInfo,
+    session::{
+        Ending, Farewell, Key, Keys, MemoryStore, NoRandomness, SessionInfo, SessionLayer,
+        SessionSettings, SessionStore,
+    },
 };
 
 use crate::{
     admin::{Change, Refusal, SessionView, millis},
     config::{Config, Route, Upstream},
     settings::SettingsError,
+    stack::Terrace,
 };
 
 /// What the session layers of all routes share.
@@ -25,6 +29,9 @@ pub(crate) struct Sessions {
 
 /// How often what expired is looked for, where no calls come.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// How many upstreams are told at a time that a session ended.
+const FAREWELLS: usize = 32;
 
 /// The most sessions that the admin API shows.
 const SHOWN: usize = 1000;
@@ -74,6 +81,33 @@ impl Sessions {
         loop {
             tokio::time::sleep(SWEEP).await;
             self.store.sweep();
+        }
+    }
+
+    /// Tells upstreams, for ever, of sessions that ended here: those whose endpoint and route `find` finds. A few at a time, so that one that
+    /// does not answer holds nobody up for long.
+    pub(crate) async fn say_farewell(
+        self,
+        find: impl Fn(&Farewell) -> Option<(Terrace, Arc<RouteInfo>)>,
+    ) {
+        loop {
+            let farewells = self.store.farewells(FAREWELLS).await;
+            if farewells.is_empty() {
+                tokio::time::sleep(SWEEP).await;
+                continue;
+            }
+            let each = farewells.into_iter().map(|farewell| {
+                let found = find(&farewell);
+                async move {
+                    match found {
+                        Some((endpoint, route)) => drop(farewell.say(endpoint, route).await),
+                        None => farewell.forgotten(),
+                    }
+                }
+            });
+            each.collect::<FuturesUnordered<_>>()
+                .for_each(|()| ready(()))
+                .await;
         }
     }
 

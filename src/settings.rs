@@ -212,14 +212,7 @@ impl RouteSettings {
         let cap = config.server.body_limit.unwrap_or(MOST_INSPECTED);
         Self {
             matcher,
-            info: Arc::new(RouteInfo {
-                name: route.name.as_str().into(),
-                prefix: route.path.as_str().into(),
-                errors: match route.errors {
-                    Errors::Envelope => ErrorStyle::Envelope,
-                    Errors::Status => ErrorStyle::Status,
-                },
-            }),
+            info: route_info(route),
             inspect: if mcp {
                 InspectSettings {
                     cap,
@@ -248,6 +241,18 @@ impl RouteSettings {
             retry,
         }
     }
+}
+
+/// What layers know of a route.
+pub(crate) fn route_info(route: &Route) -> Arc<RouteInfo> {
+    Arc::new(RouteInfo {
+        name: route.name.as_str().into(),
+        prefix: route.path.as_str().into(),
+        errors: match route.errors {
+            Errors::Envelope => ErrorStyle::Envelope,
+            Errors::Status => ErrorStyle::Status,
+        },
+    })
 }
 
 /// Which requests take a route.

@@ -9,8 +9,9 @@
 //! A session ends with a DELETE that the upstream took (2xx, or 404 and 405); when the upstream answers one of the `lost` statuses, says that
 //! it is gone, or was taken out; when it was quiet for `idle`; and at `lifetime`. Activity is a request, a call in hand, or a message that passes to the client. An
 //! open stream in itself is none: a GET stream over which nothing passes ends with its session. At a cap the session that has been
-//! quiet for longest makes room, if that is a tenth of `idle`; else the new one is refused before anything is sent. An upstream is not told that
-//! a session expired: it has an expiry of its own.
+//! quiet for longest makes room, if that is a tenth of `idle`; else the new one is refused before anything is sent. The upstream of a session that ended here (idle, lifetime,
+//! cap, operator) is to be told with a DELETE, once no call is in hand: the store keeps a [`Farewell`] for each, and somebody must take and
+//! [say](Farewell::say) them now and then, as somebody must sweep. What the client may have forwarded is not kept for that.
 //!
 //! A session that its upstream lost is begun anew there in the words of its client, on another endpoint if need be, and the request that found out is sent again,
 //! once ([`Heal`]); its sealed id stays good. By default that is done only if all its calls were safe to repeat, so that the server can have kept nothing
@@ -40,6 +41,7 @@
 //! [`Pinned`]: crate::attempt::Pinned
 
 mod body;
+mod farewell;
 mod heal;
 mod memory;
 pub mod seal;
@@ -64,11 +66,12 @@ use tower::{Layer, Service};
 use self::way::Way;
 pub use self::{
     body::SessionBody,
+    farewell::{Farewell, FarewellOutcome},
     heal::Heal,
     memory::MemoryStore,
     seal::{BadKey, Key, Keys, NoRandomness},
     store::{
-        Answer, Ending, History, Home, Limits, Live, NotLive, Note, SessionInfo, SessionKey,
+        Answer, Asked, Ending, History, Home, Limits, Live, NotLive, Note, SessionInfo, SessionKey,
         SessionStore, SessionsFull, Visit,
     },
 };

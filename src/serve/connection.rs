@@ -28,6 +28,7 @@ use super::io::LineIo;
 use super::line::{Doing, Line, Order};
 use super::meter::Meter;
 use super::outlet::Outlet;
+use super::stream::Stream;
 use super::tls::Tls;
 use super::{BoxError, Peer, ServeSettings};
 
@@ -42,9 +43,13 @@ pub(super) struct Server<S> {
     floor: Arc<Floor>,
 }
 
-/// Runs hyper's tasks (the streams of HTTP/2) where the listener waits for them.
+/// Runs hyper's tasks (the streams of HTTP/2) where the listener waits for them, each with its clock.
 #[derive(Clone)]
-struct Tracked(TaskTracker);
+struct Tracked {
+    tasks: TaskTracker,
+    stall: Option<Duration>,
+    meter: Meter,
+}
 
 /// The clocks of one connection: one timer, which looks at the line when it fires.
 struct Clock {
@@ -85,11 +90,12 @@ impl<S> Server<S> {
         tasks: TaskTracker,
         floor: Arc<Floor>,
     ) -> Self {
+        let meter = Meter::new(settings.name);
         Self {
-            meter: Meter::new(settings.name),
             service,
             tls,
-            http: http(&settings, tasks.clone()),
+            http: http(&settings, tasks.clone(), meter.clone()),
+            meter,
             settings,
             tasks,
             floor,
@@ -198,8 +204,13 @@ where
     }
 }
 
-fn http(settings: &ServeSettings, tasks: TaskTracker) -> auto::Builder<Tracked> {
-    let mut builder = auto::Builder::new(Tracked(tasks));
+fn http(settings: &ServeSettings, tasks: TaskTracker, meter: Meter) -> auto::Builder<Tracked> {
+    let stall = settings.write_stall;
+    let mut builder = auto::Builder::new(Tracked {
+        tasks,
+        stall,
+        meter,
+    });
     let head = settings.max_header_bytes.max(8 * 1024);
     builder
         .http1()
@@ -233,7 +244,8 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, task: F) {
-        self.0.spawn(task);
+        let task = Stream::new(task, self.stall, self.meter.clone());
+        self.tasks.spawn(task);
     }
 }
 

@@ -5,6 +5,7 @@
 //! hyper refuses itself or reads as RFC 9112 demands, and the tests hold it to that.
 
 use std::convert::Infallible;
+use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -20,6 +21,7 @@ use ziggurat_layers::ready::{self, Called};
 use super::Peer;
 use super::floor::{Exchange, Floor};
 use super::line::Line;
+use super::stream::{self, PIECE};
 
 /// The service of one connection.
 pub(super) struct Exchanges<S> {
@@ -37,6 +39,7 @@ pub(super) struct ExchangeFuture<S: tower::Service<Request<Incoming>>> {
     answer: Answer<S>,
     exchange: Option<Exchange>,
     connect: bool,
+    multiplexed: bool,
 }
 
 /// A response body, which carries its exchange to the end.
@@ -45,6 +48,8 @@ pub(super) struct ExchangeBody<B> {
     #[pin]
     body: Option<B>,
     exchange: Option<Exchange>,
+    /// On HTTP/2: what of the newest frame is to be handed out yet.
+    rest: Option<Bytes>,
 }
 
 // Nearly every answer is the service's, so a box would cost more than it saves.
@@ -81,6 +86,7 @@ where
             answer,
             exchange: Some(exchange),
             connect,
+            multiplexed,
         }
     }
 }
@@ -136,7 +142,13 @@ where
         {
             exchange.upgrade();
         }
-        Poll::Ready(Ok(response.map(|body| ExchangeBody { body, exchange })))
+        // Whether there is one says also whether there may be any.
+        let rest = this.multiplexed.then(Bytes::new);
+        Poll::Ready(Ok(response.map(|body| ExchangeBody {
+            body,
+            exchange,
+            rest,
+        })))
     }
 }
 
@@ -163,22 +175,52 @@ impl<B: Body<Data = Bytes>> Body for ExchangeBody<B> {
         let Some(body) = this.body.as_pin_mut() else {
             return Poll::Ready(None);
         };
-        let frame = ready!(body.poll_frame(cx));
-        if !matches!(frame, Some(Ok(_))) {
-            *this.exchange = None;
-        }
-        Poll::Ready(frame)
+        let Some(rest) = this.rest else {
+            let frame = ready!(body.poll_frame(cx));
+            if !matches!(frame, Some(Ok(_))) {
+                *this.exchange = None;
+            }
+            return Poll::Ready(frame);
+        };
+        stream::asked();
+        let frame = if rest.is_empty() {
+            ready!(body.poll_frame(cx))
+        } else {
+            Some(Ok(Frame::data(mem::take(rest))))
+        };
+        let frame = match frame {
+            Some(Ok(frame)) => frame,
+            end => {
+                *this.exchange = None;
+                return Poll::Ready(end);
+            }
+        };
+        stream::handed();
+        Poll::Ready(Some(Ok(match frame.into_data() {
+            Ok(mut data) => {
+                *rest = data.split_off(data.len().min(PIECE));
+                Frame::data(data)
+            }
+            Err(trailers) => trailers,
+        })))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        let whole = self.rest.as_ref().is_none_or(Bytes::is_empty);
+        whole && self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.body {
-            Some(body) => body.size_hint(),
-            None => SizeHint::with_exact(0),
+        let Some(body) = &self.body else {
+            return SizeHint::with_exact(0);
+        };
+        let mut hint = body.size_hint();
+        let rest = self.rest.as_ref().map_or(0, |rest| rest.len() as u64);
+        if let Some(upper) = hint.upper().and_then(|upper| upper.checked_add(rest)) {
+            hint.set_upper(upper);
         }
+        hint.set_lower(hint.lower().saturating_add(rest));
+        hint
     }
 }
 

@@ -34,7 +34,7 @@ impl Meter {
         );
         metrics::describe_counter!(
             "ziggurat_sse_write_stalls_total",
-            "Connections that were cut, with the event streams on them, because their client read nothing for too long."
+            "Connections that were cut, with the event streams on them, and streams of HTTP/2 that were reset, because their client read nothing for too long."
         );
         Self {
             open: gauge!("ziggurat_connections", "listener" => listener),

@@ -2,7 +2,8 @@
 //!
 //! The kernel takes bytes until its buffer is full, and says that there is room again when a good part of it is (on Linux a third). So
 //! the time without progress is that of a client that reads nothing, or very little: less than a third of the buffer in that time. On HTTP/2
-//! that is seen of a connection as a whole only: a stream whose own window stays closed while its client takes everything else is not.
+//! that is seen of a connection as a whole only; a stream whose own window stays shut while its client takes everything else has a
+//! clock of its own ([`stream`](super::stream)).
 
 use std::io;
 use std::pin::Pin;

@@ -253,6 +253,7 @@ async fn every_metric_is_moved_by_real_traffic() {
         moved.look(&z.metrics().await);
         moved.has("ziggurat_stdio_session_evictions_total")
             && moved.has("ziggurat_session_evictions_total")
+            && moved.has("ziggurat_session_farewells_total")
             && moved.has("ziggurat_stdio_exits_total")
     })
     .await;

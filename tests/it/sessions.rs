@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Ziggurat, config, endpoints,
+    Ziggurat, config, demo, endpoints,
     mcp::Session,
     until,
     upstream::{Received, Upstream, Wire},
@@ -208,4 +208,55 @@ async fn a_session_is_served_though_its_endpoint_fails_its_probes() {
     .await;
     assert_eq!(seen(&session, "tools/call").await, "a-0");
     assert_eq!(session.delete().await.status, 204);
+}
+
+#[tokio::test]
+async fn a_session_that_expires_or_is_ended_by_the_operator_is_ended_at_its_upstream_too() {
+    let keeper = Keeper::default();
+    let upstream = keeper.start("a").await;
+    let urls = [upstream.url("/deep/mcp")];
+    for (route, operator) in [
+        ("session: { idle: 200ms },", false),
+        ("session: { idle: 1h, lifetime: 200ms },", false),
+        ("", true),
+    ] {
+        let server = format!("session_keys: [{KEY}]");
+        let text = config(&server, route, QUIET, &endpoints(&urls));
+        let z = Ziggurat::yaml(&text).await;
+        let session = z.target().session().await;
+        let home = seen(&session, "tools/call").await;
+        let home = home.as_str().unwrap();
+        if operator {
+            let report = z.report("sessions").await;
+            let id = &report["clients"][0]["id"];
+            z.act("end-session", &json!({"id": id})).await;
+        }
+        let told = upstream
+            .receives("its upstream is told", |received| {
+                received.method == "DELETE" && received.header("mcp-session-id") == home
+            })
+            .await;
+        assert_eq!(told.path, "/deep/mcp");
+        assert_eq!(told.header("mcp-protocol-version"), session.version);
+        until("it is counted", async || {
+            let metrics = z.metrics().await;
+            let ended = ["route=\"/mcp\"", "outcome=\"ended\""];
+            metrics.sum("ziggurat_session_farewells_total", &ended) == 1.0
+        })
+        .await;
+        assert_eq!(seen(&session, "tools/call").await, 404);
+    }
+    let ends = upstream.received().into_iter();
+    assert_eq!(ends.filter(|r| r.method == "DELETE").count(), 3);
+    assert!(keeper.sessions.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_child_of_a_session_that_expires_on_its_route_ends_with_it() {
+    let text = config("", "session: { idle: 200ms },", "", &demo("idle: 1h"));
+    let z = Ziggurat::yaml(&text).await;
+    let session = z.target().session().await;
+    assert_eq!(session.ask(1, "ping", json!({})).await.status, 200);
+    until("its child is gone", async || z.servers().is_empty()).await;
+    assert_eq!(session.ask(2, "ping", json!({})).await.status, 404);
 }

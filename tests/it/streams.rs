@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -194,4 +198,57 @@ async fn a_client_that_reads_nothing_is_cut_and_its_upstream_learns_it_while_oth
     upstream.left().await;
     let mut rest = Vec::new();
     let _cut = within("it is closed", slow.read_to_end(&mut rest)).await;
+}
+
+#[tokio::test]
+async fn a_stream_of_http2_that_is_not_read_is_reset_while_the_others_of_its_connection_go_on() {
+    let upstream = Upstream::start(async |received: Received, mut wire: Wire| {
+        if received.path == "/other" {
+            return wire.json("{}").await;
+        }
+        wire = wire.sse().await;
+        let event = format!("data: {}\n\n", "x".repeat(1 << 16));
+        for _ in 0..1000 {
+            wire = wire.drip(&event).await;
+        }
+        wire.stall().await
+    })
+    .await;
+    let z = Ziggurat::yaml(&plain(&upstream, "write_stall: 300ms")).await;
+    let socket = TokioIo::new(z.target().connect().await);
+    let mut client = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    client.initial_stream_window_size(1 << 16);
+    let (sender, connection) = client.handshake(socket).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let ask = async |path: &str| {
+        let uri = format!("http://localhost{path}");
+        let request = Request::get(uri).body(Empty::<Bytes>::new()).unwrap();
+        let answer = sender.clone().send_request(request);
+        within("a head", answer).await.unwrap().into_body()
+    };
+    let mut torrent = ask("/torrent").await;
+    until("it is reset", async || {
+        assert_eq!(
+            ask("/other").await.collect().await.unwrap().to_bytes(),
+            "{}"
+        );
+        z.metrics()
+            .await
+            .sum("ziggurat_sse_write_stalls_total", &[])
+            == 1.0
+    })
+    .await;
+    upstream.left().await;
+    let end = within("what had come before", async {
+        while let Some(frame) = torrent.frame().await {
+            frame?;
+        }
+        Ok::<_, hyper::Error>(())
+    });
+    end.await.unwrap_err();
+    assert_eq!(
+        ask("/other").await.collect().await.unwrap().to_bytes(),
+        "{}"
+    );
+    connection.abort();
 }

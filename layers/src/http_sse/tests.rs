@@ -180,6 +180,10 @@ async fn batch(messages: &[Value]) -> Response<Body> {
         Some("hang") => pending().await,
         Some("refuse") => status(400),
         Some("silent") => events(stream::empty()),
+        Some("first twice") => {
+            let all = [&messages[0], &messages[0], &messages[1]].map(done);
+            events(stream::iter(all.map(|m| m.to_string())))
+        }
         Some("half") => events(stream::iter([json!([done(&messages[0])]).to_string()])),
         _ => answer(&Value::from_iter(messages.iter().map(done)).to_string()),
     }

@@ -90,6 +90,8 @@ enum Key {
 
 /// A longer key or value than this is none that matters.
 const LONGEST: usize = 1026;
+/// So many bytes of a string are looked at one by one.
+const NEAR: usize = 24;
 
 impl Default for Peek {
     fn default() -> Self {
@@ -143,7 +145,7 @@ impl Peek {
                 let key = key && self.in_object();
                 self.start(key);
                 let text = &bytes[1..];
-                if let Some(end) = memchr2(b'"', b'\\', text)
+                if let Some(end) = mark(text)
                     && text[end] == b'"'
                 {
                     self.finish_text(&text[..end], key);
@@ -216,7 +218,7 @@ impl Peek {
                 at += 1;
                 continue;
             }
-            let Some(found) = memchr2(b'"', b'\\', rest) else {
+            let Some(found) = mark(rest) else {
                 self.push(rest);
                 at = bytes.len();
                 break;
@@ -404,6 +406,16 @@ impl Partial {
             }
         }
     }
+}
+
+/// Where in a string its end or an escape stands.
+fn mark(text: &[u8]) -> Option<usize> {
+    // Nearly all are short, and then a look at each byte costs less than to set out for a search.
+    let (near, far) = text.split_at(text.len().min(NEAR));
+    let marks = |byte: &u8| matches!(byte, b'"' | b'\\');
+    near.iter()
+        .position(marks)
+        .or_else(|| Some(memchr2(b'"', b'\\', far)? + near.len()))
 }
 
 fn unescape(text: &[u8]) -> Option<String> {

@@ -100,6 +100,8 @@ metrics! {
         "Sessions of clients that a route keeps.";
     SESSION_EVICTIONS = Counter "ziggurat_session_evictions_total" ["route", "reason"]
         "Sessions of clients that ended other than by DELETE: idle, lifetime, cap, lost, endpoint_gone, operator.";
+    SESSION_FAREWELLS = Counter "ziggurat_session_farewells_total" ["route", "outcome"]
+        "Sessions of clients that ended here, by what their upstreams said to that: ended, gone (it did not have it any more), refused, failed (it could not be asked), or forgotten (too many were to be told).";
     REPLAY_BUFFER = Gauge "ziggurat_replay_buffer_bytes" []
         "Bytes of events that are kept for clients that may come back for them.";
     REPLAY_DETACHED = Gauge "ziggurat_replay_detached_streams" []

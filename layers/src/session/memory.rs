@@ -12,9 +12,12 @@ use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use self::table::Table;
-use super::store::{
-    Answer, Ending, History, Home, Limits, Live, NotLive, Note, SessionInfo, SessionKey,
-    SessionStore, SessionsFull, Visit,
+use super::{
+    farewell::Farewell,
+    store::{
+        Answer, Asked, Ending, History, Home, Limits, Live, NotLive, Note, SessionInfo, SessionKey,
+        SessionStore, SessionsFull, Visit,
+    },
 };
 
 /// A store in the memory of this process: a table for each route, each behind a lock of its own.
@@ -84,11 +87,12 @@ impl SessionStore for MemoryStore {
         &'a self,
         key: &'a SessionKey,
         home: Home,
+        asked: Asked,
         initialize: Option<Bytes>,
     ) -> Answer<'a, ()> {
         let history = History::new(initialize);
         self.at(&key.route, |table| {
-            table.begin(key.serial, home, history, Instant::now());
+            table.begin(key.serial, home, &asked, history, Instant::now());
         });
         now(())
     }
@@ -137,6 +141,15 @@ impl SessionStore for MemoryStore {
         for (_, table) in self.tables() {
             while lock(&table).sweep(Instant::now(), BATCH) == BATCH {}
         }
+    }
+
+    fn farewells(&self, most: usize) -> Answer<'_, Vec<Farewell>> {
+        let mut all = Vec::new();
+        for (_, table) in self.tables() {
+            let left = most - all.len();
+            all.extend(lock(&table).farewells(left));
+        }
+        now(all)
     }
 
     fn list(&self, most: usize) -> Answer<'_, Vec<SessionInfo>> {

@@ -7,11 +7,12 @@
 use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use http::Uri;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::seal::Serial;
-use crate::mcp::Era;
+use super::{farewell::Farewell, seal::Serial};
+use crate::mcp::{Era, ShortText};
 
 /// Keeps sessions, within limits.
 pub trait SessionStore: fmt::Debug + Send + Sync {
@@ -29,6 +30,7 @@ pub trait SessionStore: fmt::Debug + Send + Sync {
         &'a self,
         key: &'a SessionKey,
         home: Home,
+        asked: Asked,
         initialize: Option<Bytes>,
     ) -> Answer<'a, ()>;
 
@@ -68,6 +70,10 @@ pub trait SessionStore: fmt::Debug + Send + Sync {
     /// calls come nothing else does.
     fn sweep(&self);
 
+    /// The sessions that ended here while their upstreams may still have them, at most so many; each is given once, and not before its last
+    /// call is over. As many wait as there may be sessions, and beyond that the oldest are forgotten.
+    fn farewells(&self, most: usize) -> Answer<'_, Vec<Farewell>>;
+
     /// The sessions there are, at most so many.
     fn list(&self, most: usize) -> Answer<'_, Vec<SessionInfo>>;
 }
@@ -93,11 +99,22 @@ pub struct Home {
     pub upstream_id: Arc<str>,
 }
 
+/// How a client asks for its session, and so how its upstream is told that it ended.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    /// The URI of the request.
+    pub uri: Uri,
+    /// `MCP-Protocol-Version`, if it was sent.
+    pub version: Option<ShortText>,
+}
+
 /// A request of a session.
 #[derive(Debug, Clone)]
 pub struct Visit {
     /// Where the session lives, as its sealed id has it.
     pub home: Home,
+    /// How it was asked for.
+    pub asked: Asked,
     /// Who the client is, where that is known.
     pub principal: Option<Arc<str>>,
     /// How old the session is.
@@ -290,6 +307,14 @@ impl Ending {
         Self::EndpointGone,
         Self::Operator,
     ];
+
+    /// The upstream does not know of this end by itself.
+    pub fn is_ours(self) -> bool {
+        matches!(
+            self,
+            Self::Idle | Self::Lifetime | Self::Evicted | Self::Operator
+        )
+    }
 
     /// The label of metrics and logs; none for an end that is no eviction.
     pub fn reason(self) -> Option<&'static str> {

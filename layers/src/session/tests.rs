@@ -21,6 +21,7 @@ use crate::{
 
 mod caps;
 mod expiry;
+mod farewell;
 mod heal;
 mod ids;
 mod life;

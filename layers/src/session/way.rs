@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::Body as HttpBody;
 use tokio::{
     sync::{Mutex, MutexGuard},
@@ -20,7 +20,7 @@ use super::{
     body::{InHand, Life},
     heal::{self, Again, NotHealed},
     seal::{Bound, Serial, Ticket},
-    store::{Ending, Home, Live, NotLive, Note, SessionKey, SessionStore, Visit},
+    store::{Asked, Ending, Home, Live, NotLive, Note, SessionKey, SessionStore, Visit},
 };
 use crate::{
     Body,
@@ -79,8 +79,9 @@ impl Way {
         } else {
             None
         };
+        let uri = request.uri().clone();
         let mut response = inner.call(request).await.map_err(Into::into)?;
-        self.greet(&mut response, place).await?;
+        self.greet(&mut response, place, uri).await?;
         Ok(response.map(|inner| SessionBody::new(inner, None)))
     }
 
@@ -96,7 +97,11 @@ impl Way {
     // === requests of a session ===
 
     /// Opens an id, and finds the session.
-    async fn member(&self, sealed: HeaderValue) -> std::result::Result<Member, BoxError> {
+    async fn member(
+        &self,
+        sealed: HeaderValue,
+        uri: &Uri,
+    ) -> std::result::Result<Member, BoxError> {
         let principal = self.exchange.principal();
         let route = self.route();
         let bound = Bound {
@@ -117,6 +122,10 @@ impl Way {
             home: Home {
                 endpoint: ticket.endpoint,
                 upstream_id: ticket.upstream_id,
+            },
+            asked: Asked {
+                uri: uri.clone(),
+                version: call.and_then(|call| call.version.clone()),
             },
             principal: principal.cloned(),
             age: unix_time().saturating_sub(Duration::from_secs(ticket.minted)),
@@ -148,7 +157,8 @@ impl Way {
         B: HttpBody<Data = Bytes> + Send,
         B::Error: Into<BoxError>,
     {
-        let mut member = self.member(sealed).await?;
+        let uri = request.uri().clone();
+        let mut member = self.member(sealed, &uri).await?;
         let deletes = request.method() == Method::DELETE;
         let heals = self.shared.settings.heal != Heal::Never && !deletes;
         let (parts, body) = request.into_parts();
@@ -162,7 +172,7 @@ impl Way {
             let healed = self.heal(&member, why, &again, &mut inner, &mut refusal);
             let Some(live) = healed.await? else {
                 return match refusal {
-                    Some(result) => self.back(member, deletes, result, lost).await,
+                    Some(result) => self.back(member, uri, deletes, result, lost).await,
                     None => Err(SessionGone::default().into()),
                 };
             };
@@ -183,7 +193,7 @@ impl Way {
                 self.note(&member, heal::notes(call, &bytes));
             }
         }
-        self.back(member, deletes, result, lost).await
+        self.back(member, uri, deletes, result, lost).await
     }
 
     /// Sends a request, and keeps account of the calls that may have left something in the session. Says also why the session is lost, if
@@ -332,6 +342,7 @@ impl Way {
     async fn back<B>(
         &self,
         member: Member,
+        uri: Uri,
         deletes: bool,
         result: Outcome<B>,
         lost: Option<Ending>,
@@ -368,7 +379,7 @@ impl Way {
                 let sealed = member.sealed.clone();
                 response.headers_mut().insert(SESSION_ID, sealed);
             }
-            Some(_) => self.greet(&mut response, None).await?,
+            Some(_) => self.greet(&mut response, None, uri).await?,
         }
         let life = self.life(member);
         Ok(response.map(|inner| SessionBody::new(inner, Some(life))))
@@ -410,6 +421,7 @@ impl Way {
         &self,
         response: &mut Response<B>,
         place: Option<Place>,
+        uri: Uri,
     ) -> std::result::Result<(), BoxError> {
         if !response.headers().contains_key(SESSION_ID) {
             return Ok(());
@@ -444,12 +456,11 @@ impl Way {
         };
         let sealed = self.shared.keys.seal(&ticket, bound).ok_or(BadSessionId)?;
         let sealed = HeaderValue::try_from(sealed).map_err(|_| BadSessionId)?;
-        place
-            .begin(Home {
-                endpoint: ticket.endpoint,
-                upstream_id: ticket.upstream_id,
-            })
-            .await;
+        let home = Home {
+            endpoint: ticket.endpoint,
+            upstream_id: ticket.upstream_id,
+        };
+        place.begin(home, uri).await;
         response.headers_mut().insert(SESSION_ID, sealed);
         Ok(())
     }
@@ -499,9 +510,11 @@ impl Member {
 // === impl Place ===
 
 impl Place {
-    async fn begin(mut self, home: Home) {
+    async fn begin(mut self, home: Home, uri: Uri) {
         let initialize = self.initialize.take();
-        self.store.begin(&self.key, home, initialize).await;
+        let version = None; // It is yet to be said.
+        let asked = Asked { uri, version };
+        self.store.begin(&self.key, home, asked, initialize).await;
         self.taken = true;
     }
 }

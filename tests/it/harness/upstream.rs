@@ -60,7 +60,16 @@ impl Upstream {
         F: Fn(Received, Wire) -> Fut + Send + Sync + Clone + 'static,
         Fut: Future<Output = Option<Wire>> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), script).await
+    }
+
+    /// The same at this address.
+    pub(crate) async fn at<F, Fut>(address: SocketAddr, script: F) -> Self
+    where
+        F: Fn(Received, Wire) -> Fut + Send + Sync + Clone + 'static,
+        Fut: Future<Output = Option<Wire>> + Send + 'static,
+    {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Seen::default());
         let shared = seen.clone();

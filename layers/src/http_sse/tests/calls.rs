@@ -117,6 +117,12 @@ async fn each_request_of_a_batch_is_answered_or_fails() {
             assert_eq!(said.as_str(), kind, "{message}");
         }
     }
+    // An answer that comes twice takes the place of no other.
+    let twice = json!([request(1, "first twice"), request(2, "ping")]);
+    assert_eq!(client.post(twice).await, 202);
+    for id in [1, 1, 2] {
+        assert_eq!(client.message().await, done(id));
+    }
     // It counts as the calls that it is.
     let hangs = json!([request(1, "hang")]);
     assert_eq!(client.post(hangs).await, 202);

@@ -13,14 +13,15 @@ use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::super::{
+    farewell::Farewell,
     seal::Serial,
     store::{
-        Ending, History, Home, Limits, Live, NotLive, Note, SessionInfo, SessionKey, SessionsFull,
-        Visit,
+        Asked, Ending, History, Home, Limits, Live, NotLive, Note, SessionInfo, SessionKey,
+        SessionsFull, Visit,
     },
 };
 use crate::{
-    mcp::Era,
+    mcp::{Era, ShortText},
     metrics::{self, UpWhile, names},
 };
 
@@ -36,6 +37,10 @@ pub(super) struct Table {
     ages: BTreeSet<(Instant, Serial)>,
     principals: HashMap<Arc<str>, HashSet<Serial>>,
     ended: Ended,
+    /// Those that ended here, and still have so many calls in hand.
+    leaving: HashMap<Serial, (Farewell, u32), RandomState>,
+    /// Those whose upstreams are to be told.
+    left: VecDeque<Farewell>,
     route: Arc<str>,
     gauge: Gauge,
     evictions: [(Ending, Counter); Ending::EVICTIONS.len()],
@@ -45,6 +50,9 @@ pub(super) struct Table {
 struct Entry {
     /// None as long as only its place is held.
     home: Option<(Home, UpWhile)>,
+    /// How it was asked for.
+    path: Box<str>,
+    version: Option<ShortText>,
     principal: Option<Arc<str>>,
     began: Instant,
     active: Instant,
@@ -86,6 +94,8 @@ impl Table {
             ages: BTreeSet::new(),
             principals: HashMap::new(),
             ended: Ended::default(),
+            leaving: HashMap::default(),
+            left: VecDeque::new(),
             route: route.clone(),
             gauge: metrics::gauge(names::SESSIONS, &labels),
             evictions,
@@ -108,9 +118,17 @@ impl Table {
         Ok(())
     }
 
-    pub(super) fn begin(&mut self, serial: Serial, home: Home, history: History, now: Instant) {
+    pub(super) fn begin(
+        &mut self,
+        serial: Serial,
+        home: Home,
+        asked: &Asked,
+        history: History,
+        now: Instant,
+    ) {
         if let Some(entry) = self.entries.get_mut(&serial) {
             entry.home = Some((home, UpWhile::new(&self.gauge)));
+            entry.path = path(asked);
             entry.history = history;
             self.leave(serial, now);
         }
@@ -134,6 +152,9 @@ impl Table {
         }
         self.touch(serial, now);
         let entry = self.entries.get_mut(&serial).ok_or(NotLive::Ended)?;
+        if visit.asked.version.is_some() && visit.asked.version != entry.version {
+            entry.version = visit.asked.version;
+        }
         if visit.in_hand {
             self.quiet.remove(&(entry.active, serial));
             entry.in_hand += 1;
@@ -160,6 +181,7 @@ impl Table {
         let began = now.checked_sub(visit.age).unwrap_or(now);
         let entry = self.insert(serial, principal, began, now);
         entry.home = Some((visit.home.clone(), up));
+        entry.path = path(&visit.asked);
         entry.restored = true;
         Ok(())
     }
@@ -179,6 +201,8 @@ impl Table {
         self.ages.insert((began, serial));
         self.entries.entry(serial).or_insert(Entry {
             home: None,
+            path: Box::default(),
+            version: None,
             principal,
             began,
             active: now,
@@ -251,6 +275,7 @@ impl Table {
     }
 
     pub(super) fn leave(&mut self, serial: Serial, now: Instant) {
+        self.last_calls(serial);
         if let Some(entry) = self.entries.get_mut(&serial) {
             entry.in_hand = entry.in_hand.saturating_sub(1);
             if entry.in_hand == 0 {
@@ -286,7 +311,9 @@ impl Table {
     }
 
     pub(super) fn end(&mut self, serial: Serial, why: Ending) {
-        let Some(entry) = self.entries.remove(&serial) else {
+        let Some(mut entry) = self.entries.remove(&serial) else {
+            // Its upstream knows.
+            self.leaving.remove(&serial);
             return;
         };
         self.quiet.remove(&(entry.active, serial));
@@ -302,7 +329,10 @@ impl Table {
         if why == Ending::Unused {
             return;
         }
-        self.ended.add(serial, self.limits.map_or(0, |l| l.max));
+        self.ended.add(serial, self.max());
+        if why.is_ours() {
+            self.part(serial, &mut entry);
+        }
         if let Some(reason) = why.reason() {
             entry.ended.cancel();
             if let Some((_, counter)) = self.evictions.iter().find(|(one, _)| *one == why) {
@@ -310,6 +340,59 @@ impl Table {
             }
             tracing::debug!(route = %self.route, session = %serial, reason, "a session ended");
         }
+    }
+
+    fn max(&self) -> usize {
+        self.limits.map_or(0, |limits| limits.max)
+    }
+
+    /// The upstream of a session that ended here is to be told, once no call is in hand any more: that would end it, too.
+    fn part(&mut self, serial: Serial, entry: &mut Entry) {
+        let Some((home, _)) = entry.home.take() else {
+            return;
+        };
+        let farewell = Farewell {
+            key: SessionKey {
+                route: self.route.clone(),
+                serial,
+            },
+            home,
+            principal: entry.principal.clone(),
+            path: mem::take(&mut entry.path),
+            version: entry.version.take(),
+        };
+        if entry.in_hand > 0 {
+            self.leaving.insert(serial, (farewell, entry.in_hand));
+        } else {
+            self.farewell(farewell);
+        }
+    }
+
+    /// A call of a session that has ended may be its last.
+    fn last_calls(&mut self, serial: Serial) {
+        let Some((_, in_hand)) = self.leaving.get_mut(&serial) else {
+            return;
+        };
+        *in_hand -= 1;
+        if *in_hand == 0
+            && let Some((farewell, _)) = self.leaving.remove(&serial)
+        {
+            self.farewell(farewell);
+        }
+    }
+
+    fn farewell(&mut self, farewell: Farewell) {
+        self.left.push_back(farewell);
+        while self.left.len() > self.max() {
+            if let Some(oldest) = self.left.pop_front() {
+                oldest.forgotten();
+            }
+        }
+    }
+
+    pub(super) fn farewells(&mut self, most: usize) -> impl Iterator<Item = Farewell> {
+        let most = most.min(self.left.len());
+        self.left.drain(..most)
     }
 
     /// Ends what expired, at most so many; says how many.
@@ -354,6 +437,11 @@ impl Table {
             })
         })
     }
+}
+
+/// Without what may be secret in a query, and without the buffer that it came in.
+fn path(asked: &Asked) -> Box<str> {
+    asked.uri.path().into()
 }
 
 fn age(since: Instant, now: Instant) -> Duration {

@@ -1,6 +1,10 @@
 //! The connection of one session: the GET whose stream brings what the server says, and the POSTs to where that says.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use aws_lc_rs::rand;
 use bytes::Bytes;
@@ -236,12 +240,15 @@ impl Link {
         let mut reader = JoinSet::new();
         let (limit, theirs) = (shared.settings.message_limit, desk.clone());
         let (owner, own_id) = (Arc::downgrade(shared), id.clone());
+        let over = Over {
+            desk: theirs.clone(),
+            owner,
+            id: own_id,
+            why: SseError::Gone { sent: true },
+        };
         reader.spawn(async move {
-            let why = opened.stream.run(theirs.clone(), limit).await;
-            theirs.end(why);
-            if let Some(owner) = owner.upgrade() {
-                owner.remove(&own_id);
-            }
+            let mut over = over;
+            over.why = opened.stream.run(theirs, limit).await;
         });
         let link = Arc::new(Self {
             id,
@@ -252,6 +259,23 @@ impl Link {
         });
         shared.insert(&link);
         Ok(link)
+    }
+}
+
+/// Ends a session when its reader does, also when that panics or loses its runtime.
+struct Over {
+    desk: Arc<Desk>,
+    owner: Weak<Shared>,
+    id: Box<str>,
+    why: SseError,
+}
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.desk.end(self.why);
+        if let Some(owner) = self.owner.upgrade() {
+            owner.remove(&self.id);
+        }
     }
 }
 

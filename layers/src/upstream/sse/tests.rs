@@ -105,6 +105,12 @@ impl Server {
                     Some("404") => return Ok(status(404)),
                     Some("400") => return Ok(status(400)),
                     Some("unreachable") => return Err(unreachable()),
+                    Some("answer, then 500") => {
+                        self.say(&json!({"jsonrpc": "2.0", "id": body["id"], "result": {}}));
+                        // In this turn it is read from the stream.
+                        tokio::task::yield_now().await;
+                        return Ok(status(500));
+                    }
                     _ => {}
                 }
                 if body["method"] == "never 202" {
@@ -145,13 +151,29 @@ impl Server {
         let frames = stream::unfold(messages, async |mut messages| {
             Some((messages.recv().await?, messages))
         });
-        let frames = frames.map(|event| Ok::<_, BoxError>(Frame::data(Bytes::from(event))));
+        let frames = frames.map(|event| {
+            assert_ne!(event, PANIC, "told to");
+            Ok::<_, BoxError>(Frame::data(Bytes::from(event)))
+        });
         events(Body::new(StreamBody::new(frames)))
+    }
+
+    /// Whoever reads the stream panics.
+    fn panic(&self) {
+        let streams = self.streams.lock().expect("not poisoned");
+        let stream = streams.last().expect("a stream");
+        stream.try_send(PANIC.to_owned()).expect("open");
     }
 
     fn react(&self, message: &Value) {
         let id = &message["id"];
         match message["method"].as_str().unwrap_or_default() {
+            "first twice" => {
+                let answer = |id: &Value| json!({"jsonrpc": "2.0", "id": id, "result": {}});
+                for id in [&json!(1), &json!(1), id] {
+                    self.say(&answer(id));
+                }
+            }
             "hang" | "notifications/initialized" | "notifications/cancelled" => {}
             _ if id.is_null() => {}
             "bad" => self
@@ -165,6 +187,8 @@ impl Server {
         }
     }
 }
+
+const PANIC: &str = "panic";
 
 /// No connection came about.
 fn unreachable() -> BoxError {

@@ -9,6 +9,7 @@ mod eras;
 mod gauges;
 mod health;
 mod lines;
+mod panics;
 mod params;
 mod principals;
 mod reaper;

@@ -197,3 +197,57 @@ async fn cancellations_are_sent_before_the_end() {
     assert_eq!(last["method"], "notifications/cancelled");
     assert_eq!(upstream.sessions(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_together_with_the_failure_of_its_post_is_kept() {
+    let server = server(Kind::Old);
+    let upstream = upstream(&server, |s| s.transport = Transport::Sse);
+    let id = begin(&upstream).await;
+    let answer = post(&upstream, Some(&id), &message(1, "answer, then 500")).await;
+    let answer: Value =
+        serde_json::from_str(&text(answer.expect("an answer")).await).expect("JSON");
+    assert_eq!(answer, json!({"jsonrpc": "2.0", "id": 1, "result": {}}));
+    // Of a batch not all may have been taken, which one answer says nothing of.
+    let batch = json!([message(2, "ping"), message(3, "answer, then 500")]);
+    let torn = post(&upstream, Some(&id), &batch).await;
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    assert_eq!(refusal(torn), SseError::Refused { status });
+    assert_eq!(upstream.pending(), 0);
+    let after = post(&upstream, Some(&id), &message(4, "ping")).await;
+    assert_eq!(after.expect("an answer").status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_twice_takes_the_place_of_no_other() {
+    for accept in ["application/json", "application/json, text/event-stream"] {
+        let server = server(Kind::Old);
+        let upstream = upstream(&server, |s| s.transport = Transport::Sse);
+        let id = begin(&upstream).await;
+        let batch = json!([message(1, "hang"), message(2, "first twice")]);
+        let mut request = request(Method::POST, Some(&id), &batch);
+        let accept = HeaderValue::from_static(accept);
+        request.headers_mut().insert(header::ACCEPT, accept);
+        let response = upstream.clone().oneshot(request).await.expect("an answer");
+        let all = text(response).await;
+        assert_eq!(all.matches("\"result\"").count(), 2, "{all}");
+        assert_eq!(upstream.pending(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_on_a_stream_whose_reader_panics_is_told() {
+    let server = server(Kind::Old);
+    let upstream = upstream(&server, |s| s.transport = Transport::Sse);
+    let id = begin(&upstream).await;
+    let hang = post(&upstream, Some(&id), &message(1, "hang")).await;
+    let hang = hang.expect("a head").into_body();
+    server.panic();
+    let told = timeout(Duration::from_secs(60), hang.collect()).await;
+    let error = told.expect("in time").expect_err("no answer");
+    let error = error.downcast_ref::<SseError>();
+    assert_eq!(error, Some(&SseError::Gone { sent: true }));
+    assert_eq!(upstream.sessions(), 0);
+    let next = begin(&upstream).await;
+    let after = post(&upstream, Some(&next), &message(2, "ping")).await;
+    assert_eq!(after.expect("an answer").status(), 200);
+}

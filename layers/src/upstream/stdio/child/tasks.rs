@@ -54,10 +54,27 @@ pub(super) fn start(
         .errors
         .spawn(async move { drain(pipes.stderr, &name, pid).await });
     let child = child.clone();
+    let deserted = Deserted(child.clone());
     owner.spawn(async move {
         supervise(child, process, tasks).await;
+        drop(deserted);
         drop(seat);
     });
+}
+
+/// Tells the callers of a child whose supervisor ends before it has: it panicked, or its runtime is gone.
+struct Deserted(Arc<Child>);
+
+impl Drop for Deserted {
+    fn drop(&mut self) {
+        let child = &self.0;
+        if child.desk().gone.is_none() {
+            child.end(Gone::Stopped, "");
+            let upstream = &*child.settings.name;
+            tracing::error!(upstream, pid = child.pid, "the server is left alone");
+        }
+        child.desk().life.over();
+    }
 }
 
 /// Waits for the end of the process, brings it about when asked to, and then ends everything that is left.

@@ -114,3 +114,44 @@ async fn an_unused_child_makes_room_for_another_principals() {
         "{refused}"
     );
 }
+
+#[tokio::test]
+async fn a_child_that_is_killed_takes_its_principals_sessions_along_and_nobody_elses() {
+    let rig = rig(|_| {});
+    let (one, two) = (open(&rig, "ann").await, open(&rig, "ann").await);
+    let killed = rig.upstream.report().pids();
+    let other = open(&rig, "bob").await;
+    let held = |who: &str, session: &str| {
+        let hold = by(who, post(session, tool(1, "hold", 0)));
+        rig.start(hold)
+    };
+    let (hers, theirs) = (held("ann", &one), held("bob", &other));
+    rig.pending(2).await;
+    for pid in killed {
+        let pid = rustix::process::Pid::from_raw(pid).expect("a process");
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it is there");
+    }
+    let error = hers.await.expect("no panic").expect_err("it has failed");
+    assert!(
+        matches!(
+            stdio(&*error),
+            StdioError::Gone {
+                how: Gone::Killed(9),
+                sent: true
+            }
+        ),
+        "{error}"
+    );
+    for session in [&one, &two] {
+        let gone = rig
+            .error(by("ann", post(session, tool(2, "echo", 0))))
+            .await;
+        assert!(matches!(gone, StdioError::SessionGone), "{gone}");
+    }
+    rig.reply(by("bob", post(&other, tool(2, "release", 0))))
+        .await;
+    theirs.await.expect("no panic").expect("an answer");
+    let next = open(&rig, "ann").await;
+    rig.reply(by("ann", post(&next, tool(3, "echo", 0)))).await;
+    assert_eq!(rig.spawned("principal"), 3);
+}
