@@ -15,8 +15,9 @@
 //!
 //! A session that its upstream lost is begun anew there in the words of its client, on another endpoint if need be, and the request that found out is sent again,
 //! once ([`Heal`]); its sealed id stays good. By default that is done only if all its calls were safe to repeat, so that the server can have kept nothing
-//! of them. It needs what the store remembers: after a restart there is none. Where it is not done, the client gets the 404 that the specification wants. While an upstream cannot be asked
-//! at all, its error is the answer, and the session waits. Requests that find out at the same time begin one session.
+//! of them. It needs what the store remembers: after a restart there is none. Where it is not done, the client gets the 404 that the specification wants. While the endpoint of a session
+//! cannot be reached (no connection, or its breaker is open) and another one takes calls, the session moves there in the same way; one that may not be moved waits, as all do while no
+//! endpoint can be asked, and the error is the answer. Requests that find out at the same time begin one session.
 //!
 //! Legacy only: modern calls, those of servers without sessions, and plain HTTP pass as they are.
 //!

@@ -180,6 +180,46 @@ async fn a_session_whose_endpoint_is_taken_out_moves_to_another() {
 }
 
 #[tokio::test]
+async fn a_session_whose_server_is_killed_for_good_moves_to_another() {
+    let (a, b) = (Keeper::default(), Keeper::default());
+    let (first, second) = (a.start("a").await, b.start("b").await);
+    let in_turn = format!("{QUIET} outlier: off, balance: round_robin,");
+    let urls = [first.url("/mcp"), second.url("/mcp")];
+    let z = Ziggurat::yaml(&over(&in_turn, &urls)).await;
+    let at_first = async || {
+        loop {
+            let session = z.target().session().await;
+            if seen(&session, "tools/list")
+                .await
+                .as_str()
+                .unwrap()
+                .starts_with("a-")
+            {
+                return session;
+            }
+        }
+    };
+    let (safe, other, acted) = (at_first().await, at_first().await, at_first().await);
+    seen(&acted, "tools/call").await;
+    drop(first);
+    for session in [&safe, &other, &safe] {
+        let home = seen(session, "tools/list").await;
+        assert!(
+            home.as_str().is_some_and(|home| home.starts_with("b-")),
+            "{home}"
+        );
+    }
+    // What it may have left there is not given up: it may come back.
+    let answer = acted.ask(7, "tools/list", json!({})).await;
+    assert_eq!(answer.status, 200);
+    let error = &answer.last().await["error"]["data"];
+    assert_eq!(error["outcome"], "not_sent", "{error}");
+    let heals = z.metrics().await;
+    assert_eq!(heals.sum("ziggurat_reinitialize_total", &["healed"]), 2.0);
+    assert_eq!(heals.sum("ziggurat_reinitialize_total", &["unsafe"]), 0.0);
+}
+
+#[tokio::test]
 async fn a_heal_does_not_wait_for_the_place_that_its_own_refusal_holds() {
     let keeper = Keeper::default();
     let upstream = keeper.start("a").await;

@@ -238,6 +238,7 @@ where
         let Some(member) = members.iter().find(|m| pinned == Some(m.endpoint.name())) else {
             return Found::Refused(PinnedGone.into());
         };
+        self.tell_of_others(members, &member.endpoint);
         let look = member.endpoint.observe();
         let gate = member.endpoint.gate();
         // A session can go nowhere else, so what only probes or the comparison with others say does not keep it out; and nothing keeps out

@@ -1,6 +1,7 @@
 //! Begins a lost session anew at its upstream, in its client's words, so that the client need not.
 //!
-//! An upstream that restarted, or whose endpoint was taken out, does not know its sessions any more. Then the client's own `initialize` is sent again, then
+//! An upstream that restarted, or whose endpoint was taken out, does not know its sessions any more; and one whose endpoint cannot be reached is of no use while
+//! another can. Then the client's own `initialize` is sent again, then
 //! `notifications/initialized`, the log level and the resource subscriptions that it had set: each as the client wrote it, with the headers of the request that
 //! found out. Only that request is sent again, once. What the server kept of the session beside that is lost; so by default only those are healed whose calls all
 //! were safe to repeat (see [`is_safe`]), since they can have left nothing there. A session is healed only as a whole:
@@ -17,7 +18,7 @@ use tower::{Service, ServiceExt};
 use super::store::{History, Home, Note};
 use crate::{
     Body,
-    attempt::{Pinned, Unasked},
+    attempt::{Pinned, Tried, Unasked},
     error::{BoxError, Outcome},
     exchange::{EndpointInfo, Exchange, Origin},
     fault::Fault,
@@ -54,6 +55,8 @@ pub(super) struct Handshake<'a, S> {
     inner: &'a mut S,
     /// The request that found out.
     origin: Origin,
+    /// Where the session cannot live now.
+    away: Option<Arc<str>>,
     /// The endpoint that was asked last.
     reached: Option<Arc<EndpointInfo>>,
 }
@@ -137,11 +140,12 @@ impl Again {
         })
     }
 
-    /// The messages that begin a session, with the headers of this request.
+    /// The messages that begin a session, with the headers of this request; not at this endpoint, if there is another.
     pub(super) fn handshake<'a, S>(
         &self,
         inner: &'a mut S,
         exchange: Arc<Exchange>,
+        away: Option<Arc<str>>,
     ) -> Handshake<'a, S> {
         let (uri, headers) = (self.parts.uri.clone(), self.parts.headers.clone());
         let mut origin = Origin::new(uri, headers, exchange);
@@ -150,6 +154,7 @@ impl Again {
         Handshake {
             inner,
             origin,
+            away,
             reached: None,
         }
     }
@@ -255,6 +260,9 @@ where
                 let pinned = Pinned(home.endpoint.clone());
                 request.extensions_mut().insert(pinned);
             }
+        }
+        if let Some(away) = self.away.clone().filter(|_| home.is_none()) {
+            request.extensions_mut().insert(Tried([away].into()));
         }
         let filed = origin.exchange.file_beside(&mut request, message);
         let exchange = filed.map_err(|error| NotHealed::Failed(error.into()))?;

@@ -25,10 +25,12 @@ use super::{
 use crate::{
     Body,
     attempt::{InSession, Pinned},
+    circuit::Scope,
     deadline::DeadlineExceeded,
-    error::BoxError,
+    error::{BoxError, find},
     exchange::Exchange,
     fault::Fault,
+    gate::{GateShut, Reason},
     mcp::{Verb, headers::SESSION_ID},
     metrics::{self, names},
 };
@@ -54,6 +56,15 @@ struct Place {
     key: SessionKey,
     initialize: Option<Bytes>,
     taken: bool,
+}
+
+/// Why a session cannot be used where it lives. Nothing came of the request that found out.
+#[derive(Debug, Clone, Copy)]
+enum Loss {
+    /// Its upstream does not know it any more, or its endpoint was taken out. If it is not begun anew, it is over, for this reason.
+    Over(Ending),
+    /// Its endpoint cannot be reached now, and another one could. If it is not begun anew there, it waits.
+    OutOfReach,
 }
 
 /// What the upstream said.
@@ -167,9 +178,9 @@ impl Way {
         let mut request = Request::from_parts(parts, body);
         member.lead(&mut request)?;
         let (mut result, mut lost) = self.send(&member, &mut inner, request).await;
-        if let Some((again, why)) = again.zip(lost) {
+        if let Some((again, loss)) = again.zip(lost) {
             let mut refusal = Some(result);
-            let healed = self.heal(&member, why, &again, &mut inner, &mut refusal);
+            let healed = self.heal(&member, loss, &again, &mut inner, &mut refusal);
             let Some(live) = healed.await? else {
                 return match refusal {
                     Some(result) => self.back(member, uri, deletes, result, lost).await,
@@ -196,14 +207,13 @@ impl Way {
         self.back(member, uri, deletes, result, lost).await
     }
 
-    /// Sends a request, and keeps account of the calls that may have left something in the session. Says also why the session is lost, if
-    /// its upstream does not know it: nothing came of the request then.
+    /// Sends a request, and keeps account of the calls that may have left something in the session. Says also whether the session is lost.
     async fn send<S, B>(
         &self,
         member: &Member,
         inner: &mut S,
         request: Request<Body>,
-    ) -> (Outcome<B>, Option<Ending>)
+    ) -> (Outcome<B>, Option<Loss>)
     where
         S: Service<Request<Body>, Response = Response<B>>,
         S::Error: Into<BoxError>,
@@ -219,16 +229,20 @@ impl Way {
         let (lost, rejected) = match &result {
             Ok(response) => {
                 let lost = self.is_lost(member, response.status());
-                (lost.then_some(Ending::Lost), lost)
+                (lost.then_some(Loss::Over(Ending::Lost)), lost)
             }
             Err(error) => {
                 let fault = Fault::of(&**error);
                 if fault == Fault::SessionGone {
                     self.shared.store.end(&member.key, Ending::Lost);
                 }
-                let gone = fault == Fault::EndpointGone;
-                let rejected = !called || heal::is_unsent(&fault);
-                (gone.then_some(Ending::EndpointGone), rejected)
+                let lost = if fault == Fault::EndpointGone {
+                    Some(Loss::Over(Ending::EndpointGone))
+                } else {
+                    self.is_out_of_reach(error, &fault)
+                        .then_some(Loss::OutOfReach)
+                };
+                (lost, !called || heal::is_unsent(&fault))
             }
         };
         self.note(member, (risky && rejected).then_some(Note::Rejected));
@@ -248,16 +262,27 @@ impl Way {
         telling && self.shared.settings.lost.contains(&status)
     }
 
-    /// Begins a lost session anew, if that is honest and nobody else just did; says how it stands then. One that stays lost is over; but if
-    /// the upstream could not be asked now, its error is all that happens, and another request may have more luck. Without a `Live` the session
-    /// has been ended.
+    /// There is no connection to the endpoint, or its breaker lets no call through; and there is another one.
+    fn is_out_of_reach(&self, error: &BoxError, fault: &Fault) -> bool {
+        let shut = || find::<GateShut>(&**error).is_some_and(|shut| shut.reason == Reason::Circuit);
+        let unreachable = match fault {
+            Fault::ConnectFailed(_) | Fault::ConnectTimeout(_) => true,
+            Fault::CircuitOpen(_, scope, _) => *scope == Scope::Endpoint,
+            _ => shut(),
+        };
+        unreachable && self.exchange.may_go_elsewhere()
+    }
+
+    /// Begins a lost session anew, if that is honest and nobody else just did; says how it stands then. One that stays lost is over, and one that is
+    /// out of reach waits; so it does if the upstream could not be asked now: its error is all that happens, and another request may have more
+    /// luck. Without a `Live` there is no session any more, or it waits.
     ///
     /// A response holds its places under the caps until its body is gone. So the refusal is let go before anything is sent, and before
     /// somebody else is waited for, who may need a place.
     async fn heal<S, B>(
         &self,
         member: &Member,
-        why: Ending,
+        loss: Loss,
         again: &Again,
         inner: &mut S,
         refusal: &mut Option<Outcome<B>>,
@@ -288,8 +313,10 @@ impl Way {
         let own = own.as_ref().map(|e| &*e.upstream);
         // Whoever waits for the turn must not try again.
         let over = |upstream, outcome| {
-            count(upstream, outcome);
-            store.end(&member.key, why);
+            if let Loss::Over(why) = loss {
+                count(upstream, outcome);
+                store.end(&member.key, why);
+            }
             Ok(None)
         };
         let Some(initialize) = &history.initialize else {
@@ -300,7 +327,8 @@ impl Way {
             return over(own, "unsafe");
         }
         refusal.take_if(|refusal| refusal.is_ok());
-        let mut handshake = again.handshake(inner, self.exchange.clone());
+        let away = matches!(loss, Loss::OutOfReach).then(|| old.endpoint.clone());
+        let mut handshake = again.handshake(inner, self.exchange.clone(), away);
         let begun = tokio::time::timeout(heal::LIMIT, handshake.begin(initialize, &history)).await;
         let upstream = handshake.upstream().or(own);
         let (session, request_id) = (member.key.serial, self.exchange.id());
@@ -345,7 +373,7 @@ impl Way {
         uri: Uri,
         deletes: bool,
         result: Outcome<B>,
-        lost: Option<Ending>,
+        lost: Option<Loss>,
     ) -> Result<B>
     where
         B: HttpBody<Data = Bytes>,
@@ -354,8 +382,8 @@ impl Way {
         let end = |why| self.shared.store.end(&member.key, why);
         let mut response = match (result, lost) {
             (Ok(response), _) => response,
-            (Err(error), None) => return Err(error),
-            (Err(error), Some(why)) => {
+            (Err(error), None | Some(Loss::OutOfReach)) => return Err(error),
+            (Err(error), Some(Loss::Over(why))) => {
                 end(why);
                 let source = Some(error);
                 return Err(SessionGone { source }.into());
@@ -367,7 +395,7 @@ impl Way {
             if status.is_success() || unknown.contains(&status) {
                 end(Ending::Deleted);
             }
-        } else if let Some(why) = lost {
+        } else if let Some(Loss::Over(why)) = lost {
             end(why);
             if status != StatusCode::NOT_FOUND {
                 return Err(SessionGone::default().into());

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::{
+    attempt::Tried,
     deadline::DeadlineExceeded,
+    gate::{GateShut, Reason},
     intercept::{Asked, InterceptLayer, InterceptSettings, Interceptor, Interest},
     limit::{LimitLayer, LimitSettings},
 };
@@ -286,6 +288,60 @@ async fn while_the_upstream_is_down_the_session_waits() {
     assert!(error.is::<NoEndpoint>(), "{error}");
     assert_eq!(rig.ping(&id).await, Ok(200));
     assert_eq!(rig.list().await[0].healed, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_endpoint_is_out_of_reach_moves_if_it_may_and_waits_if_not() {
+    for (said, elsewhere, moves) in [
+        (&[NOTE, PING][..], true, true),
+        (&[NOTE, PING], false, false),
+        (&[NOTE, CALL], true, false),
+    ] {
+        let rig = healing(Heal::Safe);
+        let id = rig.lose(said).await;
+        let server = rig.server.clone();
+        let service = rig.layer.layer(service_fn(move |request: Request<Body>| {
+            let exchange = Exchange::get(&request).expect("an exchange");
+            let pinned = request.extensions().get::<Pinned>();
+            let result = if pinned.is_some_and(|pinned| &*pinned.0 == "a:1") {
+                exchange.set_elsewhere(elsewhere);
+                Err(BoxError::from(GateShut {
+                    reason: Reason::Circuit,
+                    retry_after: None,
+                }))
+            } else {
+                let tried = request.extensions().get::<Tried>();
+                let away = tried.is_some_and(|tried| *tried.0 == ["a:1".into()]);
+                assert_eq!(
+                    away,
+                    pinned.is_none(),
+                    "only the first message looks for a place"
+                );
+                let result = server.answer(&request);
+                exchange.attempt(Arc::new(EndpointInfo {
+                    upstream: "tools".into(),
+                    endpoint: "b:2".into(),
+                }));
+                result
+            };
+            std::future::ready(result)
+        }));
+        for call in [PING, CALL] {
+            let request = rig.request(Method::POST, Some(&id), call);
+            match service.clone().oneshot(request).await {
+                Ok(response) => assert!(moves && response.status() == 200, "{said:?}"),
+                Err(error) => assert!(!moves && error.is::<GateShut>(), "{said:?}: {error}"),
+            }
+        }
+        let home = if moves { "b:2" } else { "a:1" };
+        assert_eq!(&*rig.list().await[0].endpoint, home);
+        let messages = if moves {
+            &[INITIALIZE, NOTE, PING, CALL][..]
+        } else {
+            &[]
+        };
+        assert_eq!(rig.bodies(), messages);
+    }
 }
 
 #[tokio::test(start_paused = true)]
