@@ -51,7 +51,7 @@ pub(crate) fn assemble(
             matcher,
         } = plan;
         let retry = retries.layer(route, upstream, pool);
-        let session = kept.sessions.layer(route, upstream, &keys);
+        let session = kept.sessions.layer(config, route, upstream, &keys);
         let own = (pool.switches.clone(), session, retry);
         let route = (route, matcher);
         let settings = RouteSettings::new(config, route, upstream, &server, kept, own);

@@ -1,6 +1,6 @@
 //! The sessions of legacy clients, which outlive a reload: their store, and the keys of their ids.
 
-use std::{future::ready, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use serde_json::json;
@@ -65,12 +65,20 @@ impl Sessions {
     }
 
     /// The layer of a route.
-    pub(crate) fn layer(&self, route: &Route, upstream: &Upstream, keys: &Keys) -> SessionLayer {
+    pub(crate) fn layer(
+        &self,
+        config: &Config,
+        route: &Route,
+        upstream: &Upstream,
+        keys: &Keys,
+    ) -> SessionLayer {
         let Some(settings) = route.session.clone() else {
             return SessionLayer::off();
         };
         let settings = SessionSettings {
             stateless: upstream.stateless,
+            // Keys of the config may be those of other processes, too.
+            shared: !config.server.session_keys.is_empty(),
             ..settings
         };
         SessionLayer::new(settings, keys.clone(), self.store.clone())
@@ -84,30 +92,31 @@ impl Sessions {
         }
     }
 
-    /// Tells upstreams, for ever, of sessions that ended here: those whose endpoint and route `find` finds. A few at a time, so that one that
-    /// does not answer holds nobody up for long.
+    /// Tells upstreams, for ever, of sessions that ended here: those whose endpoint and route `find` finds. A few at a time; as soon as one is told
+    /// the next has its place.
     pub(crate) async fn say_farewell(
         self,
         find: impl Fn(&Farewell) -> Option<(Terrace, Arc<RouteInfo>)>,
     ) {
-        loop {
-            let farewells = self.store.farewells(FAREWELLS).await;
-            if farewells.is_empty() {
-                tokio::time::sleep(SWEEP).await;
-                continue;
-            }
-            let each = farewells.into_iter().map(|farewell| {
-                let found = find(&farewell);
-                async move {
-                    match found {
-                        Some((endpoint, route)) => drop(farewell.say(endpoint, route).await),
-                        None => farewell.forgotten(),
-                    }
+        let say = |farewell: Farewell| {
+            let found = find(&farewell);
+            async move {
+                match found {
+                    Some((endpoint, route)) => drop(farewell.say(endpoint, route).await),
+                    None => farewell.forgotten(),
                 }
-            });
-            each.collect::<FuturesUnordered<_>>()
-                .for_each(|()| ready(()))
-                .await;
+            }
+        };
+        let mut saying = FuturesUnordered::new();
+        loop {
+            let farewells = self.store.farewells(FAREWELLS - saying.len()).await;
+            saying.extend(farewells.into_iter().map(say));
+            let told = saying.next();
+            // Without any, or with some that take their time, others are looked for now and then.
+            if !matches!(tokio::time::timeout(SWEEP, told).await, Ok(Some(()))) && saying.is_empty()
+            {
+                tokio::time::sleep(SWEEP).await;
+            }
         }
     }
 

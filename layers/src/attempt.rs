@@ -19,7 +19,7 @@ pub struct Tried(pub Arc<[Arc<str>]>);
 #[derive(Clone, Debug)]
 pub struct Pinned(pub Arc<str>);
 
-/// The proxy sends this by itself, to heal a session: the handshake, and the request that found out once more. It does not count against the client.
+/// The proxy sends this by itself: to heal a session (the handshake, and the request that found out once more), or to end one. It does not count against the client.
 #[derive(Clone, Copy, Debug)]
 pub struct Unasked;
 

@@ -32,7 +32,7 @@ enum Kind {
 
 /// A body with a [`Track`] value that sees its frames and learns how it ended.
 #[pin_project(PinnedDrop)]
-pub struct Tracked<B: HttpBody<Data = Bytes>, T: Track> {
+pub struct Tracked<B, T: Track> {
     #[pin]
     inner: B,
     track: Option<T>,
@@ -51,7 +51,7 @@ pub trait Track {
     /// A frame passes.
     fn frame(&mut self, _frame: &Frame<Bytes>) {}
 
-    /// The body is over, for the reason given. Called exactly once: when its end was read, when it failed, or when it is dropped.
+    /// The body is over, for the reason given. Called exactly once.
     fn end(self, end: End<'_>);
 }
 
@@ -213,11 +213,14 @@ impl HttpBody for Body {
 impl<B: HttpBody<Data = Bytes>, T: Track> Tracked<B, T> {
     /// Lets `track` ride on `body`. A body that is over already ends it at once.
     pub fn new(body: B, track: T) -> Self {
-        let mut track = Some(track);
-        if body.is_end_stream() {
-            finish(&mut track, End::Complete);
+        let mut this = Self {
+            inner: body,
+            track: Some(track),
+        };
+        if this.inner.is_end_stream() {
+            finish(&mut this.track, End::Complete);
         }
-        Self { inner: body, track }
+        this
     }
 }
 
@@ -228,18 +231,9 @@ fn finish<T: Track>(track: &mut Option<T>, end: End<'_>) {
 }
 
 #[pinned_drop]
-impl<B: HttpBody<Data = Bytes>, T: Track> PinnedDrop for Tracked<B, T> {
-    /// Who has read the last frame need not ask for another, and most do not. That is looked for here, once, and not after each frame, since each
-    /// body within looks on into the next.
+impl<B, T: Track> PinnedDrop for Tracked<B, T> {
     fn drop(self: Pin<&mut Self>) {
-        let this = self.project();
-        if this.track.is_some() {
-            let end = match this.inner.is_end_stream() {
-                true => End::Complete,
-                false => End::Dropped,
-            };
-            finish(this.track, end);
-        }
+        finish(self.project().track, End::Dropped);
     }
 }
 
@@ -256,11 +250,14 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = self.project();
-        Poll::Ready(match ready!(this.inner.poll_frame(cx)) {
+        let mut this = self.project();
+        Poll::Ready(match ready!(this.inner.as_mut().poll_frame(cx)) {
             Some(Ok(frame)) => {
                 if let Some(track) = this.track {
                     track.frame(&frame);
+                }
+                if this.inner.is_end_stream() {
+                    finish(this.track, End::Complete);
                 }
                 Some(Ok(frame))
             }
@@ -321,6 +318,28 @@ mod tests {
         assert!(Body::new(Empty::new()).try_clone().is_some());
         let streams = Body::new(Full::new(Bytes::from_static(b"x")));
         assert!(streams.try_clone().is_none());
+    }
+
+    struct Named(&'static str, Arc<Mutex<Vec<&'static str>>>);
+
+    impl Track for Named {
+        fn end(self, end: End<'_>) {
+            assert!(matches!(end, End::Complete), "{end:?}");
+            self.1.lock().expect("not poisoned").push(self.0);
+        }
+    }
+
+    #[tokio::test]
+    async fn with_the_last_frame_a_body_is_over_from_the_inside_out() {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let inner = Tracked::new(
+            Full::new(Bytes::from_static(b"x")),
+            Named("in", log.clone()),
+        );
+        let mut outer = Tracked::new(inner, Named("out", log.clone()));
+        // As hyper does, which reads no further.
+        outer.frame().await.expect("a frame").expect("no error");
+        assert_eq!(*log.lock().expect("not poisoned"), ["in", "out"]);
     }
 
     #[tokio::test]

@@ -10,14 +10,14 @@
 //! it is gone, or was taken out; when it was quiet for `idle`; and at `lifetime`. Activity is a request, a call in hand, or a message that passes to the client. An
 //! open stream in itself is none: a GET stream over which nothing passes ends with its session. At a cap the session that has been
 //! quiet for longest makes room, if that is a tenth of `idle`; else the new one is refused before anything is sent. The upstream of a session that ended here (idle, lifetime,
-//! cap, operator) is to be told with a DELETE, once no call is in hand: the store keeps a [`Farewell`] for each, and somebody must take and
+//! cap, operator; where others [share](SessionSettings::shared) the keys only lifetime and operator, since it may be in use there) is to be told with a DELETE, once no call is in hand: the store keeps a [`Farewell`] for each, and somebody must take and
 //! [say](Farewell::say) them now and then, as somebody must sweep. What the client may have forwarded is not kept for that.
 //!
 //! A session that its upstream lost is begun anew there in the words of its client, on another endpoint if need be, and the request that found out is sent again,
 //! once ([`Heal`]); its sealed id stays good. By default that is done only if all its calls were safe to repeat, so that the server can have kept nothing
 //! of them. It needs what the store remembers: after a restart there is none. Where it is not done, the client gets the 404 that the specification wants. While the endpoint of a session
-//! cannot be reached (no connection, or its breaker is open) and another one takes calls, the session moves there in the same way; one that may not be moved waits, as all do while no
-//! endpoint can be asked, and the error is the answer. Requests that find out at the same time begin one session.
+//! cannot be reached (there is no connection to be had, or its breaker is open and its probes fail) and another one takes calls, the session moves there in the same way, and its old one is ended as
+//! soon as that can be said; one that may not be moved waits, as all do while no endpoint can be asked, and the error is the answer. Requests that find out at the same time begin one session.
 //!
 //! Legacy only: modern calls, those of servers without sessions, and plain HTTP pass as they are.
 //!
@@ -101,6 +101,8 @@ pub struct SessionSettings {
     pub heal: Heal,
     /// The upstream keeps nothing of a session, so that any call is safe in this regard. Default: no.
     pub stateless: bool,
+    /// Other processes have the keys, too: a session that is quiet here may be in use there, so that its end here is nothing to tell its upstream. Default: no.
+    pub shared: bool,
 }
 
 /// Seals session ids, and keeps sessions within limits.
@@ -166,6 +168,7 @@ impl Default for SessionSettings {
             lost: vec![StatusCode::NOT_FOUND],
             heal: Heal::default(),
             stateless: false,
+            shared: false,
         }
     }
 }
@@ -181,6 +184,7 @@ impl SessionLayer {
             lifetime: settings.lifetime,
             max: settings.max.get(),
             max_per_principal: settings.max_per_principal.get(),
+            shared: settings.shared,
         };
         Self {
             shared: Some(Arc::new(Shared {

@@ -38,14 +38,14 @@ pub(super) struct Server<S> {
     pub(super) meter: Meter,
     service: S,
     tls: Option<Tls>,
-    http: auto::Builder<Tracked>,
+    http: auto::Builder<Streams>,
     tasks: TaskTracker,
     floor: Arc<Floor>,
 }
 
 /// Runs hyper's tasks (the streams of HTTP/2) where the listener waits for them, each with its clock.
 #[derive(Clone)]
-struct Tracked {
+struct Streams {
     tasks: TaskTracker,
     stall: Option<Duration>,
     meter: Meter,
@@ -204,9 +204,9 @@ where
     }
 }
 
-fn http(settings: &ServeSettings, tasks: TaskTracker, meter: Meter) -> auto::Builder<Tracked> {
+fn http(settings: &ServeSettings, tasks: TaskTracker, meter: Meter) -> auto::Builder<Streams> {
     let stall = settings.write_stall;
-    let mut builder = auto::Builder::new(Tracked {
+    let mut builder = auto::Builder::new(Streams {
         tasks,
         stall,
         meter,
@@ -236,9 +236,9 @@ fn tune(stream: &TcpStream) {
     }
 }
 
-// === impl Tracked ===
+// === impl Streams ===
 
-impl<F> hyper::rt::Executor<F> for Tracked
+impl<F> hyper::rt::Executor<F> for Streams
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,

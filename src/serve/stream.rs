@@ -1,9 +1,12 @@
 //! The clock of one HTTP/2 stream: it is reset when its client has left its window shut for too long.
 //!
+//! Clients open a window when they have read a part of it, often half, so one that reads less than that in the time is taken for one that does
+//! not read. What of the last [`PIECE`] is still to be sent when a body is over has no clock but the connection's.
+//!
 //! hyper asks a response body for more as soon as the stream's window takes a byte, in the same turn in which it got the frame before. So a frame that
 //! was handed out, and after which it asked for no more, is one that the client has not taken. hyper runs each stream as a task of its own,
 //! and a task that ends before its stream has resets that. So the body only says what it was asked, in a cell of
-//! the thread, and the clock stands around the task. Frames are handed out in [`PIECE`]s, so that a client that reads slowly is seen to read.
+//! the thread, and the clock stands around the task (`tests/it/streams.rs` sees to it that hyper goes on like that). Frames are handed out in [`PIECE`]s, so that the clock does not wait for a large one as a whole.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -15,7 +18,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::meter::Meter;
 
-/// The most bytes that a client must take within its time.
+/// The most bytes that are handed out at once.
 pub(super) const PIECE: usize = 64 * 1024;
 
 /// The task of a stream, and its clock.
@@ -94,6 +97,7 @@ impl<F: Future> Future for Stream<F> {
         while timer.as_mut().poll(cx).is_ready() {
             if due <= Instant::now() {
                 this.meter.write_stalled();
+                tracing::debug!("a stream was reset, since its client did not take what there was");
                 return Poll::Ready(());
             }
             timer.as_mut().reset(due);

@@ -212,10 +212,32 @@ mod tests {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    #[test]
+    fn thousandths_are_written_as_floats_are() {
+        for thousandths in (0..3000).chain([10_100, 999_999, 1_000_000, EXACT as u64 - 1]) {
+            let value = thousandths as f64 / 1000.0;
+            assert_eq!(super::thousandths(value), Some(thousandths));
+            let mut text = String::new();
+            write_thousandths(&mut text, thousandths);
+            assert_eq!(text, format!("{value:?}"));
+        }
+        for value in [
+            0.0005,
+            -0.0,
+            -1.0,
+            EXACT,
+            f64::NAN,
+            f64::INFINITY,
+            0.1 + 0.2,
+        ] {
+            assert_eq!(super::thousandths(value), None, "{value}");
+        }
+    }
+
     proptest! {
         #[test]
         fn a_line_is_the_one_of_the_library(
-            text: String, plain in "[ -~]{0,12}", n: u64, m: i64, f: f64, ms in 0..u64::MAX >> 12, ansi: bool,
+            text: String, plain in "[ -~]{0,12}", n: u64, m: i64, f: f64, ms in prop_oneof![0..3000_u64, 0..1_000_000_000_000_u64, 0..u64::MAX >> 12], ansi: bool,
         ) {
             let ms = ms as f64 / 1000.0;
             let log = || {

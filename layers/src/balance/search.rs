@@ -249,8 +249,10 @@ where
                 .into_iter()
                 .find(|reason| gate.is_shut_by(*reason))
         {
+            // Where probes fail as calls do, the endpoint is out of reach.
+            let dead = reason == Reason::Circuit && gate.is_shut_by(Reason::Health);
             let shut = GateShut {
-                reason,
+                reason: if dead { Reason::Health } else { reason },
                 retry_after: until.map(remaining),
             };
             return Found::Refused(shut.into());

@@ -101,7 +101,7 @@ metrics! {
     SESSION_EVICTIONS = Counter "ziggurat_session_evictions_total" ["route", "reason"]
         "Sessions of clients that ended other than by DELETE: idle, lifetime, cap, lost, endpoint_gone, operator.";
     SESSION_FAREWELLS = Counter "ziggurat_session_farewells_total" ["route", "outcome"]
-        "Sessions of clients that ended here, by what their upstreams said to that: ended, gone (it did not have it any more), refused, failed (it could not be asked), or forgotten (too many were to be told).";
+        "Sessions of clients that ended here, by what their upstreams said to that: ended, gone (it did not have it any more), refused, failed (it could not be asked), or forgotten (too many were to be told, or its endpoint is gone).";
     REPLAY_BUFFER = Gauge "ziggurat_replay_buffer_bytes" []
         "Bytes of events that are kept for clients that may come back for them.";
     REPLAY_DETACHED = Gauge "ziggurat_replay_detached_streams" []
@@ -109,7 +109,7 @@ metrics! {
     REPLAYS = Counter "ziggurat_replays_total" ["outcome"]
         "Clients that came back to a stream that the proxy keeps: they got all that they had missed (replayed), all but what is not kept any more (gap), the error of a call whose answer is not kept (lost), or there was nothing more to come (complete).";
     REINITIALIZE = Counter "ziggurat_reinitialize_total" ["upstream", "outcome"]
-        "Sessions of clients that an upstream had lost: healed, not healed because their calls were not safe to repeat (unsafe) or because nothing is known of them (unknown), or tried in vain (failed).";
+        "Sessions of clients that an upstream had lost, or that moved since their endpoint could not be reached: healed, not healed because their calls were not safe to repeat (unsafe) or because nothing is known of them (unknown), or tried in vain (failed).";
     INTERCEPT_HITS = Counter "ziggurat_intercept_hits_total" ["route", "rule", "action"]
         "Messages that a rule of a route matched, by what came of it: continue, modify, block, mock, delay, pause; dry_run where it only reports, and error where it could not be judged or carried out.";
     INTERCEPT_PAUSED = Gauge "ziggurat_intercept_paused" ["route"]

@@ -227,8 +227,7 @@ impl<S: Clone> Call<S> {
     /// No other attempt can help, whatever the settings say.
     fn is_vain(&self, failed: &Failed) -> bool {
         // It can go nowhere else.
-        let pinned = self.parts.extensions.get::<Pinned>().is_some();
-        if pinned && (failed.refused || failed.elsewhere) {
+        if failed.refused && self.parts.extensions.get::<Pinned>().is_some() {
             return true;
         }
         if failed.elsewhere && !self.exchange.may_go_elsewhere() {

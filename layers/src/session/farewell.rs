@@ -2,8 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use ::metrics::Counter;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body::Body as HttpBody;
+use http_body_util::{BodyExt, Limited};
 use tower::{Service, ServiceExt};
 
 use super::store::{Home, SessionKey};
@@ -52,20 +55,32 @@ pub enum FarewellOutcome {
 /// How long it may take.
 const LIMIT: Duration = Duration::from_secs(5);
 
+/// The most bytes of an answer.
+const ANSWER: usize = 16 << 10;
+
 impl Farewell {
     /// Says it to a service that leads to the session's upstream or, better, its endpoint.
     pub async fn say<S, B>(self, service: S, route: Arc<RouteInfo>) -> FarewellOutcome
     where
         S: Service<Request<Body>, Response = Response<B>>,
         S::Error: Into<BoxError>,
+        B: HttpBody<Data = Bytes>,
+        B::Error: Into<BoxError>,
     {
         let Some(request) = self.request(route) else {
             return self.count(FarewellOutcome::Failed);
         };
         let session = self.key.serial;
-        let answer = async { service.oneshot(request).await.map_err(Into::into) };
+        let answer = async {
+            let response = service.oneshot(request).await.map_err(Into::into)?;
+            let status = response.status();
+            // Read to its end, so that its connection can be used again.
+            let body = Limited::new(response.into_body(), ANSWER);
+            let _rest = body.collect().await;
+            Ok::<_, BoxError>(status)
+        };
         let outcome = match tokio::time::timeout(LIMIT, answer).await {
-            Ok(Ok(response)) => FarewellOutcome::of(response.status()),
+            Ok(Ok(status)) => FarewellOutcome::of(status),
             Ok(Err(error)) => {
                 let error: &dyn std::error::Error = &*error;
                 tracing::debug!(%session, error, "could not end a session at its upstream");
@@ -111,8 +126,7 @@ impl Farewell {
 
     /// Rare enough to look the counter up.
     fn count(&self, outcome: FarewellOutcome) -> FarewellOutcome {
-        let labels = [("route", &*self.key.route), ("outcome", outcome.as_str())];
-        metrics::counter(names::SESSION_FAREWELLS, &labels).increment(1);
+        outcome.counter(&self.key.route).increment(1);
         outcome
     }
 }
@@ -130,6 +144,12 @@ impl FarewellOutcome {
             StatusCode::NOT_FOUND => Self::Gone,
             _ => Self::Refused,
         }
+    }
+
+    /// What counts it.
+    pub(super) fn counter(self, route: &str) -> Counter {
+        let labels = [("route", route), ("outcome", self.as_str())];
+        metrics::counter(names::SESSION_FAREWELLS, &labels)
     }
 
     /// The label of metrics.

@@ -204,14 +204,18 @@ where
         };
         let done = self.furnish(&home, &revision, history).await;
         if done.is_err() {
-            // Nobody will use it.
-            let told = self.send(Method::DELETE, &Bytes::new(), Some(&home)).await;
-            tracing::debug!(
-                told = told.is_ok(),
-                "ended a session that was begun in vain"
-            );
+            self.take_back(&home).await;
         }
         done.map(|()| home)
+    }
+
+    /// Ends a session that was begun, and that nobody will use.
+    pub(super) async fn take_back(&mut self, home: &Home) {
+        let told = self.send(Method::DELETE, &Bytes::new(), Some(home)).await;
+        tracing::debug!(
+            told = told.is_ok(),
+            "ended a session that was begun in vain"
+        );
     }
 
     /// Says in the new session what the client said in the old one.

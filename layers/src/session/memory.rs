@@ -129,8 +129,11 @@ impl SessionStore for MemoryStore {
         key: &'a SessionKey,
         old: &'a Home,
         new: Home,
+        still_there: bool,
     ) -> Answer<'a, Option<Live>> {
-        now(self.at(&key.route, |table| table.settle(key.serial, old, new)))
+        now(self.at(&key.route, |table| {
+            table.settle(key.serial, old, new, still_there)
+        }))
     }
 
     fn end(&self, key: &SessionKey, why: Ending) {
@@ -144,10 +147,15 @@ impl SessionStore for MemoryStore {
     }
 
     fn farewells(&self, most: usize) -> Answer<'_, Vec<Farewell>> {
-        let mut all = Vec::new();
-        for (_, table) in self.tables() {
-            let left = most - all.len();
-            all.extend(lock(&table).farewells(left));
+        // From each table in turn, so that a route with many leaves the others their part.
+        let (mut all, mut tables) = (Vec::new(), self.tables());
+        while all.len() < most && !tables.is_empty() {
+            tables.retain(|(_, table)| {
+                let next = (all.len() < most).then(|| lock(table).farewell()).flatten();
+                let more = next.is_some();
+                all.extend(next);
+                more
+            });
         }
         now(all)
     }

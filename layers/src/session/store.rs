@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::Uri;
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{farewell::Farewell, seal::Serial};
@@ -55,12 +55,14 @@ pub trait SessionStore: fmt::Debug + Send + Sync {
     /// How the session stands now, and what a heal must know of.
     fn recall<'a>(&'a self, key: &'a SessionKey) -> Answer<'a, Option<(Live, History)>>;
 
-    /// The session was healed, and lives elsewhere from now on; unless somebody else has moved it from `old` before. Says how it stands then.
+    /// The session was healed, and lives elsewhere from now on; unless somebody else has moved it from `old` before. Says how it stands then. If its
+    /// old home may still have it, that is to be told.
     fn settle<'a>(
         &'a self,
         key: &'a SessionKey,
         old: &'a Home,
         new: Home,
+        still_there: bool,
     ) -> Answer<'a, Option<Live>>;
 
     /// The session is over, or never began.
@@ -132,8 +134,8 @@ pub struct Live {
     pub ended: CancellationToken,
     /// A GET opened a stream in this session: a server that answers it with a lost status says something by that.
     pub streamed: bool,
-    /// Held by whoever heals the session, so that nobody else in this process does.
-    pub turn: Arc<Mutex<()>>,
+    /// Held by whoever heals the session, so that nobody else in this process does; says until when it is not to be moved, after that failed.
+    pub turn: Arc<Mutex<Option<Instant>>>,
 }
 
 /// Something that a heal must know of.
@@ -192,6 +194,8 @@ pub struct Limits {
     pub max: usize,
     /// How many of them may be one principal's.
     pub max_per_principal: usize,
+    /// Other processes may serve the same sessions.
+    pub shared: bool,
 }
 
 /// Why a session ended.
@@ -308,12 +312,14 @@ impl Ending {
         Self::Operator,
     ];
 
-    /// The upstream does not know of this end by itself.
-    pub fn is_ours(self) -> bool {
-        matches!(
-            self,
-            Self::Idle | Self::Lifetime | Self::Evicted | Self::Operator
-        )
+    /// The upstream does not know of this end by itself, and nobody goes on with the session: another process might, where the keys are shared, if it was
+    /// only quiet here.
+    pub fn is_to_be_told(self, shared: bool) -> bool {
+        match self {
+            Self::Lifetime | Self::Operator => true,
+            Self::Idle | Self::Evicted => !shared,
+            Self::Deleted | Self::Unused | Self::Lost | Self::EndpointGone => false,
+        }
     }
 
     /// The label of metrics and logs; none for an end that is no eviction.

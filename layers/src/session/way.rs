@@ -25,7 +25,6 @@ use super::{
 use crate::{
     Body,
     attempt::{InSession, Pinned},
-    circuit::Scope,
     deadline::DeadlineExceeded,
     error::{BoxError, find},
     exchange::Exchange,
@@ -66,6 +65,9 @@ enum Loss {
     /// Its endpoint cannot be reached now, and another one could. If it is not begun anew there, it waits.
     OutOfReach,
 }
+
+/// How long a session that could not be moved is left where it is.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// What the upstream said.
 type Outcome<B> = std::result::Result<Response<B>, BoxError>;
@@ -262,15 +264,17 @@ impl Way {
         telling && self.shared.settings.lost.contains(&status)
     }
 
-    /// There is no connection to the endpoint, or its breaker lets no call through; and there is another one.
+    /// There is no connection to the endpoint, or its breaker is open and its probes fail, too: a breaker may be open for load alone, and then all
+    /// sessions would move, and back. And there is another endpoint. What only goes with a call (an answer, a cancellation) moves nothing: its call is there.
     fn is_out_of_reach(&self, error: &BoxError, fault: &Fault) -> bool {
-        let shut = || find::<GateShut>(&**error).is_some_and(|shut| shut.reason == Reason::Circuit);
         let unreachable = match fault {
             Fault::ConnectFailed(_) | Fault::ConnectTimeout(_) => true,
-            Fault::CircuitOpen(_, scope, _) => *scope == Scope::Endpoint,
-            _ => shut(),
+            _ => find::<GateShut>(&**error).is_some_and(|shut| shut.reason == Reason::Health),
         };
-        unreachable && self.exchange.may_go_elsewhere()
+        let call = self.exchange.call();
+        unreachable
+            && self.exchange.may_go_elsewhere()
+            && call.is_some_and(|call| !call.is_fire_and_forget())
     }
 
     /// Begins a lost session anew, if that is honest and nobody else just did; says how it stands then. One that stays lost is over, and one that is
@@ -294,7 +298,7 @@ impl Way {
         B::Error: Into<BoxError>,
     {
         let turn = &member.live.turn;
-        let _turn = match turn.try_lock() {
+        let mut turn = match turn.try_lock() {
             Ok(turn) => turn,
             Err(_) => {
                 refusal.take_if(|refusal| refusal.is_ok());
@@ -309,6 +313,10 @@ impl Way {
         if live.home != *old {
             return Ok(Some(live));
         }
+        let moves = matches!(loss, Loss::OutOfReach);
+        if moves && turn.is_some_and(|again| Instant::now() < again) {
+            return Ok(None);
+        }
         let own = self.exchange.endpoint();
         let own = own.as_ref().map(|e| &*e.upstream);
         // Whoever waits for the turn must not try again.
@@ -319,6 +327,7 @@ impl Way {
             }
             Ok(None)
         };
+        let mut pause = || *turn = moves.then(|| Instant::now() + PAUSE);
         let Some(initialize) = &history.initialize else {
             return over(own, "unknown");
         };
@@ -327,7 +336,7 @@ impl Way {
             return over(own, "unsafe");
         }
         refusal.take_if(|refusal| refusal.is_ok());
-        let away = matches!(loss, Loss::OutOfReach).then(|| old.endpoint.clone());
+        let away = moves.then(|| old.endpoint.clone());
         let mut handshake = again.handshake(inner, self.exchange.clone(), away);
         let begun = tokio::time::timeout(heal::LIMIT, handshake.begin(initialize, &history)).await;
         let upstream = handshake.upstream().or(own);
@@ -336,13 +345,19 @@ impl Way {
             Ok(home) => {
                 count(upstream, "healed");
                 tracing::info!(upstream, %session, request_id, "a lost session was begun anew");
-                Ok(store.settle(&member.key, old, home).await)
+                let settled = store.settle(&member.key, old, home.clone(), moves).await;
+                if settled.as_ref().is_none_or(|live| live.home != home) {
+                    // It ended meanwhile.
+                    handshake.take_back(&home).await;
+                }
+                Ok(settled)
             }
-            Err(NotHealed::Unsent(error)) => {
+            Err(NotHealed::Unsent(error)) if !moves => {
                 count(upstream, "failed");
                 Err(error)
             }
             Err(error) => {
+                pause();
                 let error: &dyn std::error::Error = &error;
                 tracing::warn!(upstream, %session, request_id, error, "a lost session could not be begun anew");
                 over(upstream, "failed")
@@ -353,8 +368,8 @@ impl Way {
     /// Waits until nobody else heals the session, but not for all of them one after another, nor beyond the deadline of the call.
     async fn turn<'a>(
         &self,
-        turn: &'a Mutex<()>,
-    ) -> std::result::Result<MutexGuard<'a, ()>, DeadlineExceeded> {
+        turn: &'a Mutex<Option<Instant>>,
+    ) -> std::result::Result<MutexGuard<'a, Option<Instant>>, DeadlineExceeded> {
         let last = Instant::now() + heal::LIMIT;
         let due = self.exchange.due().filter(|due| *due < last);
         let limit = match due {

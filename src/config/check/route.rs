@@ -118,6 +118,8 @@ fn session(raw: RawSession) -> SessionSettings {
         lost: statuses.map(|ErrorStatus(status)| status).collect(),
         heal: raw.heal,
         stateless: false,
+        // Decided where the keys are.
+        shared: false,
     }
 }
 

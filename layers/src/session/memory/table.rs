@@ -13,7 +13,7 @@ use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::super::{
-    farewell::Farewell,
+    farewell::{Farewell, FarewellOutcome},
     seal::Serial,
     store::{
         Asked, Ending, History, Home, Limits, Live, NotLive, Note, SessionInfo, SessionKey,
@@ -44,6 +44,7 @@ pub(super) struct Table {
     route: Arc<str>,
     gauge: Gauge,
     evictions: [(Ending, Counter); Ending::EVICTIONS.len()],
+    forgotten: Counter,
 }
 
 #[derive(Debug)]
@@ -61,7 +62,7 @@ struct Entry {
     healed: u32,
     history: History,
     ended: CancellationToken,
-    turn: Arc<Mutex<()>>,
+    turn: Arc<Mutex<Option<Instant>>>,
 }
 
 /// The sessions that ended last.
@@ -99,6 +100,7 @@ impl Table {
             route: route.clone(),
             gauge: metrics::gauge(names::SESSIONS, &labels),
             evictions,
+            forgotten: FarewellOutcome::Forgotten.counter(route),
         }
     }
 
@@ -171,7 +173,8 @@ impl Table {
         now: Instant,
     ) -> Result<(), NotLive> {
         let too_old = limits.lifetime.is_some_and(|limit| visit.age >= limit);
-        if too_old || self.ended.known.contains(&serial) {
+        let over = self.ended.known.contains(&serial) || self.leaving.contains_key(&serial);
+        if too_old || over {
             return Err(NotLive::Ended);
         }
         let principal = visit.principal.clone();
@@ -298,16 +301,28 @@ impl Table {
     }
 
     /// Moves a session, unless it was moved before.
-    pub(super) fn settle(&mut self, serial: Serial, old: &Home, new: Home) -> Option<Live> {
+    pub(super) fn settle(
+        &mut self,
+        serial: Serial,
+        old: &Home,
+        new: Home,
+        still_there: bool,
+    ) -> Option<Live> {
         let entry = self.entries.get_mut(&serial)?;
         let (home, _) = entry.home.as_mut()?;
-        if home == old {
+        let moved = home == old;
+        if moved {
             *home = new;
             entry.healed += 1;
             // Streams of the old home end, so that their clients open them at the new one.
             mem::take(&mut entry.ended).cancel();
         }
-        entry.live()
+        let live = entry.live();
+        if moved && still_there {
+            let farewell = entry.farewell(serial, &self.route, old.clone());
+            self.part(farewell);
+        }
+        live
     }
 
     pub(super) fn end(&mut self, serial: Serial, why: Ending) {
@@ -330,8 +345,17 @@ impl Table {
             return;
         }
         self.ended.add(serial, self.max());
-        if why.is_ours() {
-            self.part(serial, &mut entry);
+        let shared = self.limits.is_some_and(|limits| limits.shared);
+        if why.is_to_be_told(shared)
+            && let Some((home, _)) = entry.home.take()
+        {
+            // Not before its last call is over: that would end it, too.
+            let farewell = entry.farewell(serial, &self.route, home);
+            if entry.in_hand > 0 {
+                self.leaving.insert(serial, (farewell, entry.in_hand));
+            } else {
+                self.part(farewell);
+            }
         }
         if let Some(reason) = why.reason() {
             entry.ended.cancel();
@@ -346,28 +370,6 @@ impl Table {
         self.limits.map_or(0, |limits| limits.max)
     }
 
-    /// The upstream of a session that ended here is to be told, once no call is in hand any more: that would end it, too.
-    fn part(&mut self, serial: Serial, entry: &mut Entry) {
-        let Some((home, _)) = entry.home.take() else {
-            return;
-        };
-        let farewell = Farewell {
-            key: SessionKey {
-                route: self.route.clone(),
-                serial,
-            },
-            home,
-            principal: entry.principal.clone(),
-            path: mem::take(&mut entry.path),
-            version: entry.version.take(),
-        };
-        if entry.in_hand > 0 {
-            self.leaving.insert(serial, (farewell, entry.in_hand));
-        } else {
-            self.farewell(farewell);
-        }
-    }
-
     /// A call of a session that has ended may be its last.
     fn last_calls(&mut self, serial: Serial) {
         let Some((_, in_hand)) = self.leaving.get_mut(&serial) else {
@@ -377,22 +379,22 @@ impl Table {
         if *in_hand == 0
             && let Some((farewell, _)) = self.leaving.remove(&serial)
         {
-            self.farewell(farewell);
+            self.part(farewell);
         }
     }
 
-    fn farewell(&mut self, farewell: Farewell) {
+    /// An upstream is to be told.
+    fn part(&mut self, farewell: Farewell) {
         self.left.push_back(farewell);
         while self.left.len() > self.max() {
-            if let Some(oldest) = self.left.pop_front() {
-                oldest.forgotten();
-            }
+            self.left.pop_front();
+            self.forgotten.increment(1);
         }
     }
 
-    pub(super) fn farewells(&mut self, most: usize) -> impl Iterator<Item = Farewell> {
-        let most = most.min(self.left.len());
-        self.left.drain(..most)
+    /// Whose upstream is to be told next.
+    pub(super) fn farewell(&mut self) -> Option<Farewell> {
+        self.left.pop_front()
     }
 
     /// Ends what expired, at most so many; says how many.
@@ -459,6 +461,20 @@ impl Entry {
             streamed: self.history.streamed,
             turn: self.turn.clone(),
         })
+    }
+
+    /// What is to be said at this home of the session.
+    fn farewell(&self, serial: Serial, route: &Arc<str>, home: Home) -> Farewell {
+        Farewell {
+            key: SessionKey {
+                route: route.clone(),
+                serial,
+            },
+            home,
+            principal: self.principal.clone(),
+            path: self.path.clone(),
+            version: self.version.clone(),
+        }
     }
 
     /// Why the session is over, if its time is up.

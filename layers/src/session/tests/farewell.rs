@@ -78,6 +78,30 @@ async fn the_upstream_of_a_session_that_made_room_grew_old_or_was_ended_is_told(
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_others_may_serve_a_session_that_it_was_quiet_here_is_told_nobody() {
+    let rig = Rig::new(SessionSettings {
+        shared: true,
+        lifetime: Some(Duration::from_secs(2 * IDLE)),
+        ..settings()
+    });
+    let id = rig.initialize().await;
+    wait(IDLE).await;
+    assert_eq!(say(&rig).await, []);
+    let rig = rig.restarted(rig.keys.clone());
+    assert_eq!(rig.ping(&id).await, Ok(200));
+    wait(IDLE - 1).await;
+    assert_eq!(rig.ping(&id).await, Ok(200));
+    wait(IDLE - 1).await;
+    assert_eq!(rig.ping(&id).await, Ok(200));
+    wait(2).await;
+    assert_eq!(
+        say(&rig).await,
+        [FarewellOutcome::Ended],
+        "nobody may use it any more"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_knows_it_already_is_told_nothing() {
     let rig = Rig::new(settings());
     let (deleted, lost) = (rig.initialize().await, rig.initialize().await);

@@ -1,5 +1,7 @@
 //! Sessions that their upstream lost.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 use crate::{
     attempt::Tried,
@@ -306,7 +308,7 @@ async fn a_session_whose_endpoint_is_out_of_reach_moves_if_it_may_and_waits_if_n
             let result = if pinned.is_some_and(|pinned| &*pinned.0 == "a:1") {
                 exchange.set_elsewhere(elsewhere);
                 Err(BoxError::from(GateShut {
-                    reason: Reason::Circuit,
+                    reason: Reason::Health,
                     retry_after: None,
                 }))
             } else {
@@ -333,6 +335,13 @@ async fn a_session_whose_endpoint_is_out_of_reach_moves_if_it_may_and_waits_if_n
                 Err(error) => assert!(!moves && error.is::<GateShut>(), "{said:?}: {error}"),
             }
         }
+        // A server that only cannot be reached now may still have the session that was left there.
+        let left: Vec<_> = rig.store.farewells(usize::MAX).await;
+        let left: Vec<_> = left
+            .iter()
+            .map(|f| (&*f.home.endpoint, &*f.home.upstream_id))
+            .collect();
+        assert_eq!(left, if moves { vec![("a:1", "up-1")] } else { vec![] });
         let home = if moves { "b:2" } else { "a:1" };
         assert_eq!(&*rig.list().await[0].endpoint, home);
         let messages = if moves {
@@ -342,6 +351,48 @@ async fn a_session_whose_endpoint_is_out_of_reach_moves_if_it_may_and_waits_if_n
         };
         assert_eq!(rig.bodies(), messages);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_move_that_failed_is_not_tried_again_at_once_nor_for_what_goes_with_a_call() {
+    let rig = healing(Heal::Safe);
+    let id = rig.lose(&[NOTE]).await;
+    let handshakes = Arc::new(AtomicUsize::new(0));
+    let counted = handshakes.clone();
+    let service = rig.layer.layer(service_fn(move |request: Request<Body>| {
+        let exchange = Exchange::get(&request).expect("an exchange");
+        let result: std::result::Result<Response<Body>, BoxError> =
+            if request.extensions().get::<Pinned>().is_some() {
+                exchange.set_elsewhere(true);
+                let (reason, retry_after) = (Reason::Health, None);
+                Err(GateShut {
+                    reason,
+                    retry_after,
+                }
+                .into())
+            } else {
+                // The other one begins no session.
+                counted.fetch_add(1, Ordering::Relaxed);
+                Ok(Response::new(Body::full("{}")))
+            };
+        std::future::ready(result)
+    }));
+    let ask = async |body: &'static str| {
+        let request = rig.request(Method::POST, Some(&id), body);
+        let error = service
+            .clone()
+            .oneshot(request)
+            .await
+            .expect_err("out of reach");
+        assert!(error.is::<GateShut>(), "{error}");
+        handshakes.load(Ordering::Relaxed)
+    };
+    assert_eq!(ask(NOTE).await, 0, "a notification moves nothing");
+    assert_eq!(ask(PING).await, 1);
+    assert_eq!(ask(PING).await, 1);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(ask(PING).await, 2);
+    assert_eq!(rig.list().await.len(), 1, "it waits");
 }
 
 #[tokio::test(start_paused = true)]

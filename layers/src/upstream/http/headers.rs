@@ -80,11 +80,8 @@ impl Outgoing {
         protocol: Option<&HeaderValue>,
     ) {
         let headers = &mut parts.headers;
+        let host = headers.remove(header::HOST);
         strip_request(headers);
-        let host = match &self.host {
-            Some(ours) => headers.insert(header::HOST, ours.clone()),
-            None => headers.remove(header::HOST),
-        };
         if let Some(via) = &self.via {
             headers.append(header::VIA, via.of(parts.version));
         }
@@ -94,6 +91,9 @@ impl Outgoing {
                 host: host.or_else(|| authority(&parts.uri)),
             };
             hop.write(headers, self.forwarded);
+        }
+        if let Some(host) = &self.host {
+            headers.insert(header::HOST, host.clone());
         }
         for (name, value) in &self.set {
             headers.insert(name, value.clone());
