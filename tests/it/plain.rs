@@ -1,6 +1,6 @@
 //! Routes without MCP: bodies pass unread, both ways, as they come.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -31,6 +31,44 @@ async fn echo(received: Received, wire: Wire) -> Option<Wire> {
         "x-answer: kept\r\nset-cookie: a=1\r\nset-cookie: b=2\r\ncontent-type: text/plain\r\n";
     let body = format!("{} {} {}", received.method, received.path, received.body);
     wire.answer("207 Multi-Status", headers, &body).await
+}
+
+#[tokio::test]
+async fn a_client_cannot_take_away_what_is_said_of_its_host() {
+    let upstream = Upstream::start(echo).await;
+    let z = before(&upstream).await;
+    let headers = [("connection", "host"), ("x-forwarded-host", "evil")];
+    let answer = z.target().request("GET", "/", &headers, "").await;
+    assert_eq!(answer.status, 207);
+    let received = &upstream.received()[0];
+    let hosts = received.headers.iter();
+    let hosts = hosts.filter(|(name, _)| name == "x-forwarded-host");
+    let hosts: Vec<_> = hosts.map(|(_, host)| &**host).collect();
+    let last = hosts.last().and_then(|hosts| hosts.split(", ").last());
+    let own = format!("localhost:{}", z.target().address.port());
+    assert_eq!(last, Some(&*own), "{hosts:?}");
+}
+
+#[tokio::test]
+async fn the_time_that_an_upstream_takes_is_told_from_the_proxys() {
+    const TAKES: u64 = 100;
+    let upstream = Upstream::start(|received, wire| async {
+        tokio::time::sleep(Duration::from_millis(TAKES)).await;
+        echo(received, wire).await
+    })
+    .await;
+    let z = before(&upstream).await;
+    assert_eq!(z.target().request("GET", "/", &[], "").await.status, 207);
+    let line = z.logs(&["ziggurat::access", "status=207"]).await;
+    let field = |name: &str| -> f64 {
+        let fields = line.split_whitespace();
+        let mut values = fields.filter_map(|field| field.strip_prefix(name));
+        values.next().unwrap().parse().unwrap()
+    };
+    assert!(field("upstream_ms=") >= TAKES as f64, "{line}");
+    let metrics = z.metrics().await;
+    let own = metrics.sum("ziggurat_overhead_seconds_sum", &["route=\"/\""]) * 1000.0;
+    assert!(own <= field("ms=") - TAKES as f64 + 1.0, "{own} {line}");
 }
 
 #[tokio::test]
