@@ -433,7 +433,7 @@ impl Drop for Ziggurat {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = self.log();
-            let from = log.len().saturating_sub(4000);
+            let from = log.len().saturating_sub(20_000);
             eprintln!(
                 "--- the end of its log\n{}",
                 log.get(from..).unwrap_or(&log)

@@ -5,7 +5,8 @@
 //! `notifications/initialized`, the log level and the resource subscriptions that it had set: each as the client wrote it, with the headers of the request that
 //! found out. Only that request is sent again, once. What the server kept of the session beside that is lost; so by default only those are healed whose calls all
 //! were safe to repeat (see [`is_safe`]), since they can have left nothing there. A session is healed only as a whole:
-//! if any of this fails, or the server now speaks another revision, the client hears that its session is gone.
+//! if the server refuses any of this, or now speaks another revision, the client hears that its session is gone. A server that cannot be asked, or breaks off, costs no session: the
+//! request fails, and the next one tries again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -64,8 +65,8 @@ pub(super) struct Handshake<'a, S> {
 /// Why a session could not be begun anew.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotHealed {
-    #[error("the upstream could not be asked")]
-    Unsent(#[source] BoxError),
+    #[error("the upstream could not be asked, or broke off")]
+    Away(#[source] BoxError),
     #[error("the upstream failed")]
     Failed(#[source] BoxError),
     #[error("the upstream answered {0}")]
@@ -85,6 +86,12 @@ pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
 /// The most bytes of an answer.
 const ANSWER: usize = 1 << 20;
+
+/// Another try may have more luck: what was asked is harmless to ask again.
+fn is_passing(error: &BoxError) -> bool {
+    let fault = Fault::of(&**error);
+    is_unsent(&fault) || matches!(fault, Fault::UpstreamBroken(_) | Fault::AnswerMissing)
+}
 
 /// Nothing reached the upstream.
 pub(super) fn is_unsent(fault: &Fault) -> bool {
@@ -187,11 +194,19 @@ where
         initialize: &Bytes,
         history: &History,
     ) -> Result<Home, NotHealed> {
-        let sent = self.send(Method::POST, initialize, None).await;
-        let (response, exchange) = sent.map_err(|error| match error {
-            NotHealed::Failed(error) if is_unsent(&Fault::of(&*error)) => NotHealed::Unsent(error),
+        let begun = self.try_to_begin(initialize, history).await;
+        begun.map_err(|error| match error {
+            NotHealed::Failed(error) if is_passing(&error) => NotHealed::Away(error),
             error => error,
-        })?;
+        })
+    }
+
+    async fn try_to_begin(
+        &mut self,
+        initialize: &Bytes,
+        history: &History,
+    ) -> Result<Home, NotHealed> {
+        let (response, exchange) = self.send(Method::POST, initialize, None).await?;
         let upstream_id = upstream_id(response.headers());
         let media = Media::of(response.headers());
         let found = messages::find(response.into_body(), media, ANSWER, revision).await;

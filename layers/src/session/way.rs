@@ -352,7 +352,7 @@ impl Way {
                 }
                 Ok(settled)
             }
-            Err(NotHealed::Unsent(error)) if !moves => {
+            Err(NotHealed::Away(error)) if !moves => {
                 count(upstream, "failed");
                 Err(error)
             }

@@ -9,6 +9,7 @@ use crate::{
     gate::{GateShut, Reason},
     intercept::{Asked, InterceptLayer, InterceptSettings, Interceptor, Interest},
     limit::{LimitLayer, LimitSettings},
+    rescue::AnswerMissing,
 };
 
 const LEVEL: &str =
@@ -393,6 +394,30 @@ async fn a_move_that_failed_is_not_tried_again_at_once_nor_for_what_goes_with_a_
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(ask(PING).await, 2);
     assert_eq!(rig.list().await.len(), 1, "it waits");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_goes_away_in_the_middle_of_a_heal_costs_no_session() {
+    for lost in [INITIALIZE, NOTE] {
+        let rig = healing(Heal::Safe);
+        let id = rig.lose(&[NOTE]).await;
+        let server = rig.server.clone();
+        let service = rig.layer.layer(service_fn(move |request: Request<Body>| {
+            let body = request.body().bytes().cloned().unwrap_or_default();
+            let said: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+            let dies: serde_json::Value = serde_json::from_str(lost).expect("JSON");
+            std::future::ready(if said["method"] == dies["method"] {
+                Err(AnswerMissing.into())
+            } else {
+                server.answer(&request)
+            })
+        }));
+        let ping = rig.request(Method::POST, Some(&id), PING);
+        let error = service.oneshot(ping).await.expect_err("it broke off");
+        assert!(error.is::<AnswerMissing>(), "{error}");
+        assert_eq!(rig.ping(&id).await, Ok(200), "another try has more luck");
+        assert_eq!(rig.list().await[0].healed, 1);
+    }
 }
 
 #[tokio::test(start_paused = true)]
