@@ -171,20 +171,22 @@ async fn a_quiet_stream_has_a_comment_at_its_head_and_heartbeats_and_a_torn_even
     }
 }
 
+/// At `/torrent` an event stream of 64 MiB, elsewhere a short answer.
+async fn torrent(received: Received, mut wire: Wire) -> Option<Wire> {
+    if received.path != "/torrent" {
+        return wire.json("{}").await;
+    }
+    wire = wire.sse().await;
+    let event = format!("data: {}\n\n", "x".repeat(1 << 16));
+    for _ in 0..1000 {
+        wire = wire.drip(&event).await;
+    }
+    wire.stall().await
+}
+
 #[tokio::test]
 async fn a_client_that_reads_nothing_is_cut_and_its_upstream_learns_it_while_others_go_on() {
-    let upstream = Upstream::start(async |received: Received, mut wire: Wire| {
-        if received.path != "/torrent" {
-            return wire.json("{}").await;
-        }
-        wire = wire.sse().await;
-        let event = format!("data: {}\n\n", "x".repeat(1 << 16));
-        for _ in 0..1000 {
-            wire = wire.drip(&event).await;
-        }
-        wire.stall().await
-    })
-    .await;
+    let upstream = Upstream::start(torrent).await;
     let z = Ziggurat::yaml(&plain(&upstream, "write_stall: 300ms")).await;
     let mut slow = get(&z.target(), "/torrent").await;
     until("it is cut", async || {
@@ -202,18 +204,7 @@ async fn a_client_that_reads_nothing_is_cut_and_its_upstream_learns_it_while_oth
 
 #[tokio::test]
 async fn a_stream_of_http2_that_is_not_read_is_reset_while_the_others_of_its_connection_go_on() {
-    let upstream = Upstream::start(async |received: Received, mut wire: Wire| {
-        if received.path == "/other" {
-            return wire.json("{}").await;
-        }
-        wire = wire.sse().await;
-        let event = format!("data: {}\n\n", "x".repeat(1 << 16));
-        for _ in 0..1000 {
-            wire = wire.drip(&event).await;
-        }
-        wire.stall().await
-    })
-    .await;
+    let upstream = Upstream::start(torrent).await;
     let z = Ziggurat::yaml(&plain(&upstream, "write_stall: 300ms")).await;
     let socket = TokioIo::new(z.target().connect().await);
     let mut client = hyper::client::conn::http2::Builder::new(TokioExecutor::new());

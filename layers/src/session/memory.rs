@@ -100,7 +100,7 @@ impl SessionStore for MemoryStore {
     fn enter<'a>(
         &'a self,
         key: &'a SessionKey,
-        visit: Visit,
+        visit: Visit<'a>,
         limits: &'a Limits,
     ) -> Answer<'a, Result<Live, NotLive>> {
         now(self.at(&key.route, |table| {

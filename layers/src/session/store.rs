@@ -39,7 +39,7 @@ pub trait SessionStore: fmt::Debug + Send + Sync {
     fn enter<'a>(
         &'a self,
         key: &'a SessionKey,
-        visit: Visit,
+        visit: Visit<'a>,
         limits: &'a Limits,
     ) -> Answer<'a, Result<Live, NotLive>>;
 
@@ -112,11 +112,11 @@ pub struct Asked {
 
 /// A request of a session.
 #[derive(Debug, Clone)]
-pub struct Visit {
+pub struct Visit<'a> {
     /// Where the session lives, as its sealed id has it.
     pub home: Home,
     /// How it was asked for.
-    pub asked: Asked,
+    pub asked: &'a Asked,
     /// Who the client is, where that is known.
     pub principal: Option<Arc<str>>,
     /// How old the session is.

@@ -26,6 +26,7 @@ mod heal;
 mod ids;
 mod life;
 mod model;
+mod moves;
 
 /// A body of what comes through a channel.
 mod channel {

@@ -45,6 +45,8 @@ struct Member {
     key: SessionKey,
     /// The id as the client sent it.
     sealed: HeaderValue,
+    /// The request that is at hand.
+    asked: Asked,
     live: Live,
     in_hand: Option<Arc<InHand>>,
 }
@@ -110,11 +112,7 @@ impl Way {
     // === requests of a session ===
 
     /// Opens an id, and finds the session.
-    async fn member(
-        &self,
-        sealed: HeaderValue,
-        uri: &Uri,
-    ) -> std::result::Result<Member, BoxError> {
+    async fn member(&self, sealed: HeaderValue, uri: Uri) -> std::result::Result<Member, BoxError> {
         let principal = self.exchange.principal();
         let route = self.route();
         let bound = Bound {
@@ -131,15 +129,16 @@ impl Way {
         };
         // A stream may be open for ever; whatever else there is ends.
         let in_hand = !self.is_get();
+        let asked = Asked {
+            uri,
+            version: call.and_then(|call| call.version.clone()),
+        };
         let visit = Visit {
             home: Home {
                 endpoint: ticket.endpoint,
                 upstream_id: ticket.upstream_id,
             },
-            asked: Asked {
-                uri: uri.clone(),
-                version: call.and_then(|call| call.version.clone()),
-            },
+            asked: &asked,
             principal: principal.cloned(),
             age: unix_time().saturating_sub(Duration::from_secs(ticket.minted)),
             in_hand,
@@ -150,6 +149,7 @@ impl Way {
                 in_hand: in_hand.then(|| Arc::new(InHand::new(store.clone(), key.clone()))),
                 key,
                 sealed,
+                asked,
                 live,
             }),
             Err(NotLive::Ended) => Err(SessionGone::default().into()),
@@ -170,8 +170,7 @@ impl Way {
         B: HttpBody<Data = Bytes> + Send,
         B::Error: Into<BoxError>,
     {
-        let uri = request.uri().clone();
-        let mut member = self.member(sealed, &uri).await?;
+        let mut member = self.member(sealed, request.uri().clone()).await?;
         let deletes = request.method() == Method::DELETE;
         let heals = self.shared.settings.heal != Heal::Never && !deletes;
         let (parts, body) = request.into_parts();
@@ -185,7 +184,7 @@ impl Way {
             let healed = self.heal(&member, loss, &again, &mut inner, &mut refusal);
             let Some(live) = healed.await? else {
                 return match refusal {
-                    Some(result) => self.back(member, uri, deletes, result, lost).await,
+                    Some(result) => self.back(member, deletes, result, lost).await,
                     None => Err(SessionGone::default().into()),
                 };
             };
@@ -206,7 +205,7 @@ impl Way {
                 self.note(&member, heal::notes(call, &bytes));
             }
         }
-        self.back(member, uri, deletes, result, lost).await
+        self.back(member, deletes, result, lost).await
     }
 
     /// Sends a request, and keeps account of the calls that may have left something in the session. Says also whether the session is lost.
@@ -327,7 +326,6 @@ impl Way {
             }
             Ok(None)
         };
-        let mut pause = || *turn = moves.then(|| Instant::now() + PAUSE);
         let Some(initialize) = &history.initialize else {
             return over(own, "unknown");
         };
@@ -357,7 +355,9 @@ impl Way {
                 Err(error)
             }
             Err(error) => {
-                pause();
+                if moves {
+                    *turn = Some(Instant::now() + PAUSE);
+                }
                 let error: &dyn std::error::Error = &error;
                 tracing::warn!(upstream, %session, request_id, error, "a lost session could not be begun anew");
                 over(upstream, "failed")
@@ -384,8 +384,7 @@ impl Way {
     /// What the upstream answered to a request of a session, and why the session is lost, if it is.
     async fn back<B>(
         &self,
-        member: Member,
-        uri: Uri,
+        mut member: Member,
         deletes: bool,
         result: Outcome<B>,
         lost: Option<Loss>,
@@ -422,7 +421,10 @@ impl Way {
                 let sealed = member.sealed.clone();
                 response.headers_mut().insert(SESSION_ID, sealed);
             }
-            Some(_) => self.greet(&mut response, None, uri).await?,
+            Some(_) => {
+                let uri = std::mem::take(&mut member.asked.uri);
+                self.greet(&mut response, None, uri).await?;
+            }
         }
         let life = self.life(member);
         Ok(response.map(|inner| SessionBody::new(inner, Some(life))))

@@ -13,12 +13,15 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::replica::{Replica, journal};
+use super::{
+    load,
+    replica::{Replica, journal},
+};
 use crate::harness::{
     Ziggurat,
     client::{Answer, Target},
     config,
-    mcp::{LEGACY, Session, initialize},
+    mcp::Session,
     process, until,
 };
 
@@ -104,15 +107,7 @@ impl Load {
     /// Opens a session, however often it takes: also an `initialize` may be lost.
     async fn open(&self) -> Session {
         loop {
-            let body = initialize(LEGACY).to_string();
-            let answer = self.target.post("/mcp", &[], body).await;
-            assert_eq!(answer.status, 200);
-            let id = answer.header("mcp-session-id").to_owned();
-            if answer.last().await["result"].is_object() {
-                let session = Session {
-                    id,
-                    ..self.target.stateless("/mcp")
-                };
+            if let Ok(session) = load::open(&self.target).await {
                 let ready = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
                 drop(session.post(&ready).await);
                 return session;

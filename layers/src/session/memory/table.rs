@@ -139,7 +139,7 @@ impl Table {
     pub(super) fn enter(
         &mut self,
         serial: Serial,
-        visit: Visit,
+        visit: Visit<'_>,
         limits: &Limits,
         now: Instant,
     ) -> Result<Live, NotLive> {
@@ -155,7 +155,7 @@ impl Table {
         self.touch(serial, now);
         let entry = self.entries.get_mut(&serial).ok_or(NotLive::Ended)?;
         if visit.asked.version.is_some() && visit.asked.version != entry.version {
-            entry.version = visit.asked.version;
+            entry.version = visit.asked.version.clone();
         }
         if visit.in_hand {
             self.quiet.remove(&(entry.active, serial));
@@ -168,7 +168,7 @@ impl Table {
     fn restore(
         &mut self,
         serial: Serial,
-        visit: &Visit,
+        visit: &Visit<'_>,
         limits: &Limits,
         now: Instant,
     ) -> Result<(), NotLive> {
@@ -184,7 +184,7 @@ impl Table {
         let began = now.checked_sub(visit.age).unwrap_or(now);
         let entry = self.insert(serial, principal, began, now);
         entry.home = Some((visit.home.clone(), up));
-        entry.path = path(&visit.asked);
+        entry.path = path(visit.asked);
         entry.restored = true;
         Ok(())
     }

@@ -1,12 +1,8 @@
 //! Sessions that their upstream lost.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use super::*;
 use crate::{
-    attempt::Tried,
     deadline::DeadlineExceeded,
-    gate::{GateShut, Reason},
     intercept::{Asked, InterceptLayer, InterceptSettings, Interceptor, Interest},
     limit::{LimitLayer, LimitSettings},
     rescue::AnswerMissing,
@@ -22,7 +18,7 @@ const UNSUBSCRIBE_A: &str =
     r#"{"jsonrpc":"2.0","id":6,"method":"resources/unsubscribe","params":{"uri":"x:a"}}"#;
 
 /// Healing as by default, or otherwise.
-fn healing(heal: Heal) -> Rig {
+pub(super) fn healing(heal: Heal) -> Rig {
     Rig::new(SessionSettings {
         heal,
         ..SessionSettings::default()
@@ -31,7 +27,7 @@ fn healing(heal: Heal) -> Rig {
 
 impl Rig {
     /// Begins a session, in which these things are said, and lets the server forget it.
-    async fn lose(&self, said: &[&'static str]) -> String {
+    pub(super) async fn lose(&self, said: &[&'static str]) -> String {
         let id = self.initialize().await;
         for body in said {
             let status = self.try_send(Method::POST, &id, body).await;
@@ -44,7 +40,7 @@ impl Rig {
         id
     }
 
-    fn bodies(&self) -> Vec<String> {
+    pub(super) fn bodies(&self) -> Vec<String> {
         self.server.seen();
         std::mem::take(&mut self.server.script().bodies)
     }
@@ -195,37 +191,6 @@ async fn requests_that_find_out_together_fail_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_whose_endpoint_was_taken_out_moves_to_another() {
-    let rig = healing(Heal::Safe);
-    let id = rig.initialize().await;
-    let service = |taken: &'static str| {
-        let server = rig.server.clone();
-        rig.layer.layer(service_fn(move |request: Request<Body>| {
-            let pinned = request.extensions().get::<Pinned>().map(|p| p.0.clone());
-            std::future::ready(if pinned.as_deref() == Some(taken) {
-                Err(PinnedGone.into())
-            } else {
-                let result = server.answer(&request);
-                let exchange = Exchange::get(&request).expect("an exchange");
-                exchange.attempt(Arc::new(EndpointInfo {
-                    upstream: "tools".into(),
-                    endpoint: "b:2".into(),
-                }));
-                result
-            })
-        }))
-    };
-    let ping = rig.request(Method::POST, Some(&id), PING);
-    let response = service("a:1").oneshot(ping).await.expect("an answer");
-    assert_eq!(response.status(), 200);
-    assert_eq!(&*rig.list().await[0].endpoint, "b:2");
-    let ping = rig.request(Method::POST, Some(&id), PING);
-    service("a:1").oneshot(ping).await.expect("an answer");
-    let last = rig.server.seen().pop().expect("a request");
-    assert_eq!(last.pinned.as_deref(), Some("b:2"));
-}
-
-#[tokio::test(start_paused = true)]
 async fn what_cannot_be_begun_anew_is_gone() {
     let refused: fn(&mut Script) = |script| script.statuses = vec![500, 404];
     let sessionless: fn(&mut Script) = |script| script.sessionless = true;
@@ -291,109 +256,6 @@ async fn while_the_upstream_is_down_the_session_waits() {
     assert!(error.is::<NoEndpoint>(), "{error}");
     assert_eq!(rig.ping(&id).await, Ok(200));
     assert_eq!(rig.list().await[0].healed, 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_session_whose_endpoint_is_out_of_reach_moves_if_it_may_and_waits_if_not() {
-    for (said, elsewhere, moves) in [
-        (&[NOTE, PING][..], true, true),
-        (&[NOTE, PING], false, false),
-        (&[NOTE, CALL], true, false),
-    ] {
-        let rig = healing(Heal::Safe);
-        let id = rig.lose(said).await;
-        let server = rig.server.clone();
-        let service = rig.layer.layer(service_fn(move |request: Request<Body>| {
-            let exchange = Exchange::get(&request).expect("an exchange");
-            let pinned = request.extensions().get::<Pinned>();
-            let result = if pinned.is_some_and(|pinned| &*pinned.0 == "a:1") {
-                exchange.set_elsewhere(elsewhere);
-                Err(BoxError::from(GateShut {
-                    reason: Reason::Health,
-                    retry_after: None,
-                }))
-            } else {
-                let tried = request.extensions().get::<Tried>();
-                let away = tried.is_some_and(|tried| *tried.0 == ["a:1".into()]);
-                assert_eq!(
-                    away,
-                    pinned.is_none(),
-                    "only the first message looks for a place"
-                );
-                let result = server.answer(&request);
-                exchange.attempt(Arc::new(EndpointInfo {
-                    upstream: "tools".into(),
-                    endpoint: "b:2".into(),
-                }));
-                result
-            };
-            std::future::ready(result)
-        }));
-        for call in [PING, CALL] {
-            let request = rig.request(Method::POST, Some(&id), call);
-            match service.clone().oneshot(request).await {
-                Ok(response) => assert!(moves && response.status() == 200, "{said:?}"),
-                Err(error) => assert!(!moves && error.is::<GateShut>(), "{said:?}: {error}"),
-            }
-        }
-        // A server that only cannot be reached now may still have the session that was left there.
-        let left: Vec<_> = rig.store.farewells(usize::MAX).await;
-        let left: Vec<_> = left
-            .iter()
-            .map(|f| (&*f.home.endpoint, &*f.home.upstream_id))
-            .collect();
-        assert_eq!(left, if moves { vec![("a:1", "up-1")] } else { vec![] });
-        let home = if moves { "b:2" } else { "a:1" };
-        assert_eq!(&*rig.list().await[0].endpoint, home);
-        let messages = if moves {
-            &[INITIALIZE, NOTE, PING, CALL][..]
-        } else {
-            &[]
-        };
-        assert_eq!(rig.bodies(), messages);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_move_that_failed_is_not_tried_again_at_once_nor_for_what_goes_with_a_call() {
-    let rig = healing(Heal::Safe);
-    let id = rig.lose(&[NOTE]).await;
-    let handshakes = Arc::new(AtomicUsize::new(0));
-    let counted = handshakes.clone();
-    let service = rig.layer.layer(service_fn(move |request: Request<Body>| {
-        let exchange = Exchange::get(&request).expect("an exchange");
-        let result: std::result::Result<Response<Body>, BoxError> =
-            if request.extensions().get::<Pinned>().is_some() {
-                exchange.set_elsewhere(true);
-                let (reason, retry_after) = (Reason::Health, None);
-                Err(GateShut {
-                    reason,
-                    retry_after,
-                }
-                .into())
-            } else {
-                // The other one begins no session.
-                counted.fetch_add(1, Ordering::Relaxed);
-                Ok(Response::new(Body::full("{}")))
-            };
-        std::future::ready(result)
-    }));
-    let ask = async |body: &'static str| {
-        let request = rig.request(Method::POST, Some(&id), body);
-        let error = service
-            .clone()
-            .oneshot(request)
-            .await
-            .expect_err("out of reach");
-        assert!(error.is::<GateShut>(), "{error}");
-        handshakes.load(Ordering::Relaxed)
-    };
-    assert_eq!(ask(NOTE).await, 0, "a notification moves nothing");
-    assert_eq!(ask(PING).await, 1);
-    assert_eq!(ask(PING).await, 1);
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(ask(PING).await, 2);
-    assert_eq!(rig.list().await.len(), 1, "it waits");
 }
 
 #[tokio::test(start_paused = true)]
